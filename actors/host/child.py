@@ -1,0 +1,154 @@
+"""One actor process: `python -m understudy.actors.host.child`, its errand as one JSON line on standard input.
+
+The errand holds what this process may know and nothing else: its NATS user, its actor's lines of the topology and, for
+a provider's runner, that provider's key. The pipe stays open; when it closes, the supervisor is gone and so are we.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from understudy.actors.host.core_port import Edge
+from understudy.actors.host.logs import Log
+from understudy.actors.host.loop import Crashed, Host, settings_of
+from understudy.actors.host.permissions import Seat, inbox_of
+from understudy.bus.nats_bus import NatsBus
+from understudy.bus.port import BusError
+from understudy.messages.topology import Model, Provider, Topology
+
+EXIT_CRASHED = 70
+EXIT_NO_BUS = 69
+EXIT_CONFIG = 78
+
+
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process is to be."""
+
+    seat: Seat
+    url: str
+    password: str
+    topology: Topology
+    folder: str  # relative model paths are taken from here
+    extra: dict[str, Any] = {}  # settings that only the supervisor knows
+    provider: str = ""
+    models: tuple[str, ...] = ()
+    key: str | None = None
+
+
+def _say(**fields: Any) -> None:
+    """One line to the supervisor."""
+    sys.stdout.buffer.write(msgspec.json.encode(fields) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
+    """The edge of a runner; other actors have none."""
+    if errand.seat.actor != "runner":
+        return None
+    models: dict[str, Model] = {m: errand.topology.models[m] for m in errand.models}
+    provider: Provider = errand.topology.providers[errand.provider]
+    if provider.kind == "local":
+        from understudy.actors.runner.local_edge import LocalEdge
+
+        (model_id, model), *_ = models.items()
+        return LocalEdge(model_id, model, Path(errand.folder) / (model.path or ""), now_ms)
+    from understudy.actors.runner.http_edge import HttpEdge
+
+    return HttpEdge(provider, models, errand.key, now_ms)
+
+
+async def _parent_gone(stop: asyncio.Event) -> None:
+    """Standard input ends when the supervisor does, however it died."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    os._exit(0) if stop.is_set() else stop.set()
+
+
+async def run(errand: Errand) -> int:
+    """Connect, run the host, stop in order. Returns the exit code."""
+    seat = errand.seat
+    stop, closed = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watch = asyncio.create_task(_parent_gone(stop))
+    log = Log(seat.actor, seat.instance)
+
+    def on_state(word: str) -> None:
+        log.line("bus", state=word)
+        if word == "closed":
+            closed.set()
+
+    try:
+        bus = await NatsBus.open(
+            errand.url,
+            name=seat.instance,
+            app=errand.topology.app,
+            user=seat.instance,
+            password=errand.password,
+            inbox_prefix=inbox_of(seat.instance),
+            on_state=on_state,
+            on_error=lambda error: log.line("bus_error", error=type(error).__name__, text=str(error)[:200]),
+        )
+    except BusError as error:
+        _say(failed=f"cannot reach nats-server at {errand.url}: {error}")
+        return EXIT_NO_BUS
+    core: Any = importlib.import_module(f"understudy.actors.{seat.actor}.core")
+    plan = errand.topology.actors[seat.actor]
+    host = Host(
+        core,
+        bus,
+        plan,
+        seat,
+        app=errand.topology.app,
+        settings=settings_of(core, plan, errand.extra),
+        edge=None,
+        log=log,
+    )
+    host.edge = edge_of(errand, host.clock.now_ms)
+    try:
+        await host.run(stop, lambda facts: _say(ready=True, facts=facts))
+    except Crashed as crash:
+        log.line("crashed", why=str(crash))
+        return EXIT_CRASHED
+    except BusError as error:
+        _say(failed=f"bus: {error.code}: {error}")
+        return EXIT_NO_BUS
+    except Exception as error:  # noqa: BLE001 - loading a model may fail in any way; the supervisor is told
+        _say(failed=f"{type(error).__name__}: {error}"[:500])
+        return EXIT_CONFIG
+    finally:
+        watch.cancel()
+        log.flush()
+        await bus.close()
+    return 0
+
+
+def _loop_factory() -> Any:
+    """uvloop halves the latency of a hop; without it everything works, slower."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def main() -> None:
+    """Entry point of a process."""
+    errand = msgspec.json.decode(sys.stdin.buffer.readline(), type=Errand)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code = runner.run(run(errand))
+    sys.stderr.flush()
+    os._exit(code)  # engine threads and libraries have nothing left to say
+
+
+if __name__ == "__main__":
+    main()

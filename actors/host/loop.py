@@ -1,0 +1,335 @@
+"""The one loop that runs every actor: it waits, decodes, steps, publishes, stores. Actors only decide."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from understudy.actors.host.clock import Clock, ulid
+from understudy.actors.host.core_port import Core, Edge
+from understudy.actors.host.logs import FLUSH_S, Log
+from understudy.actors.host.permissions import Seat, expand, inbox_of
+from understudy.actors.host.storer import Storer
+from understudy.actors.host.timers import Timers
+from understudy.bus.port import Bus, BusDown, BusError, Received
+from understudy.bus.subjects import evt_stream
+from understudy.messages.base import Ask, Message
+from understudy.messages.events import AttemptEnded, Event, RequestEnded
+from understudy.messages.generate import ADVICE, Failed
+from understudy.messages.step import (
+    Asked,
+    Booted,
+    CallModel,
+    CancelCall,
+    CaughtUp,
+    EdgeReady,
+    Effect,
+    Happened,
+    Heard,
+    Input,
+    Send,
+    Stopping,
+    Store,
+    Stored,
+    StoreFailed,
+    Trace,
+    Unheard,
+    Wake,
+    Woke,
+)
+from understudy.messages.topology import ActorPlan
+from understudy.messages.wire import WireError, decode, decode_as, encode, tag_of
+
+OUT_LIMIT = 100_000
+QUIET_S = 1.0
+
+
+class Crashed(Exception):
+    """A step raised: its state cannot be trusted any longer, so the process ends and is built anew from the log."""
+
+
+class Host:
+    """One actor in one process.
+
+    Runs until `stop` is set (then asks are refused and what is in hand is ended) or a step raises (`Crashed`).
+    """
+
+    def __init__(
+        self, core: Core, bus: Bus, plan: ActorPlan, seat: Seat, *, app: str, settings: Any, edge: Edge | None, log: Log
+    ) -> None:
+        self.core, self.bus, self.plan, self.seat, self.app, self.settings = core, bus, plan, seat, app, settings
+        self.edge, self.log = edge, log
+        self.clock = Clock()
+        self.state = core.State()
+        self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
+        self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
+        self.unknown = 0  # messages whose tag or form we do not know
+        self._out: deque[tuple[str, bytes, str]] = deque()
+        self._wake_writer = asyncio.Event()
+        self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stores: dict[str, Event] = {}
+        self._asks: dict[str, type[Ask | Message]] = {}
+        self.ready = asyncio.Event()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[dict[str, Any]], None]) -> None:
+        """Fold the log, get the edge ready, take asks, work until stopped. Raises Crashed."""
+        tasks = [asyncio.create_task(t) for t in (self.storer.run(), self._write(), self._flush_log())]
+        try:
+            now = self.clock.now_ms()
+            inbox = inbox_of(self.seat.instance)
+            self.feed(Booted(now, self.seat.actor, self.seat.instance, self.app, inbox, ulid(now)))
+            await self.bus.subscribe(f"{inbox}.run.>", self._on_inbox)
+            await self.bus.subscribe(f"{inbox}.probe.>", self._on_inbox)
+            await self.bus.subscribe(f"{inbox}.vanished.>", self._on_inbox)
+            for name in self.plan.hears:
+                await self.bus.subscribe(f"{self.app}.obs.{name}.*", self._on_obs)
+            await self._fold()
+            facts = await self.edge.start(self.feed_threadsafe()) if self.edge is not None else {}
+            if self.edge is not None:
+                self.feed(EdgeReady(self.clock.now_ms(), facts))
+            subs = await self._serve()
+            self.ready.set()
+            on_ready(facts)
+            await self._until(stop)
+            for sub in subs:
+                await sub.stop()
+            await self._finish()
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.timers.stop()
+            if self.edge is not None:
+                await self.edge.stop()
+            self.log.flush()
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait([waiting, self._crashed], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._crashed.done():
+            self._crashed.result()
+
+    async def _finish(self) -> None:
+        """End what is in hand; the supervisor's patience bounds us."""
+        self.feed(Stopping(self.clock.now_ms()))
+        in_hand: Callable[[Any], int] = getattr(self.core, "in_hand", lambda _: 0)
+        while in_hand(self.state) or self._out or self.storer.pending:
+            if self._crashed.done():
+                self._crashed.result()
+            await asyncio.sleep(0.02)
+
+    async def _flush_log(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            self.log.flush()
+
+    # --- inputs ----------------------------------------------------------------------------------------------------
+
+    def feed(self, message: Input) -> None:
+        """One input through the step, its effects performed in order."""
+        if self._crashed.done():
+            return
+        try:
+            effects = self.core.step(self.state, message, self.settings)
+        except Exception as error:  # noqa: BLE001 - the one place where a step's bug is met
+            self._crash(message, error)
+            return
+        for effect in effects:
+            self._perform(effect)
+
+    def feed_threadsafe(self) -> Callable[[Input], None]:
+        """`feed` for edges that live in another thread."""
+        loop = asyncio.get_running_loop()
+
+        def feed(message: Input) -> None:
+            try:
+                running = asyncio.get_running_loop()
+            except RuntimeError:
+                running = None
+            if running is loop:
+                self.feed(message)
+            else:
+                loop.call_soon_threadsafe(self.feed, message)
+
+        return feed
+
+    def _crash(self, message: Input, error: Exception) -> None:
+        """Say what happened without any content, answer the caller, and let the process end."""
+        where: list[str] = []
+        tb = error.__traceback__
+        while tb is not None:
+            where.append(f"{tb.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{tb.tb_lineno}")
+            tb = tb.tb_next
+        self.log.line("step_raised", input=type(message).__name__, error=type(error).__name__, at=where[-6:])
+        if isinstance(message, Asked) and message.reply:
+            failed = Failed(code="internal", text=ADVICE["internal"], run_id=message.id)
+            self._send(message.reply, encode(failed), "")
+        crash = Crashed(f"{type(error).__name__} at {where[-1] if where else '?'}")
+        asyncio.get_running_loop().call_later(0.05, self._give_in, crash)
+
+    def _give_in(self, crash: Crashed) -> None:
+        if not self._crashed.done():
+            self._crashed.set_exception(crash)
+
+    def _on_inbox(self, received: Received) -> None:
+        now = self.clock.now_ms()
+        if received.no_responders:
+            self.feed(Unheard(now, received.subject))
+            return
+        message = self._decode(received)
+        if message is not None:
+            self.feed(Heard(now, received.subject, message))
+
+    def _on_obs(self, received: Received) -> None:
+        message = self._decode(received)
+        if message is not None:
+            self.feed(Heard(self.clock.now_ms(), received.subject, message))
+
+    def _decode(self, received: Received) -> Message | None:
+        try:
+            message = decode(received.payload)
+        except WireError as error:
+            self._dead(received, error)
+            return None
+        return message if isinstance(message, Message) else None
+
+    def _dead(self, received: Received, error: WireError) -> None:
+        """What cannot be read: its length, hash and where it failed; never the payload."""
+        self.unknown += 1
+        digest = hashlib.sha256(received.payload).hexdigest()[:16]
+        size = len(received.payload)
+        self.log.line(
+            "unreadable", subject=received.subject, bytes=size, sha256=digest, code=error.code, path=error.path
+        )
+
+    # --- the fold --------------------------------------------------------------------------------------------------
+
+    async def _fold(self) -> None:
+        """Read the log up to what was its head when we started; later facts keep coming in order."""
+        if not self.plan.folds:
+            self.feed(CaughtUp(self.clock.now_ms(), 0))
+            return
+        stream = evt_stream(self.app)
+        head = await self.bus.last_seq(stream)
+        seen, moved = 0, asyncio.Event()
+
+        def on_event(received: Received) -> None:
+            nonlocal seen
+            seen = received.seq
+            moved.set()
+            try:
+                event = decode(received.payload)
+            except WireError:
+                self.unknown += 1  # a newer writer's event: counted and skipped
+                return
+            if isinstance(event, Event):
+                self.feed(Happened(self.clock.now_ms(), received.seq, event))
+
+        await self.bus.read(stream, [f"{self.app}.evt.>"], on_event)
+        while seen < head:
+            moved.clear()
+            try:
+                await asyncio.wait_for(moved.wait(), QUIET_S)
+            except TimeoutError:
+                break  # the head itself was removed by retention: nothing more comes
+        self.feed(CaughtUp(self.clock.now_ms(), seen))
+
+    # --- asks ------------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> list[Any]:
+        """Take asks: shared ones as a micro service, those addressed to this instance by a plain subscription."""
+        shared: dict[str, Callable[[Received], None]] = {}
+        subs: list[Any] = []
+        for name in self.plan.asks:
+            cls = self.core.ASKS[name]
+            for expanded in expand(name, self.seat):
+                subject = f"{self.app}.ask.{expanded}"
+                self._asks[subject] = cls
+                if "{instance}" in name:
+                    subs.append(await self.bus.subscribe(subject, self._on_ask))
+                else:
+                    shared[subject] = self._on_ask
+        if shared:
+            about = (self.core.__doc__ or "").split("\n")[0]
+            subs.append(await self.bus.serve(self.seat.actor, "0.1.0", about, shared))
+        return subs
+
+    def _on_ask(self, received: Received) -> None:
+        now = self.clock.now_ms()
+        try:
+            message = decode_as(self._asks[received.subject], received.payload)
+        except WireError as error:
+            if received.reply:
+                text = f"{error.text} {ADVICE['invalid']}"
+                self._send(received.reply, encode(Failed(code="invalid", text=text, path=error.path)), "")
+            return
+        self.feed(Asked(now, ulid(now), received.subject, received.reply, message))
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect.subject, encode(effect.message), effect.reply)
+            case Wake():
+                self.timers.set(effect)
+            case Store():
+                self._stores[effect.msg_id] = effect.event
+                self.storer.put(effect)
+            case Trace():
+                self._send(f"{self.app}.trace.selection.made.{self.seat.instance}", encode(effect.event), "")
+            case CallModel() | CancelCall():
+                if self.edge is not None:
+                    self.edge.perform(effect)
+
+    def _stored(self, answer: Stored | StoreFailed) -> None:
+        event = self._stores.pop(answer.msg_id, None)
+        if event is not None:
+            self._tell(event, answer)
+        self.feed(answer)
+
+    def _tell(self, event: Event, answer: Stored | StoreFailed) -> None:
+        fields: dict[str, Any] = {"seq": answer.seq} if isinstance(answer, Stored) else {"store_failed": answer.code}
+        match event:
+            case RequestEnded():
+                fields |= {"run": event.run_id, "outcome": event.outcome, "model": event.model, "task": event.task}
+                fields |= {"ms": event.total_ms, "attempts": len(event.attempts), "seams": event.seams}
+            case AttemptEnded():
+                fields |= {"run": event.run_id, "model": event.model, "reason": event.reason, "ms": event.total_ms}
+            case _:
+                fields |= {"model": getattr(event, "model", None), "reason": getattr(event, "reason", None)}
+        self.log.line(tag_of(type(event)).rsplit(".", 1)[0], **fields)
+
+    def _send(self, subject: str, payload: bytes, reply: str) -> None:
+        if len(self._out) >= OUT_LIMIT:
+            raise Crashed("the bus has been down for so long that 100,000 messages wait")
+        self._out.append((subject, payload, reply))
+        self._wake_writer.set()
+
+    async def _write(self) -> None:
+        """The one writer: order is kept; while the bus is down, messages wait."""
+        while True:
+            while not self._out:
+                self._wake_writer.clear()
+                await self._wake_writer.wait()
+            subject, payload, reply = self._out[0]
+            try:
+                await self.bus.publish(subject, payload, reply=reply)
+            except BusDown:
+                await asyncio.sleep(0.02)
+                continue
+            except BusError as error:
+                self.log.line("not_sent", subject=subject, code=error.code, bytes=len(payload))
+            self._out.popleft()
+
+
+def settings_of(core: Core, plan: ActorPlan, extra: dict[str, Any]) -> Any:
+    """The actor's own settings: the topology's lines plus what only the supervisor knows."""
+    return msgspec.convert({**plan.settings, **extra}, core.Settings)

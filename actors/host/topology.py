@@ -1,0 +1,269 @@
+"""Read `topology.yaml` into a typed value, or report every problem at once: path, what was found, what would be right.
+
+Nothing is repaired or clamped, no environment is read, secrets are only named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from understudy.messages.slugs import slug
+from understudy.messages.topology import ActorPlan, Model, Topology
+from understudy.messages.wire import tag_of
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong: where, what was found, what would be right."""
+
+    path: str
+    found: str
+    right: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: found {self.found}; {self.right}"
+
+
+class TopologyError(Exception):
+    """The topology cannot be used; `problems` holds every one."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def read(path: Path) -> Topology:
+    """Read and check a file. Raises TopologyError with all problems."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TopologyError(
+            [Problem(str(path), error.strerror or "nothing", "give a readable topology file")]
+        ) from None
+    return parse(text, path.resolve().parent)
+
+
+def parse(text: str, folder: Path) -> Topology:
+    """Check the text of a topology; relative paths are taken from `folder`. Raises TopologyError."""
+    problems: list[Problem] = []
+    try:
+        raw = yaml.load(text, _loader(problems))
+    except yaml.YAMLError as error:
+        raise TopologyError([Problem("$", "no YAML", str(error).replace("\n", " "))]) from None
+    _shape(Topology, raw, "$", problems)
+    if problems:
+        raise TopologyError(_relate_loosely(raw, problems))
+    topology = msgspec.convert(raw, Topology)
+    problems = check(topology, folder)
+    if problems:
+        raise TopologyError(problems)
+    return topology
+
+
+def hash_of(topology: Topology) -> str:
+    """The name of a topology's content, 16 hex digits."""
+    return hashlib.sha256(msgspec.json.encode(topology, order="sorted")).hexdigest()[:16]
+
+
+def _loader(problems: list[Problem]) -> type[yaml.SafeLoader]:
+    """A safe loader that reports repeated keys; the plain one silently keeps the last."""
+
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = loader.construct_object(key_node)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                problems.append(Problem(f"line {line}", f"key {key!r} a second time", "name each key once"))
+            seen.add(key)
+        loader.flatten_mapping(node)
+        return dict(loader.construct_pairs(node, deep=True))
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Strict
+
+
+def _shape(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
+    """Check field by field, so that one fault does not hide the next."""
+    kind = _bare(kind, value)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _shape_struct(kind, value, path, problems)
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        key_kind, value_kind = typing.get_args(kind)
+        for key, item in value.items():
+            _convert(key_kind, key, f"{path} key {key!r}", problems)
+            _shape(value_kind, item, f"{path}.{key}", problems)
+        return None
+    return _convert(kind, value, path, problems)
+
+
+def _shape_struct(kind: type[msgspec.Struct], value: Any, path: str, problems: list[Problem]) -> None:
+    if not isinstance(value, dict):
+        problems.append(Problem(path, _shown(value), f"expected a mapping with the keys of {kind.__name__}"))
+        return
+    fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
+    for key in value:
+        if key not in fields:
+            problems.append(Problem(f"{path}.{key}", "an unknown key", f"known are: {', '.join(sorted(fields))}"))
+    for name, field in fields.items():
+        if name in value:
+            _shape(field.type, value[name], f"{path}.{name}", problems)
+        elif field.required:
+            problems.append(Problem(f"{path}.{name}", "nothing", "this key is required"))
+
+
+def _bare(kind: Any, value: Any) -> Any:
+    """`X | None` is X where a value is given."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        rest = [k for k in typing.get_args(kind) if k is not type(None)]
+        if value is not None and len(rest) == 1:
+            return rest[0]
+    return kind
+
+
+def _convert(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        problems.append(Problem(path, _shown(value), str(error)))
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def _relate_loosely(raw: Any, problems: list[Problem]) -> list[Problem]:
+    """With faults of form, references can still be checked on the raw value, so that one go reports all."""
+    if isinstance(raw, dict) and all(isinstance(raw.get(k) or {}, dict) for k in ("models", "providers", "aliases")):
+        models, providers = raw.get("models") or {}, raw.get("providers") or {}
+        for name, model in models.items():
+            if not isinstance(model, dict):
+                continue
+            if isinstance(model.get("provider"), str) and model["provider"] not in providers:
+                problems.append(_unknown(f"$.models.{name}.provider", model["provider"], providers))
+            for other in model.get("fallbacks") or ():
+                if other not in models:
+                    problems.append(_unknown(f"$.models.{name}.fallbacks", other, models))
+        for alias, model in (raw.get("aliases") or {}).items():
+            if model not in models:
+                problems.append(_unknown(f"$.aliases.{alias}", model, models))
+    return problems
+
+
+def _unknown(path: str, found: Any, known: Any) -> Problem:
+    return Problem(path, _shown(found), f"name one of: {', '.join(sorted(map(str, known)))}")
+
+
+def check(topology: Topology, folder: Path) -> list[Problem]:
+    """What types cannot say: references, slugs, endpoints, the actors' own contracts."""
+    problems: list[Problem] = []
+    _check_models(topology, folder, problems)
+    _check_providers(topology, problems)
+    _check_tasks(topology, problems)
+    for name, plan in topology.actors.items():
+        _check_actor(name, plan, problems)
+    return problems
+
+
+def _check_models(topology: Topology, folder: Path, problems: list[Problem]) -> None:
+    slugs: dict[str, str] = {}
+    for name, model in topology.models.items():
+        path = f"$.models.{name}"
+        if model.provider not in topology.providers:
+            problems.append(_unknown(f"{path}.provider", model.provider, topology.providers))
+        else:
+            _check_local(path, model, topology.providers[model.provider].kind == "local", folder, problems)
+        for other in model.fallbacks:
+            if other not in topology.models:
+                problems.append(_unknown(f"{path}.fallbacks", other, topology.models))
+        twin = slugs.setdefault(slug(name), name)
+        if twin != name:
+            problems.append(Problem(path, f"the slug {slug(name)!r} of {twin!r} again", "rename one of the two models"))
+        for task in model.quality:
+            if task != "default" and task not in topology.tasks:
+                problems.append(_unknown(f"{path}.quality.{task}", task, ["default", *topology.tasks]))
+    for alias, model_id in topology.aliases.items():
+        if model_id not in topology.models:
+            problems.append(_unknown(f"$.aliases.{alias}", model_id, topology.models))
+        if alias in topology.models:
+            problems.append(Problem(f"$.aliases.{alias}", "a model of the same name", "choose another alias"))
+
+
+def _check_local(path: str, model: Model, local: bool, folder: Path, problems: list[Problem]) -> None:
+    if local and model.path is None:
+        problems.append(Problem(f"{path}.path", "nothing", "a local model needs the folder of its weights"))
+    if not local and model.path is not None:
+        problems.append(Problem(f"{path}.path", repr(model.path), "only local models have a path"))
+    if local and model.path is not None and not (folder / model.path / "config.json").exists():
+        problems.append(Problem(f"{path}.path", repr(model.path), "name a folder that holds config.json and weights"))
+
+
+def _check_providers(topology: Topology, problems: list[Problem]) -> None:
+    for name, provider in topology.providers.items():
+        path = f"$.providers.{name}"
+        if provider.kind == "local":
+            continue
+        host = urlsplit(provider.url or "").hostname
+        if provider.url is None or host is None:
+            problems.append(Problem(f"{path}.url", repr(provider.url), "give http://host:port/v1"))
+        elif host not in LOOPBACK:
+            right = "use a loopback endpoint: there is no consent gate yet, so nothing may leave this machine"
+            problems.append(Problem(f"{path}.url", repr(provider.url), right))
+        if provider.key is not None and (provider.key.env is None) == (provider.key.file is None):
+            problems.append(Problem(f"{path}.key", "none or both of env and file", "name exactly one of env, file"))
+
+
+def _check_tasks(topology: Topology, problems: list[Problem]) -> None:
+    if not topology.tasks:
+        problems.append(Problem("$.tasks", "none", "declare at least one task"))
+    for name, task in topology.tasks.items():
+        if task.latency not in topology.latency:
+            problems.append(_unknown(f"$.tasks.{name}.latency", task.latency, topology.latency))
+        for model in task.fallbacks:
+            if model not in topology.models:
+                problems.append(_unknown(f"$.tasks.{name}.fallbacks", model, topology.models))
+    w = topology.policy.weights
+    if w.quality + w.speed + w.cost + w.fit <= 0:
+        problems.append(Problem("$.policy.weights", "all zero", "give at least one weight above 0"))
+
+
+def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:
+    """Compare an actor's lines with its code: what it answers, hears, folds, says, and its settings."""
+    path = f"$.actors.{name}"
+    try:
+        core = importlib.import_module(f"understudy.actors.{name}.core")
+    except ModuleNotFoundError:
+        problems.append(Problem(path, "no such actor", f"expected the folder actors/{name} with core.py"))
+        return
+    contract = {
+        "asks": set(core.ASKS),
+        "hears": {short(c) for c in core.HEARS},
+        "folds": {short(c) for c in core.FOLDS},
+        "emits": {short(c) for c in core.EMITS},
+        "sends": set(core.SENDS),
+        "observes": {short(c) for c in getattr(core, "OBSERVES", ())},
+    }
+    for field, wanted in contract.items():
+        found = set(getattr(plan, field))
+        if found != wanted:
+            right = f"the code says: {', '.join(sorted(wanted)) or 'nothing'}"
+            problems.append(Problem(f"{path}.{field}", ", ".join(sorted(found)) or "nothing", right))
+    _shape(core.Settings, plan.settings, f"{path}.settings", problems)
+
+
+def short(cls: Any) -> str:
+    """A message class as the topology names it: the tag without its version."""
+    return tag_of(cls).rsplit(".", 1)[0]

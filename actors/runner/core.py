@@ -1,0 +1,253 @@
+"""Run attempts at the models of one process: admit or say busy at once, relay text, report one end each. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from understudy.messages.base import Ask, Message
+from understudy.messages.events import Event, ModelLoaded, ModelUnloaded
+from understudy.messages.generate import FinishReason, Usage
+from understudy.messages.run import (
+    CancelRun,
+    RunEnded,
+    RunFailed,
+    RunFailure,
+    RunModel,
+    RunnerBeat,
+    RunStarted,
+    RunText,
+)
+from understudy.messages.slugs import slug
+from understudy.messages.step import (
+    Asked,
+    Booted,
+    CallEnded,
+    CallFailed,
+    CallModel,
+    CallText,
+    CancelCall,
+    EdgeReady,
+    Effect,
+    Input,
+    Send,
+    Stopping,
+    Store,
+    Wake,
+    Woke,
+)
+
+ASKS: dict[str, type[Ask | Message]] = {"runner.run.{model}": RunModel, "runner.cancel.{instance}": CancelRun}
+HEARS: tuple[type[Message], ...] = ()
+FOLDS: tuple[type[Event], ...] = ()
+EMITS = (ModelLoaded, ModelUnloaded)
+SENDS: tuple[str, ...] = ()
+OBSERVES = (RunnerBeat,)
+
+BEAT = "beat"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`models`: slots per model of this process (set by the supervisor from the topology)."""
+
+    beat_ms: int = 250
+    models: dict[str, int] = {}
+
+
+@dataclass(slots=True)
+class Call:
+    """One attempt under way."""
+
+    run: RunModel
+    reply: str
+    until_ms: float
+    pieces: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """The calls in hand and who we are."""
+
+    app: str = ""
+    instance: str = ""
+    accepting: bool = False
+    calls: dict[str, Call] = field(default_factory=dict[str, Call])
+    busy: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def step(state: State, message: Input, settings: Settings) -> list[Effect]:
+    """One input in, effects out."""
+    match message:
+        case CallText():
+            return _text(state, message)
+        case Asked(message=RunModel()):
+            return _admit(state, message, settings)
+        case Asked(message=CancelRun() as cancel):
+            call_id = _call_id(cancel.run_id, cancel.attempt)
+            return [CancelCall(call_id)] if call_id in state.calls else []
+        case CallEnded():
+            return _ended(state, message)
+        case CallFailed():
+            return _failed(state, message)
+        case Woke(key=key) if key == BEAT:
+            return _beat(state, message.at_ms, message.generation, settings)
+        case Woke():
+            return _expire(state, message)
+        case Booted():
+            state.app, state.instance = message.app, message.instance
+            return []
+        case EdgeReady():
+            return _ready(state, message, settings)
+        case Stopping():
+            return _stop(state, message.at_ms, settings)
+        case _:
+            return []
+
+
+def _call_id(run_id: str, attempt: int) -> str:
+    return f"{run_id}.{attempt}"
+
+
+def _admit(state: State, asked: Asked, settings: Settings) -> list[Effect]:
+    run = asked.message
+    assert isinstance(run, RunModel)
+    call_id = _call_id(run.run_id, run.attempt)
+    if not asked.reply or call_id in state.calls:
+        return []
+    free = settings.models.get(run.model, 0) - state.busy.get(run.model, 0)
+    if not state.accepting or free <= 0:
+        return [_failure(asked.reply, run, "busy")]
+    if run.remaining_ms <= 0:
+        return [_failure(asked.reply, run, "deadline")]
+    until = asked.at_ms + run.remaining_ms
+    state.calls[call_id] = Call(run, asked.reply, until)
+    state.busy[run.model] = state.busy.get(run.model, 0) + 1
+    started = RunStarted(run_id=run.run_id, attempt=run.attempt, instance=state.instance)
+    return [Send(asked.reply, started), CallModel(call_id, run), Wake(until, call_id, 0)]
+
+
+def _text(state: State, text: CallText) -> list[Effect]:
+    call = state.calls.get(text.call_id)
+    if call is None:
+        return []
+    run, n = call.run, call.pieces
+    call.pieces += 1
+    call.tokens += text.tokens
+    piece = RunText(run_id=run.run_id, attempt=run.attempt, n=n, text=text.text, tokens=text.tokens)
+    return [Send(call.reply, piece)]
+
+
+def _ended(state: State, ended: CallEnded) -> list[Effect]:
+    call = _forget(state, ended.call_id)
+    if call is None:
+        return []
+    run = call.run
+    usage = Usage(
+        prompt_tokens=ended.prompt_tokens or _guess_tokens(run),
+        completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
+        estimated=ended.completion_tokens is None or ended.prompt_tokens is None,
+    )
+    end = RunEnded(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        pieces=call.pieces,
+        finish_reason=_finish_reason(ended.finish_reason),
+        usage=usage,
+        served_by=ended.served_by if ended.served_by != run.model else None,
+    )
+    return [Send(call.reply, end), Wake(0, ended.call_id, 0)]
+
+
+def _finish_reason(word: str) -> FinishReason:
+    match word:
+        case "length":
+            return "length"
+        case "refusal" | "content_filter":
+            return "refusal"
+        case _:
+            return "stop"
+
+
+def _guess_tokens(run: RunModel) -> int:
+    return sum(len(turn.content) for turn in run.messages) // 4 + 1
+
+
+def _failed(state: State, failed: CallFailed) -> list[Effect]:
+    call = _forget(state, failed.call_id)
+    if call is None:
+        return []
+    reason = msgspec.convert(failed.reason, RunFailure)
+    return [
+        _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms),
+        Wake(0, failed.call_id, 0),
+    ]
+
+
+def _failure(
+    reply: str, run: RunModel, reason: RunFailure, status: int | None = None, retry_after_ms: int | None = None
+) -> Send:
+    failed = RunFailed(
+        run_id=run.run_id, attempt=run.attempt, reason=reason, status=status, retry_after_ms=retry_after_ms
+    )
+    return Send(reply, failed)
+
+
+def _forget(state: State, call_id: str) -> Call | None:
+    call = state.calls.pop(call_id, None)
+    if call is not None:
+        state.busy[call.run.model] = max(0, state.busy.get(call.run.model, 0) - 1)
+    return call
+
+
+def _expire(state: State, woke: Woke) -> list[Effect]:
+    """The deadline has passed: the selector has turned away already, so only the upstream call is ended."""
+    call = _forget(state, woke.key)
+    if call is None:
+        return []
+    return [CancelCall(woke.key), _failure(call.reply, call.run, "deadline")]
+
+
+def _beat(state: State, now: float, generation: int, settings: Settings) -> list[Effect]:
+    out: list[Effect] = [Wake(now + settings.beat_ms, BEAT, generation + 1)]
+    for model, slots in settings.models.items():
+        beat = RunnerBeat(
+            instance=state.instance,
+            model=model,
+            in_flight=state.busy.get(model, 0),
+            slots=slots,
+            accepting=state.accepting,
+        )
+        out.append(Send(f"{state.app}.obs.runner.beat.{slug(model)}", beat))
+    return out
+
+
+def _ready(state: State, ready: EdgeReady, settings: Settings) -> list[Effect]:
+    state.accepting = True
+    out: list[Effect] = []
+    for model in settings.models:
+        facts = ready.facts.get(model, {})
+        loaded = ModelLoaded(
+            at_ms=int(ready.at_ms),
+            model=model,
+            instance=state.instance,
+            engine=str(ready.facts.get("engine", "http")),
+            facts=facts,
+        )
+        out.append(Store(loaded, f"loaded.{slug(model)}.{state.instance}.{int(ready.at_ms)}", key=slug(model)))
+    return out + _beat(state, ready.at_ms, 0, settings)
+
+
+def _stop(state: State, now: float, settings: Settings) -> list[Effect]:
+    state.accepting = False
+    out = _beat(state, now, 0, settings)
+    for model in settings.models:
+        unloaded = ModelUnloaded(at_ms=int(now), model=model, instance=state.instance)
+        out.append(Store(unloaded, f"unloaded.{slug(model)}.{state.instance}.{int(now)}", key=slug(model)))
+    return out
+
+
+def in_hand(state: State) -> int:
+    """Calls that a stopping process should still end."""
+    return len(state.calls)

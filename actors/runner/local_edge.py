@@ -1,0 +1,116 @@
+"""The runner's edge to a local transformers model: one engine thread beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.messages.run import RunModel
+from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
+from understudy.messages.topology import Model
+
+if TYPE_CHECKING:
+    from understudy.actors.runner.local import Event
+    from understudy.actors.runner.local.engine import Engine
+
+REASONS = {
+    "context_too_long": "context_too_long",
+    "bad_prompt": "caller_fault",
+    "nan_logits": "engine",
+    "cancelled": "cancelled",
+    "deadline": "deadline",
+    "engine": "engine",
+}
+
+
+class LocalEdge:
+    """Performs `CallModel` on the engine; its events come back on the event loop, once per decode step."""
+
+    def __init__(self, model_id: str, model: Model, folder: Path, now_ms: Callable[[], float]) -> None:
+        self._id, self._model, self._folder, self._now_ms = model_id, model, folder, now_ms
+        self._engine: Engine | None = None
+        self._feed: Callable[[Input], None] = lambda _: None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self, feed: Callable[[Input], None]) -> dict[str, Any]:
+        """Load the model in a thread, so that heartbeats and the log go on. Raises LoadError."""
+        # Imported here: only processes that run a local model pay for torch.
+        from understudy.actors.runner.local.engine import Engine
+
+        self._feed, self._loop = feed, asyncio.get_running_loop()
+        engine = Engine(
+            self._folder,
+            slots=self._model.slots,
+            max_context_tokens=self._model.context_tokens,
+            dtype=self._model.dtype,
+            tokens_per_s=self._model.tokens_per_s,
+            emit=self._emit,
+        )
+        await asyncio.to_thread(engine.load)
+        engine.start()
+        self._engine = engine
+        info = engine.info
+        facts = {
+            "arch": info.arch,
+            "path": info.path,
+            "reason": info.reason,
+            "parameters": info.parameters,
+            "dtype": info.dtype,
+            "context_tokens": info.context_tokens,
+        }
+        return {"engine": "transformers", self._id: facts}
+
+    def perform(self, effect: CallModel | CancelCall) -> None:
+        """Begin a call or end one."""
+        engine = self._engine
+        if engine is None:
+            return
+        match effect:
+            case CancelCall():
+                engine.cancel(effect.call_id)
+            case CallModel():
+                if not engine.submit(self._spec(effect.call_id, effect.run)):
+                    self._feed(CallFailed(self._now_ms(), effect.call_id, "busy"))
+
+    async def stop(self) -> None:
+        """Cancel everything and end the thread."""
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop, 2.0)
+
+    def _spec(self, call_id: str, run: RunModel) -> Any:
+        from understudy.actors.runner.local import GenerateSpec
+
+        p = run.parameters
+        return GenerateSpec(
+            call_id=call_id,
+            messages=tuple((turn.role, turn.content) for turn in run.messages),
+            prefill=run.prefill,
+            max_tokens=p.max_tokens,
+            temperature=p.temperature,
+            top_p=p.top_p,
+            stop=p.stop,
+            seed=p.seed,
+            deadline_monotonic=time.monotonic() + run.remaining_ms / 1000,
+        )
+
+    def _emit(self, events: list[Event]) -> None:
+        """On the engine's thread: hand a whole step's events over with one wake-up."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take, events)
+
+    def _take(self, events: list[Event]) -> None:
+        from understudy.actors.runner.local import Failed, Finished, Text
+
+        now = self._now_ms()
+        for event in events:
+            match event:
+                case Text():
+                    self._feed(CallText(now, event.call_id, event.text, event.tokens))
+                case Finished():
+                    reason = "length" if event.reason == "length" else "stop"
+                    self._feed(CallEnded(now, event.call_id, reason, event.prompt_tokens, event.completion_tokens))
+                case Failed():
+                    self._feed(CallFailed(now, event.call_id, REASONS.get(event.code, "engine")))

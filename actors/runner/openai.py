@@ -1,0 +1,142 @@
+"""The OpenAI chat-completions dialect: request body, stream chunks, errors. Pure; the edge does the HTTP.
+
+Source of the shapes: the vendors' OpenAPI documents (chat completions, streaming). A stream is whole only when a
+`finish_reason` and then `[DONE]` were seen.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from typing import Any
+
+import msgspec
+
+from understudy.messages.run import RunFailure, RunModel
+
+CONTINUE_WORDS = "Continue exactly from where this text stops, without repeating any of it: <<<{}>>>"
+
+
+class _Function(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Function | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+    model: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+class Piece(msgspec.Struct):
+    """What one data field meant."""
+
+    text: str = ""
+    finish: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    failure: RunFailure | None = None
+    model: str | None = None
+    done: bool = False
+
+
+def body(run: RunModel, name: str) -> bytes:
+    """The request. Always streamed, also when the caller wants one reply: only so can a broken answer be continued."""
+    messages = [{"role": turn.role, "content": turn.content} for turn in run.messages]
+    if run.prefill and run.continuation == "native":
+        messages.append({"role": "assistant", "content": run.prefill})
+    elif run.prefill:
+        messages.append({"role": "user", "content": CONTINUE_WORDS.format(run.prefill)})
+    p = run.parameters
+    fields: dict[str, Any] = {
+        "model": name,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": p.max_tokens,
+        "temperature": p.temperature,
+        "top_p": p.top_p,
+        "seed": p.seed % 2**31,
+    }
+    if p.stop:
+        fields["stop"] = list(p.stop)
+    return msgspec.json.encode(fields)
+
+
+def read(data: bytes) -> Piece:
+    """One data field. A body that is not the dialect is the failure `malformed`."""
+    if data == b"[DONE]":
+        return Piece(done=True)
+    try:
+        chunk = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Piece(failure="malformed")
+    if chunk.error is not None:
+        return Piece(failure="error_event")
+    piece = Piece(model=chunk.model)
+    if chunk.usage is not None:
+        piece.prompt_tokens, piece.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+    for choice in chunk.choices[:1]:
+        delta = choice.delta
+        if delta is not None:
+            piece.text = (delta.content or "") + (delta.refusal or "")
+            if delta.refusal:
+                piece.finish = "refusal"
+        if choice.finish_reason is not None:
+            refused = piece.finish == "refusal" or choice.finish_reason == "content_filter"
+            piece.finish = "refusal" if refused else choice.finish_reason
+            if choice.finish_reason == "error":
+                piece.failure = "error_event"
+    return piece
+
+
+def reason_of(status: int, payload: bytes) -> RunFailure:
+    """An HTTP error as one of our closed words."""
+    if status in (400, 413, 422):
+        return "context_too_long" if _is_context(payload) else "caller_fault"
+    match status:
+        case 401 | 403:
+            return "auth"
+        case 402:
+            return "payment"
+        case 404:
+            return "model_not_found"
+        case 429:
+            return "rate_limited"
+        case _ if status == 408 or status >= 500:
+            return "server_error"
+        case _:
+            return "error_event"
+
+
+def _is_context(payload: bytes) -> bool:
+    return b"context_length_exceeded" in payload or b"maximum context length" in payload
+
+
+def retry_after_ms(headers: dict[str, str], now_s: float) -> int | None:
+    """`retry-after-ms`, or `Retry-After` in seconds or as an HTTP date; None where absent or senseless."""
+    exact = headers.get("retry-after-ms")
+    value = headers.get("retry-after")
+    try:
+        if exact is not None:
+            return max(0, int(float(exact)))
+        if value is None:
+            return None
+        if value.strip().replace(".", "", 1).isdigit():
+            return int(float(value) * 1000)
+        return max(0, int((email.utils.parsedate_to_datetime(value).timestamp() - now_s) * 1000))
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,86 @@
+"""From an ask to a question the choice understands: semantic checks, parameters, hashes. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+
+from understudy.actors.selector.choose import Question
+from understudy.actors.selector.views import Knowledge
+from understudy.messages.generate import ADVICE, FailCode, Failed, Generate, Parameters
+from understudy.messages.topology import Latency, Topology
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+CHARS_PER_TOKEN = 3.5
+"""A cautious guess for the prompt's length before any tokenizer has seen it."""
+
+
+class Refusal(Exception):
+    """An ask that cannot be admitted; carries the reply."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.code)
+        self.failed = failed
+
+
+def refuse(code: FailCode, text: str = "", path: str | None = None, rejected: dict[str, int] | None = None) -> Refusal:
+    """A refusal with the code's advice appended."""
+    return Refusal(Failed(code=code, text=f"{text} {ADVICE[code]}".strip(), path=path, rejected=rejected or {}))
+
+
+def check(ask: Generate) -> None:
+    """What types cannot say: control characters, an empty conversation end. Raises Refusal `invalid` with the path."""
+    for i, turn in enumerate(ask.messages):
+        bad = _CONTROL.search(turn.content)
+        if bad is not None:
+            found = f"control character U+{ord(bad.group()):04X} at character {bad.start()}"
+            raise refuse("invalid", f"{found}; only tab and line ends are allowed.", f"$.messages[{i}].content")
+    if not any(turn.content.strip() for turn in ask.messages if turn.role != "system"):
+        raise refuse("invalid", "No message has any content.", "$.messages")
+    if ask.resume is not None and _CONTROL.search(ask.resume.text):
+        raise refuse("invalid", "Control character in the resumed text.", "$.resume.text")
+
+
+def question(ask: Generate, knowledge: Knowledge, seed: int) -> tuple[Question, Parameters, Latency, Topology]:
+    """Resolve task, alias, parameters and latency class. Raises Refusal `unknown_task`, `unknown_model`, `internal`."""
+    topology = knowledge.topology
+    if topology is None:
+        raise refuse("internal", "No topology has been applied yet.")
+    task_name = ask.task or ("general" if "general" in topology.tasks else next(iter(topology.tasks)))
+    task = topology.tasks.get(task_name)
+    if task is None:
+        known = ", ".join(sorted(topology.tasks))
+        raise refuse("unknown_task", f"No task {task_name!r}; known are: {known}.", "$.task")
+    model = topology.aliases.get(ask.model, ask.model) if ask.model else None
+    if model is not None and model not in topology.models:
+        raise refuse("unknown_model", f"No model {model!r}.", "$.model")
+    parameters = Parameters(
+        max_tokens=ask.max_tokens or task.max_tokens,
+        temperature=task.temperature if ask.temperature is None else ask.temperature,
+        top_p=task.top_p if ask.top_p is None else ask.top_p,
+        stop=ask.stop,
+        seed=seed if ask.seed is None else ask.seed,
+    )
+    chars = sum(len(turn.content) + 8 for turn in ask.messages) + (len(ask.resume.text) if ask.resume else 0)
+    asked = Question(
+        task=task_name,
+        prompt_tokens=int(chars / CHARS_PER_TOKEN),
+        max_tokens=parameters.max_tokens,
+        requirements=ask.requirements,
+        model=model,
+        balance=ask.balance,
+    )
+    return asked, parameters, topology.latency[task.latency], topology
+
+
+def seed_of(run_id: str) -> int:
+    """A seed that depends on the run alone, so that a decision and a local answer can be repeated."""
+    return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:6])
+
+
+def keyed_hash(key: str, value: str | None) -> str:
+    """Conversation and user ids as the log may hold them ('' for none): HMAC-SHA256, 128 bits."""
+    if not value:
+        return ""
+    return hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()[:32]

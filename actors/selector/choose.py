@@ -1,0 +1,196 @@
+"""Filter, score, pick: which models may answer, in which order. Pure, so that a recorded decision can be repeated.
+
+Every candidate that is dropped gets one closed reason word; every score is a finite number in [0, 1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from understudy.actors.selector.views import Knowledge, ModelView
+from understudy.messages.base import Finite, Part
+from understudy.messages.generate import Requirements
+from understudy.messages.topology import Policy, Weights
+
+Rejection = Literal[
+    "unhealthy",
+    "not_loaded",
+    "no_capability",
+    "context_too_small",
+    "too_slow",
+    "below_quality",
+    "too_expensive",
+    "wrong_location",
+    "not_named",
+]
+
+
+class Local(Part, frozen=True, kw_only=True):
+    """What the instance saw of one candidate at the moment of the decision; recorded with it."""
+
+    instances: int
+    in_flight: int
+    slots: int
+    suspect: bool = False
+
+
+class Question(Part, Finite, frozen=True, kw_only=True):
+    """A request as the choice sees it: its shape, never its text. Recorded, so that the choice can be repeated."""
+
+    task: str
+    prompt_tokens: int
+    max_tokens: int
+    requirements: Requirements
+    model: str | None = None
+    balance: float | None = None
+    larger_than: int = 0  # only windows above this (after `context_too_long`)
+
+
+class Ranked(Part, Finite, frozen=True, kw_only=True):
+    """A surviving candidate, its total and what the total is made of."""
+
+    model: str
+    score: float
+    parts: dict[str, float]
+
+
+class Decision(Part, frozen=True, kw_only=True):
+    """The outcome: whom to try in which order, and why not the others."""
+
+    chain: tuple[Ranked, ...]
+    rejected: dict[str, str]
+    digest: str
+
+    def counts(self) -> dict[str, int]:
+        """Rejected candidates per reason word."""
+        found: dict[str, int] = {}
+        for reason in sorted(self.rejected.values()):
+            found[reason] = found.get(reason, 0) + 1
+        return found
+
+
+def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) -> Decision:
+    """Choose. `local` holds an entry for every model of the catalogue."""
+    topology = knowledge.topology
+    if topology is None:
+        return _sealed((), {})
+    rejected: dict[str, str] = {}
+    ranked: list[tuple[int, Ranked]] = []
+    weights = _weights(topology.policy, question.balance)
+    named = _named(knowledge, question.model)
+    min_quality = max(topology.tasks[question.task].min_quality, question.requirements.min_quality or 0.0)
+    for model_id, view in knowledge.models.items():
+        reason = _reject(model_id, view, local[model_id], question, named, min_quality)
+        if reason is not None:
+            rejected[model_id] = reason
+            continue
+        ranked.append((_rank(view, local[model_id]), _score(model_id, view, question, topology.policy, weights)))
+    ranked.sort(key=lambda pair: (pair[0], -pair[1].score, pair[1].model))
+    ordered = [one for _, one in ranked]
+    if named:
+        ordered.sort(key=lambda one: named.index(one.model))
+    return _sealed(_chain(knowledge, question, ordered, topology.policy.chain_length, bool(named)), rejected)
+
+
+def _named(knowledge: Knowledge, model: str | None) -> tuple[str, ...]:
+    """A caller who names a model gets that one, then what its operator declared as fallbacks; nothing else."""
+    if model is None:
+        return ()
+    return (model, *(m for m in knowledge.models[model].declared.fallbacks if m != model))
+
+
+def _reject(
+    model_id: str, view: ModelView, local: Local, q: Question, named: tuple[str, ...], min_quality: float
+) -> Rejection | None:
+    declared, need = view.declared, q.requirements
+    if named and model_id not in named:
+        return "not_named"
+    if view.status == "unavailable":
+        return "unhealthy"
+    if local.instances == 0:
+        return "not_loaded"
+    if not set(need.capabilities) <= set(declared.capabilities):
+        return "no_capability"
+    window = max(q.prompt_tokens + 1, need.context_tokens or 0, q.larger_than + 1)
+    if declared.context_tokens < window:
+        return "context_too_small"
+    if _quality(view, q.task) < min_quality:
+        return "below_quality"
+    price = max(declared.usd_per_mtok_in, declared.usd_per_mtok_out)
+    if need.max_usd_per_mtok is not None and price > need.max_usd_per_mtok:
+        return "too_expensive"
+    if need.max_latency_ms is not None and (view.first_token_ms or 0.0) > need.max_latency_ms:
+        return "too_slow"
+    return None
+
+
+def _rank(view: ModelView, local: Local) -> int:
+    """Healthy with a free slot first; a suspect is the last resort, not an outcast."""
+    full = local.slots > 0 and local.in_flight >= local.slots
+    return (4 if local.suspect else 0) + (2 if view.status == "degraded" else 0) + (1 if full else 0)
+
+
+def _quality(view: ModelView, task: str) -> float:
+    declared = view.declared.quality
+    return declared.get(task, declared.get("default", 0.5))
+
+
+def _weights(policy: Policy, balance: float | None) -> Weights:
+    """The request's `balance` (0 = only speed and cost, 1 = only quality) overrides the topology's proportions."""
+    w = policy.weights
+    if balance is None:
+        return w
+    rest = w.speed + w.cost or 1.0
+    return Weights(quality=balance, speed=(1 - balance) * w.speed / rest, cost=(1 - balance) * w.cost / rest, fit=0.0)
+
+
+def _score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weights) -> Ranked:
+    """Weighted mean of the parts.
+
+    quality = declared quality x success ratio (1 before any outcome); speed = r / (r + first token ms) with the
+    policy's reference r; cost = c / (c + USD per million tokens); fit = share of the window that stays free.
+    """
+    declared = view.declared
+    ratio = view.success_ratio()
+    window = declared.context_tokens
+    price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2
+    parts = {
+        "quality": _quality(view, q.task) * (1.0 if ratio is None else ratio),
+        "speed": policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
+        "cost": policy.cost_reference_usd_per_mtok / (policy.cost_reference_usd_per_mtok + price),
+        "fit": max(0.0, 1.0 - min(1.0, (q.prompt_tokens + q.max_tokens) / window)),
+    }
+    total = w.quality + w.speed + w.cost + w.fit
+    score = (
+        w.quality * parts["quality"] + w.speed * parts["speed"] + w.cost * parts["cost"] + w.fit * parts["fit"]
+    ) / (total or 1.0)
+    return Ranked(model=model_id, score=round(score, 9), parts={k: round(v, 9) for k, v in parts.items()})
+
+
+def _chain(knowledge: Knowledge, q: Question, ordered: list[Ranked], length: int, named: bool) -> tuple[Ranked, ...]:
+    """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
+    if not ordered or named:
+        return tuple(ordered[:length])
+    topology = knowledge.topology
+    declared = knowledge.models[ordered[0].model].declared.fallbacks
+    wanted = [*declared, *(topology.tasks[q.task].fallbacks if topology else ())]
+    chain, rest = [ordered[0]], ordered[1:]
+    for model in dict.fromkeys(wanted):
+        found = next((one for one in rest if one.model == model), None)
+        if found is not None:
+            chain.append(found)
+            rest.remove(found)
+    while rest and len(chain) < length:
+        last = knowledge.models[chain[-1].model].declared.provider
+        other = next((one for one in rest if knowledge.models[one.model].declared.provider != last), rest[0])
+        chain.append(other)
+        rest.remove(other)
+    return tuple(chain[:length])
+
+
+def _sealed(chain: tuple[Ranked, ...], rejected: dict[str, str]) -> Decision:
+    body = msgspec.json.encode([chain, sorted(rejected.items())])
+    return Decision(chain=chain, rejected=rejected, digest=hashlib.sha256(body).hexdigest()[:32])

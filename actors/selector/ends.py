@@ -1,0 +1,110 @@
+"""How a run's end is said to the caller and written into the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from understudy.messages.base import Message
+from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded
+from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
+from understudy.messages.slugs import slug
+from understudy.messages.step import Store
+
+if TYPE_CHECKING:
+    from understudy.actors.selector.conduct import Conduct
+
+STORE_MARGIN_MS = 500.0
+"""An end that the log has not confirmed this long before the deadline goes out with `recorded: false`."""
+
+
+def failed(run: Conduct, code: FailCode) -> Failed:
+    """What the caller hears when no whole answer came about."""
+    return Failed(
+        code=code,
+        text=ADVICE[code],
+        run_id=run.run_id,
+        attempts=tuple(run.tried),
+        last_seq=run.script.seq - 1,
+        resumable=bool(run.script.pieces),
+        retry_after_ms=1_000 if code == "overloaded" else None,
+        recorded=True,
+    )
+
+
+def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degraded: bool) -> Finished:
+    """The whole answer."""
+    return Finished(
+        run_id=run.run_id,
+        text=run.script.text(),
+        model="emergency" if degraded else run.model,
+        finish_reason=reason,
+        usage=usage,
+        parameters=run.parameters,
+        attempts=tuple(run.tried),
+        last_seq=run.script.seq - 1,
+        seams=run.seams,
+        degraded=degraded,
+        total_ms=round(now - run.begun_ms, 3),
+        labels=run.ask.labels,
+    )
+
+
+def unrecorded(end: Message) -> Message:
+    """The same end, honest about the log not having confirmed it."""
+    return replace(end, recorded=False) if isinstance(end, Finished | Failed) else end
+
+
+def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage: Usage, now: float) -> Store:
+    """The run's one outcome, without any text. The decision stands in it, so that the log alone can repeat it."""
+    event = RequestEnded(
+        at_ms=int(now),
+        run_id=run.run_id,
+        instance=run.where.instance,
+        outcome=outcome,
+        task=run.task,
+        as_of_seq=run.decision.as_of_seq,
+        topology=run.decision.topology,
+        digest=run.decision.digest,
+        model=run.model or None,
+        finish_reason=reason,
+        attempts=tuple(run.tried),
+        usage=usage,
+        parameters=run.parameters,
+        last_seq=run.script.seq - 1,
+        seams=run.seams,
+        text_chars=sum(map(len, run.script.pieces)),
+        total_ms=round(now - run.begun_ms, 3),
+        conversation=run.conversation,
+        user=run.user,
+        labels=run.ask.labels,
+        decision=run.decision,
+    )
+    patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
+    return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))
+
+
+def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, retry_after_ms: int | None) -> Store:
+    """One model tried in vain."""
+    event = AttemptEnded(
+        at_ms=int(now),
+        run_id=run.run_id,
+        attempt=run.attempt,
+        model=failed_attempt.model,
+        reason=failed_attempt.outcome,
+        first_token_ms=failed_attempt.first_token_ms,
+        total_ms=failed_attempt.total_ms,
+        tokens=failed_attempt.tokens,
+        status=failed_attempt.status,
+        retry_after_ms=retry_after_ms,
+    )
+    return Store(event, f"attempt.{run.run_id}.{run.attempt}", key=slug(failed_attempt.model))
+
+
+def switched(run: Conduct, to_model: str, mode: SeamMode, reason: str, now: float) -> Store:
+    """Another model goes on in the middle of an answer."""
+    event = ModelSwitched(
+        at_ms=int(now), model=to_model, from_model=run.model, run_id=run.run_id, mode=mode, reason=reason
+    )
+    return Store(event, f"switched.{run.run_id}.{run.attempt}", key=slug(to_model))

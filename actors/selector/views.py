@@ -1,0 +1,170 @@
+"""What a selector knows: the part folded from the log (same in every instance) and the part it sees itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from understudy.messages.events import (
+    AttemptEnded,
+    Event,
+    Health,
+    ModelDegraded,
+    ModelRecovered,
+    ModelUnavailable,
+    RequestEnded,
+    TopologyApplied,
+)
+from understudy.messages.run import CALLERS_FAULT, RunnerBeat
+from understudy.messages.topology import Model, Topology
+
+DECAY = 0.98  # an outcome weighs half after about 34 more
+BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost"}
+SUSPECT_BASE_MS = 500.0
+SUSPECT_CAP_MS = 8_000.0
+
+
+@dataclass(slots=True)
+class ModelView:
+    """One model as the log tells it."""
+
+    declared: Model
+    status: Health = "healthy"
+    last_error: str | None = None
+    last_used_ms: int | None = None
+    good: float = 0.0
+    bad: float = 0.0
+    first_token_ms: float | None = None
+
+    def success_ratio(self) -> float | None:
+        """Decayed share of attempts that ended well; None before any."""
+        return self.good / (self.good + self.bad) if self.good + self.bad > 0 else None
+
+    def count(self, ok: bool, first_token_ms: float | None) -> None:
+        """Fold one outcome."""
+        self.good = self.good * DECAY + ok
+        self.bad = self.bad * DECAY + (not ok)
+        if first_token_ms is not None:
+            old = self.first_token_ms
+            self.first_token_ms = first_token_ms if old is None else old + 0.1 * (first_token_ms - old)
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """The fold over the log: catalogue, health, outcomes. `seq` is the position it reflects."""
+
+    seq: int = 0
+    topology: Topology | None = None
+    topology_hash: str = ""
+    models: dict[str, ModelView] = field(default_factory=dict[str, ModelView])
+
+    def apply(self, seq: int, event: Event) -> None:
+        """Fold one fact. A position at or below ours was folded before, so it is skipped."""
+        if seq <= self.seq:
+            return
+        self.seq = seq
+        match event:
+            case TopologyApplied():
+                self._declare(event)
+            case ModelDegraded():
+                self._status(event.model, "degraded", event.reason)
+            case ModelUnavailable():
+                self._status(event.model, "unavailable", event.reason)
+            case ModelRecovered():
+                self._status(event.model, "healthy", None)
+            case AttemptEnded():
+                self._failed(event)
+            case RequestEnded():
+                self._ended(event)
+            case _:
+                pass
+
+    def _declare(self, event: TopologyApplied) -> None:
+        old = self.models
+        self.topology, self.topology_hash, self.models = event.body, event.hash, {}
+        for model_id, declared in event.body.models.items():
+            view = old.get(model_id) or ModelView(declared)
+            view.declared = declared
+            self.models[model_id] = view
+
+    def _status(self, model: str, status: Health, error: str | None) -> None:
+        view = self.models.get(model)
+        if view is not None:
+            view.status = status
+            view.last_error = error or view.last_error
+
+    def _failed(self, event: AttemptEnded) -> None:
+        view = self.models.get(event.model)
+        if view is None:
+            return
+        view.last_used_ms = event.at_ms
+        if event.reason not in BLAMELESS:
+            view.last_error = event.reason
+            view.count(False, None)
+
+    def _ended(self, event: RequestEnded) -> None:
+        for attempt in event.attempts:
+            view = self.models.get(attempt.model)
+            if view is not None and attempt.outcome == "ok":
+                view.last_used_ms = event.at_ms
+                view.count(True, attempt.first_token_ms)
+
+
+@dataclass(slots=True)
+class Instance:
+    """A runner instance as its beats tell."""
+
+    seen_ms: float
+    in_flight: int
+    slots: int
+
+
+@dataclass(slots=True)
+class Suspect:
+    """A model that failed us a moment ago: avoided before the tracker says so."""
+
+    until_ms: float
+    failures: int
+
+
+@dataclass(slots=True)
+class LocalView:
+    """What this instance saw itself and no log holds. What a decision used of it is recorded with the decision."""
+
+    instances: dict[str, dict[str, Instance]] = field(default_factory=dict[str, dict[str, Instance]])
+    suspects: dict[str, Suspect] = field(default_factory=dict[str, Suspect])
+    in_flight: dict[str, int] = field(default_factory=dict[str, int])
+
+    def beat(self, beat: RunnerBeat, at_ms: float) -> None:
+        """A runner instance is alive."""
+        known = self.instances.setdefault(beat.model, {})
+        known[beat.instance] = Instance(at_ms, beat.in_flight, beat.slots)
+
+    def gone(self, instance: str) -> list[str]:
+        """Forget an instance; the models that it served."""
+        return [model for model, known in self.instances.items() if known.pop(instance, None) is not None]
+
+    def silent(self, now_ms: float, limit_ms: float) -> list[str]:
+        """Instances without a beat for longer than the limit."""
+        late = {name for known in self.instances.values() for name, i in known.items() if now_ms - i.seen_ms > limit_ms}
+        return sorted(late)
+
+    def suspect(self, model: str, now_ms: float) -> None:
+        """Our own outcome said that this model is bad: avoid it for a while, longer each time."""
+        failures = self.suspects[model].failures + 1 if model in self.suspects else 1
+        until = now_ms + min(SUSPECT_BASE_MS * 2 ** (failures - 1), SUSPECT_CAP_MS)
+        self.suspects[model] = Suspect(until, failures)
+
+    def trust(self, model: str) -> None:
+        """It answered well."""
+        self.suspects.pop(model, None)
+
+    def is_suspect(self, model: str, now_ms: float) -> bool:
+        """Is it still to be avoided?"""
+        known = self.suspects.get(model)
+        return known is not None and known.until_ms > now_ms
+
+    def load(self, model: str) -> tuple[int, int]:
+        """Requests in flight and slots over all living instances."""
+        known = self.instances.get(model, {}).values()
+        slots = sum(i.slots for i in known)
+        return max(self.in_flight.get(model, 0), sum(i.in_flight for i in known)), slots

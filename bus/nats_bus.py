@@ -1,0 +1,255 @@
+"""The port on a real nats-server. See `port.Bus` for what each call promises; here is how NATS keeps it.
+
+One connection per `NatsBus`, callbacks only (iterators cost half the throughput), headers only where the server reads
+them. Reading and working live in `nats_reader` and `nats_worker`, the log's requests in `nats_log`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+from nats import micro
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import Error
+from nats.micro.request import Request, ServiceError
+from nats.micro.service import Service, ServiceConfig
+
+from understudy.bus import nats_log
+from understudy.bus.guarded import GuardedClient
+from understudy.bus.nats_message import received
+from understudy.bus.nats_reader import OrderedReader
+from understudy.bus.nats_worker import Worker
+from understudy.bus.port import (
+    Ack,
+    BusError,
+    Closed,
+    Handler,
+    Outgoing,
+    Received,
+    Subscription,
+    WorkHandler,
+)
+from understudy.bus.subjects import claims_bucket
+
+PENDING_MESSAGES = 1 << 18
+"""Messages one subscription may hold unhandled before the newest are lost and counted."""
+
+_YIELD_EVERY = 64
+_API_TIMEOUT_S = 3.0
+
+
+class NatsBus:
+    """A connection to nats-server that implements `port.Bus`. Made by `open`, ended by `close`."""
+
+    def __init__(self, client: GuardedClient, *, app: str, on_error: Callable[[Exception], None]) -> None:
+        self.client = client
+        self.pending_limit = PENDING_MESSAGES
+        self._bucket = claims_bucket(app)
+        self._on_error = on_error
+        self._running: set[_Ending] = set()
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        name: str,
+        app: str = "tta",
+        user: str = "",
+        password: str = "",
+        inbox_prefix: str = "_INBOX",
+        connect_timeout_s: float = 10.0,
+        on_state: Callable[[str], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
+        watch_s: float = 2.0,
+    ) -> Self:
+        """Connect within `connect_timeout_s` or raise BusDown.
+
+        `on_state` is told connected, disconnected, reconnected, closed and permission:<subject>; `on_error` gets what
+        handlers raise and what goes wrong in the background. Both are called on the event loop and may raise.
+        """
+        client = GuardedClient()
+        await client.open(
+            url,
+            name=name,
+            user=user,
+            password=password,
+            inbox_prefix=inbox_prefix,
+            connect_timeout_s=connect_timeout_s,
+            on_state=on_state,
+            on_error=on_error,
+            watch_s=watch_s,
+        )
+        return cls(client, app=app, on_error=on_error or (lambda _: None))
+
+    @property
+    def connected(self) -> bool:
+        """Whether a publish would be tried now."""
+        return self.client.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes the server takes in one message, headers included."""
+        return self.client.max_payload
+
+    @property
+    def slow_consumers(self) -> int:
+        """Messages lost so far because a subscription's queue was full."""
+        return self.client.slow_consumers
+
+    def new_inbox(self) -> str:
+        """See `port.Bus.new_inbox`."""
+        return self.client.new_inbox()
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """See `port.Bus.publish`."""
+        try:
+            await self.client.publish(subject, payload, reply, dict(headers) if headers else None)
+        except (Error, OSError) as error:
+            raise nats_log.translate(error) from error
+
+    async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> Received:
+        """See `port.Bus.request`; a BusError when the answering service's handler failed."""
+        msg = await nats_log.raw_request(self.client, subject, payload, timeout_s=timeout_s)
+        if msg.headers and "Nats-Service-Error" in msg.headers:
+            raise BusError(f"{subject}: {msg.headers['Nats-Service-Error']}")
+        return received(msg)
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """See `port.Bus.subscribe`. Interest is registered when this returns; while disconnected, at the reconnect."""
+        try:
+            sub = await self.client.subscribe(
+                subject, queue=queue, cb=self._callback(handler), pending_msgs_limit=self.pending_limit
+            )
+        except Error as error:
+            raise nats_log.translate(error) from error
+        await self.client.settle()
+        return self._track(lambda: self.client.end_subscription(sub, deliver=True))
+
+    async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:
+        """See `port.Bus.serve`. A handler that raises is reported, and answered as a service error."""
+        config = ServiceConfig(name=name, version=version, description=description, queue_group=name)
+        try:
+            service = await micro.add_service(self.client, config)
+            for subject, handler in endpoints.items():
+                endpoint = subject.replace(".", "-").replace("*", "any").replace(">", "all")
+                await service.add_endpoint(name=endpoint, subject=subject, handler=self._endpoint(handler))
+        except Error as error:
+            raise nats_log.translate(error) from error
+        await self.client.settle()
+        return self._track(lambda: self._end_service(service))
+
+    async def store(self, events: Sequence[Outgoing], *, timeout_s: float) -> list[Ack]:
+        """See `port.Bus.store`; Conflict when a stream was made to refuse it."""
+        return await nats_log.store(self.client, events, timeout_s=timeout_s)
+
+    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0) -> Subscription:
+        """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
+        reader = OrderedReader(
+            self.client,
+            stream,
+            subjects,
+            handler,
+            after_seq=after_seq,
+            pending_limit=self.pending_limit,
+            report=self._report,
+        )
+        try:
+            await reader.start()
+        except Error as error:
+            raise nats_log.translate(error) from error
+        return self._track(reader.stop)
+
+    async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
+        """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""
+        if self.client.is_closed:
+            raise Closed("this connection is closed")
+        worker = Worker(self.client, stream, consumer, handler, at_once=at_once, report=self._report)
+        await worker.start()
+        return self._track(worker.stop)
+
+    async def last_seq(self, stream: str) -> int:
+        """See `port.Bus.last_seq`. Raises BusDown, or BusError when there is no such stream."""
+        return int((await self._state(stream))["state"]["last_seq"])
+
+    async def stream_bytes(self, stream: str) -> tuple[int, int]:
+        """Bytes a stream holds and may hold (-1: no limit); for the warning before it refuses new events."""
+        info = await self._state(stream)
+        return int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
+
+    async def claim(self, key: str, value: bytes, *, ttl_s: float) -> bytes | None:
+        """See `port.Bus.claim`. After BusDown the claim may be ours: repeat, and compare the value that holds it."""
+        return await nats_log.claim(self.client, self._bucket, key, value, ttl_s=ttl_s, timeout_s=_API_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """Stop what runs, in order, then the connection. Bounded, and harmless when repeated."""
+        await asyncio.gather(*(ending.stop() for ending in list(self._running)), return_exceptions=True)
+        await self.client.shut()
+
+    async def _state(self, stream: str) -> dict[str, Any]:
+        return await nats_log.api(self.client, f"STREAM.INFO.{stream}", timeout_s=_API_TIMEOUT_S)
+
+    def _track(self, stop: Callable[[], Awaitable[None]]) -> _Ending:
+        ending = _Ending(stop, self._running)
+        self._running.add(ending)
+        return ending
+
+    def _callback(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:
+        seen = 0
+
+        async def on_message(msg: Msg) -> None:
+            nonlocal seen
+            try:
+                handler(received(msg))
+            except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the subscription
+                self._report(error)
+            seen += 1
+            if not seen % _YIELD_EVERY:
+                await asyncio.sleep(0)  # else a backlog runs to its end before anybody else does
+
+        return on_message
+
+    def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[None]]:
+        async def on_request(request: Request) -> None:
+            msg = request._msg  # pyright: ignore[reportPrivateUsage]  # micro shows no reply subject
+            try:
+                handler(received(msg))
+            except Exception as error:
+                self._report(error)
+                if msg.reply:  # else micro would fail at answering
+                    raise ServiceError("500", "the handler failed") from error
+
+        return on_request
+
+    async def _end_service(self, service: Service) -> None:
+        """Micro would throw away the asks that have arrived; deliver them first."""
+        endpoints = service._endpoints  # pyright: ignore[reportPrivateUsage]
+        subs: list[NatsSubscription | None] = [e._subscription for e in endpoints]  # pyright: ignore[reportPrivateUsage]
+        subs.extend(service._subscriptions.values())  # pyright: ignore[reportPrivateUsage]
+        endpoints.clear()
+        service._subscriptions.clear()  # pyright: ignore[reportPrivateUsage]
+        await asyncio.gather(*(self.client.end_subscription(s, deliver=True) for s in subs if s is not None))
+        await service.stop()
+
+    def _report(self, error: Exception) -> None:
+        with suppress(Exception):
+            self._on_error(error)
+
+
+class _Ending:
+    """Something that runs until it is stopped, once."""
+
+    def __init__(self, stop: Callable[[], Awaitable[None]], running: set[_Ending]) -> None:
+        self._stop, self._running = stop, running
+
+    async def stop(self) -> None:
+        """Deliver what has arrived, then no more."""
+        if self in self._running:
+            self._running.discard(self)
+            await self._stop()

@@ -1,0 +1,172 @@
+"""The port through which actors meet the bus: what every bus can do, whichever it is.
+
+Two buses implement it: `nats_bus.NatsBus` (a real nats-server) and `memory.MemoryBus` (the simulated one). One
+conformance suite runs on both.
+
+Errors (every one is a `BusError` with a stable `code`):
+
+    BusError
+    ├── BusDown        bus_down      not connected, or the server did not answer in time: the outcome is unknown
+    ├── NoResponders   no_responders nobody listens on that subject: certainly not run, safe to repeat
+    ├── TooLarge       too_large     payload and headers exceed what the server takes
+    ├── LogFull        log_full      the stream has reached its limit and refuses new events
+    ├── Conflict       conflict      an expectation (last sequence, key absent) did not hold
+    └── Closed         closed        this connection is closed for good
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class BusError(Exception):
+    """What a bus may raise. `code` is stable, the text may improve."""
+
+    code = "bus_error"
+
+
+class BusDown(BusError):
+    """Not connected, or no answer in time. The outcome is unknown: repeat only with the same message id."""
+
+    code = "bus_down"
+
+
+class NoResponders(BusError):
+    """Nobody listens on the subject. Certainly not run."""
+
+    code = "no_responders"
+
+
+class TooLarge(BusError):
+    """Payload plus headers exceed the server's limit."""
+
+    code = "too_large"
+
+
+class LogFull(BusError):
+    """The stream is at its limit and refuses new events."""
+
+    code = "log_full"
+
+
+class Conflict(BusError):
+    """An expected last sequence or an absent key was not as expected."""
+
+    code = "conflict"
+
+
+class Closed(BusError):
+    """This connection is closed for good; open another."""
+
+    code = "closed"
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One message as it came from the bus.
+
+    `seq` and `at_ms` are the stream's sequence and the server's store time (Unix milliseconds) for messages read from
+    a stream or republished from one; both are 0 for core messages. `no_responders` marks the server's own notice that
+    a message we sent with this subject as its reply found no listener.
+    """
+
+    subject: str
+    payload: bytes
+    reply: str = ""
+    seq: int = 0
+    at_ms: int = 0
+    no_responders: bool = False
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """The log's answer to a stored event. `duplicate`: an event with this id was there before, at `seq`."""
+
+    seq: int
+    duplicate: bool = False
+
+
+Handler = Callable[[Received], None]
+"""Called on the event loop, once per message, in order of arrival. Must return at once: no waiting, no raising."""
+
+
+class Subscription(Protocol):
+    """Something that delivers until it is stopped."""
+
+    async def stop(self) -> None:
+        """Deliver what has arrived, then no more."""
+        ...
+
+
+class Delivery(Protocol):
+    """One message of a work consumer, until it is settled by exactly one of the three calls."""
+
+    message: Received
+    tries: int
+
+    async def ack(self) -> None: ...
+    async def retry(self, delay_s: float) -> None: ...
+    async def drop(self, reason: str) -> None: ...
+
+
+WorkHandler = Callable[[Delivery], Awaitable[None]]
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One event on its way to the log: subject, payload and the message id under which it is stored once."""
+
+    subject: str
+    payload: bytes
+    msg_id: str
+
+
+class Bus(Protocol):
+    """What an actor's host may ask of a bus."""
+
+    def new_inbox(self) -> str:
+        """A subject under this connection's own inbox prefix that nobody else can guess or read."""
+        ...
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send at most once. Raises BusDown (nothing was sent), TooLarge, Closed."""
+        ...
+
+    async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> Received:
+        """Ask once and wait for one reply. Raises NoResponders, BusDown (no answer in time), TooLarge, Closed."""
+        ...
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Core subscription; with `queue`, one member of the group receives each message."""
+        ...
+
+    async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:
+        """Answer asks as a NATS micro service `name` (queue group = name), one endpoint per subject."""
+        ...
+
+    async def store(self, events: Sequence[Outgoing], *, timeout_s: float) -> list[Ack]:
+        """Put events into the log, in order, each once per id; several travel as one atomic batch.
+
+        Raises BusDown (unknown: repeat with the same ids), LogFull, TooLarge, Closed.
+        """
+        ...
+
+    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0) -> Subscription:
+        """Ordered, unacknowledged: everything after `after_seq`, then what comes; gaps are fetched again by itself."""
+        ...
+
+    async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
+        """Shared durable consumer (it must exist): at most `at_once` deliveries in hand."""
+        ...
+
+    async def last_seq(self, stream: str) -> int:
+        """The stream's last sequence, 0 when empty."""
+        ...
+
+    async def claim(self, key: str, value: bytes, *, ttl_s: float) -> bytes | None:
+        """Create `key` in the claims bucket; None when it is ours now, else the value that holds it."""
+        ...
+
+    async def close(self) -> None: ...

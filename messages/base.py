@@ -1,0 +1,55 @@
+"""What every message is: a frozen, tagged, versioned value.
+
+The tag carries type and version (`attempt.ended.v1`) in the field `type`. Fields are only added, always with a default;
+a break is a new class with the next version and an upcast (`upcasts.py`). Collections are tuples, so that a message
+cannot be changed after it was made. Defaults are left out on the wire; a reader fills them in from the schema.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """Base of everything that travels. Unknown fields are tolerated: a newer writer may have added them."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, forbid_unknown_fields=True):
+    """Base of what other components ask and order: an unknown field is a typing mistake, so it is refused."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value inside a message, without a tag of its own."""
+
+
+class Finite:
+    """Mixed into every message with floats: NaN and infinity are refused where they arise, not where they are read.
+
+    msgspec writes NaN as `null`, which the reader would refuse far away from the fault.
+    """
+
+    __slots__ = ()
+    _float_fields: ClassVar[dict[type, tuple[str, ...]]] = {}
+
+    def __post_init__(self) -> None:
+        for name in _floats_of(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {value}")
+
+
+_FLOAT_WORDS = ("float", "Ratio", "Usd")
+"""Names in an annotation that mean a float; a test compares this with the real types."""
+
+
+def _floats_of(cls: type[Any]) -> tuple[str, ...]:
+    known = Finite._float_fields  # pyright: ignore[reportPrivateUsage]
+    if cls not in known:
+        hints: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            hints.update({k: str(v) for k, v in getattr(base, "__annotations__", {}).items()})
+        known[cls] = tuple(n for n in cls.__struct_fields__ if any(w in hints[n] for w in _FLOAT_WORDS))
+    return known[cls]

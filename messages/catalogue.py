@@ -1,0 +1,96 @@
+"""Questions about models and decisions, and orders that are no generation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from understudy.messages.base import Ask, Finite, Message, Part
+from understudy.messages.events import Health
+from understudy.messages.generate import Generate
+from understudy.messages.units import Count, Key, ModelId, Word
+
+
+class ListModels(Ask, tag="model.list.v1", frozen=True, kw_only=True):
+    """Which models are there, and how are they."""
+
+
+class DescribeModel(Ask, tag="model.describe.v1", frozen=True, kw_only=True):
+    """Everything known about one model."""
+
+    model: ModelId
+
+
+class Select(Generate, tag="model.select.v1", frozen=True, kw_only=True):
+    """The decision alone: what `generate` would choose for this request, ranked, with reasons."""
+
+
+class GiveFeedback(Ask, Finite, tag="feedback.give.v1", frozen=True, kw_only=True):
+    """What a caller thought of an answer: `rating` from 0 (bad) to 1 (good)."""
+
+    run_id: Key
+    rating: Annotated[float, Meta(ge=0.0, le=1.0)]
+    reason: Word | None = None
+    user_id: Key | None = None
+
+
+class ModelCard(Part, Finite, frozen=True, kw_only=True):
+    """One model as the selector sees it now."""
+
+    id: ModelId
+    status: Health
+    provider: str
+    location: str
+    quality: float
+    context_tokens: Count
+    capabilities: tuple[str, ...]
+    continues: str
+    loaded: bool = False
+    instances: Count = 0
+    in_flight: Count = 0
+    last_error: str | None = None
+    last_used_ms: int | None = None
+    success_ratio: float | None = None
+    first_token_ms: float | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class Models(Message, tag="model.models.v1", frozen=True, kw_only=True):
+    """The answer to `model.list`. `as_of_seq`: the log position it reflects."""
+
+    as_of_seq: Count
+    models: tuple[ModelCard, ...]
+
+
+class Described(Message, tag="model.described.v1", frozen=True, kw_only=True):
+    """The answer to `model.describe`: the card and the declaration from the topology, without secrets."""
+
+    as_of_seq: Count
+    card: ModelCard
+    declared: dict[str, Any]
+
+
+class Candidate(Part, Finite, frozen=True, kw_only=True):
+    """One surviving candidate with its score and what the score is made of."""
+
+    model: ModelId
+    score: float
+    parts: dict[str, float] = {}
+
+
+class Selected(Message, tag="model.selected.v1", frozen=True, kw_only=True):
+    """The answer to `model.select`."""
+
+    as_of_seq: Count
+    task: str
+    chain: tuple[Candidate, ...]
+    rejected: dict[str, tuple[str, ...]]
+    topology: str
+
+
+class FeedbackTaken(Message, tag="feedback.taken.v1", frozen=True, kw_only=True):
+    """The answer to `feedback.give`: stored at this sequence of the log."""
+
+    run_id: str
+    seq: Count

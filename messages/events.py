@@ -1,0 +1,151 @@
+"""Facts, past tense: what is stored in the log (`evt`) and republished to `live`. None holds any content of a request.
+
+User and conversation ids appear as keyed hashes only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from understudy.messages.base import Finite, Message
+from understudy.messages.generate import Attempt, FinishReason, Parameters, Usage
+from understudy.messages.topology import Topology
+from understudy.messages.units import Count, ModelId, Usd, Word
+
+Health = Literal["healthy", "degraded", "unavailable"]
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """Base of stored facts. `at_ms`: Unix milliseconds at the writer; the order of facts is the log's sequence."""
+
+    at_ms: int
+    id: str = ""
+
+
+class TopologyApplied(Event, tag="topology.applied.v1", frozen=True, kw_only=True):
+    """Said by the supervisor at start and at each valid reload. `body` is the topology without secrets."""
+
+    hash: str
+    body: Topology
+
+
+class SelectionMade(Event, Finite, tag="selection.made.v1", frozen=True, kw_only=True):
+    """A decision and all that a replay needs and the log does not hold. Written to the trace stream, unawaited."""
+
+    run_id: str
+    instance: str
+    as_of_seq: Count
+    topology: str
+    seed: int
+    task: Word
+    features: dict[str, Any]  # the request's shape, never its text
+    local_view: dict[str, Any]  # in-flight, suspects, load of the surviving candidates
+    chain: tuple[ModelId, ...]
+    scores: dict[str, float]
+    rejected: dict[str, int]
+    not_loaded: tuple[ModelId, ...]
+    digest: str
+    reply: str = ""
+    deadline_at_ms: int = 0
+
+
+class AttemptEnded(Event, Finite, tag="attempt.ended.v1", frozen=True, kw_only=True):
+    """One model tried in vain. (The successful attempt stands inside `RequestEnded`.)"""
+
+    run_id: str
+    attempt: Count
+    model: ModelId
+    reason: str
+    first_token_ms: float | None = None
+    total_ms: float = 0.0
+    tokens: Count = 0
+    status: int | None = None
+    retry_after_ms: int | None = None
+
+
+class RequestEnded(Event, Finite, tag="request.ended.v1", frozen=True, kw_only=True):
+    """The one outcome of a run; its message id is `end.<run_id>`, so the log keeps exactly one."""
+
+    run_id: str
+    instance: str
+    outcome: str  # `finished`, or the code of the failure
+    task: Word
+    as_of_seq: Count
+    topology: str
+    digest: str
+    model: ModelId | None = None
+    finish_reason: FinishReason | None = None
+    attempts: tuple[Attempt, ...] = ()
+    usage: Usage = Usage()
+    parameters: Parameters | None = None
+    last_seq: int = -1
+    seams: Count = 0
+    text_chars: Count = 0
+    cost_usd: Usd = 0.0
+    total_ms: float = 0.0
+    conversation: str = ""  # keyed hash
+    user: str = ""  # keyed hash
+    labels: tuple[str, ...] = ()
+    decision: SelectionMade | None = None
+
+
+class ModelLoaded(Event, tag="model.loaded.v1", frozen=True, kw_only=True):
+    """A runner is ready to serve this model."""
+
+    model: ModelId
+    instance: str
+    engine: str
+    facts: dict[str, Any] = {}
+
+
+class ModelUnloaded(Event, tag="model.unloaded.v1", frozen=True, kw_only=True):
+    """A runner stopped serving this model in good order."""
+
+    model: ModelId
+    instance: str
+
+
+class ModelDegraded(Event, Finite, tag="model.degraded.v1", frozen=True, kw_only=True):
+    """Still used, but after the healthy ones."""
+
+    model: ModelId
+    reason: str
+    was: Health
+    error_ratio: float = 0.0
+
+
+class ModelUnavailable(Event, tag="model.unavailable.v1", frozen=True, kw_only=True):
+    """Not used until it recovers. `retry_at_ms`: when it is probed next; `opened` counts the openings in a row."""
+
+    model: ModelId
+    reason: str
+    was: Health
+    retry_at_ms: int
+    opened: Count = 1
+
+
+class ModelRecovered(Event, tag="model.recovered.v1", frozen=True, kw_only=True):
+    """Healthy again."""
+
+    model: ModelId
+    was: Health
+    by: Literal["probe", "outcome", "loaded"]
+
+
+class ModelSwitched(Event, tag="model.switched.v1", frozen=True, kw_only=True):
+    """A run went on with another model in the middle of its answer."""
+
+    model: ModelId
+    from_model: ModelId
+    run_id: str
+    mode: str
+    reason: str
+
+
+class FeedbackGiven(Event, Finite, tag="feedback.given.v1", frozen=True, kw_only=True):
+    """What a caller thought of an answer."""
+
+    run_id: str
+    rating: float
+    reason: Word | None = None
+    user: str = ""

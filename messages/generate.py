@@ -1,0 +1,226 @@
+"""The main job as other components see it: the ask `generate` and everything that answers it.
+
+With `stream: false` one `Finished` or `Failed` comes back. With `stream: true`, on the reply subject: `Started`, then
+`Waiting`*, `Delta`*, `Seam`*, then exactly one `Finished` or `Failed`. One rule for readers covers every seam: drop
+what has `seq > keep_seq`, then append.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from understudy.messages.base import Ask, Finite, Message, Part
+from understudy.messages.units import Count, Key, ModelId, PositiveMs, PositiveTokens, Ratio, Tokens, Usd, Word
+
+Role = Literal["system", "user", "assistant", "tool"]
+Capability = Literal["chat", "json", "tools", "vision"]
+FinishReason = Literal["stop", "length", "refusal"]
+SeamMode = Literal["continue", "restart", "replace"]
+
+FailCode = Literal[
+    "invalid",
+    "unknown_model",
+    "unknown_task",
+    "too_large",
+    "no_allowed_model",
+    "overloaded",
+    "deadline_exceeded",
+    "context_too_long",
+    "caller_fault",
+    "refused",
+    "id_reused",
+    "interrupted",
+    "text_lost",
+    "cancelled",
+    "all_failed",
+    "log_full",
+    "bus_down",
+    "internal",
+]
+
+ADVICE: dict[str, str] = {
+    "invalid": "Correct the field named by `path`; the same request will fail again.",
+    "unknown_model": "Ask `model.list` for the ids that exist, or leave `model` out.",
+    "unknown_task": "Use a task that the topology names, or leave `task` out.",
+    "too_large": "Send less: the request exceeds the size named in the text.",
+    "no_allowed_model": "Relax the requirements; `rejected` counts the candidates per reason.",
+    "overloaded": "Wait `retry_after_ms`, then send the same request.",
+    "deadline_exceeded": "Give more `deadline_ms` or ask for less; `resumable`: the text so far can be continued.",
+    "context_too_long": "Shorten the conversation: no allowed model has a larger window.",
+    "caller_fault": "The model refused the request's form (400, 413, 422); correct it.",
+    "refused": "The model declined to answer; ask differently or with `on_refusal: next`.",
+    "id_reused": "This `request_id` was used with another body; take a new one.",
+    "interrupted": "The selector died; send the request again with `resume`.",
+    "text_lost": "The run ended well, but its text is gone; send the request again.",
+    "cancelled": "You cancelled it, or your inbox vanished.",
+    "all_failed": "Every allowed model failed (see `attempts`); try again later.",
+    "log_full": "The event log is at its limit; the operator must raise it or wait for retention.",
+    "bus_down": "The bus cannot be reached; try again.",
+    "internal": "A fault of ours; report it with the run id.",
+}
+"""What a caller should do, per code. The codes are stable, the words may improve."""
+
+
+class Turn(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One message of the conversation."""
+
+    role: Role
+    content: Annotated[str, Meta(max_length=4_000_000)]
+
+
+class Requirements(Part, Finite, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a model must offer to be allowed."""
+
+    capabilities: tuple[Capability, ...] = ()
+    context_tokens: PositiveTokens | None = None
+    max_latency_ms: PositiveMs | None = None
+    min_quality: Ratio | None = None
+    max_usd_per_mtok: Usd | None = None
+    location: Literal["local", "external"] | None = None
+
+
+class Resume(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Go on with a run that broke off: its id and the text that the caller kept."""
+
+    run_id: Key
+    text: str
+
+
+class Generate(Ask, Finite, tag="model.generate.v1", frozen=True, kw_only=True):
+    """Ask for an answer from the best allowed model."""
+
+    messages: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=10_000)]
+    task: Word | None = None
+    model: ModelId | None = None  # an id or an alias of the topology
+    requirements: Requirements = Requirements()
+    balance: Ratio | None = None  # 0 = only speed and cost count, 1 = only quality
+    max_tokens: PositiveTokens | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=16)] = ()
+    seed: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    stream: bool = False
+    deadline_ms: PositiveMs | None = None  # remaining time, counted by the receiver from arrival
+    request_id: Key | None = None
+    conversation_id: Key | None = None
+    user_id: Key | None = None
+    priority: Literal["critical", "high", "low", "best_effort"] = "high"
+    traffic: Literal["interactive", "batch"] = "interactive"
+    on_refusal: Literal["answer", "next"] = "answer"
+    resume: Resume | None = None
+    labels: Annotated[tuple[Word, ...], Meta(max_length=16)] = ()
+
+
+class Usage(Part, frozen=True, kw_only=True):
+    """Tokens of a whole answer, all attempts together. `estimated`: the provider sent no count, so we counted."""
+
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+    estimated: bool = False
+
+
+class Parameters(Part, Finite, frozen=True, kw_only=True):
+    """The sampling parameters that were really used."""
+
+    max_tokens: PositiveTokens
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...] = ()
+    seed: int
+
+
+class Attempt(Part, Finite, frozen=True, kw_only=True):
+    """One model that was tried: how it ended and after how long."""
+
+    model: ModelId
+    outcome: str  # `ok`, or the closed reason word of the failure
+    first_token_ms: float | None = None
+    total_ms: float = 0.0
+    tokens: Tokens = 0
+    status: int | None = None  # HTTP status, where there was one
+
+
+class Started(Message, tag="model.started.v1", frozen=True, kw_only=True):
+    """Said once, before any text. `cancel` and `resend` are addressed to the instance named here."""
+
+    run_id: str
+    instance: str
+    model: ModelId
+    deadline_ms: PositiveMs
+    inline: bool = False
+
+
+class Waiting(Message, tag="model.waiting.v1", frozen=True, kw_only=True):
+    """Nothing to say yet, and why."""
+
+    run_id: str
+    reason: Literal["failover", "loading", "busy"]
+
+
+class Delta(Message, tag="model.delta.v1", frozen=True, kw_only=True):
+    """A piece of the answer. `seq` counts from 0 without gaps over the whole run."""
+
+    run_id: str
+    seq: Count
+    text: str
+    kind: Literal["text"] = "text"
+
+
+class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
+    """Another model goes on from here: drop every delta with `seq > keep_seq`, then append."""
+
+    run_id: str
+    mode: SeamMode
+    keep_seq: int  # -1: drop everything
+    from_model: ModelId
+    to_model: ModelId
+    reason: str
+
+
+class Finished(Message, Finite, tag="model.finished.v1", frozen=True, kw_only=True):
+    """The whole answer. `recorded: false` means that the log had not confirmed the outcome in time."""
+
+    run_id: str
+    text: str | None
+    model: ModelId
+    finish_reason: FinishReason
+    usage: Usage
+    parameters: Parameters
+    attempts: tuple[Attempt, ...]
+    last_seq: int = -1
+    seams: Count = 0
+    degraded: bool = False
+    recorded: bool = True
+    cost_usd: Usd = 0.0
+    total_ms: float = 0.0
+    labels: tuple[str, ...] = ()
+
+
+class Failed(Message, tag="model.failed.v1", frozen=True, kw_only=True):
+    """No (whole) answer. `code` is closed; `text` says what to do; `path` names the field at fault."""
+
+    code: FailCode
+    text: str
+    run_id: str | None = None
+    path: str | None = None
+    retry_after_ms: int | None = None
+    resumable: bool = False
+    rejected: dict[str, int] = {}
+    attempts: tuple[Attempt, ...] = ()
+    last_seq: int = -1
+    recorded: bool = False
+
+
+class Cancel(Ask, tag="model.cancel.v1", frozen=True, kw_only=True):
+    """Stop a run; sent to `<app>.ask.model.cancel.<instance>`."""
+
+    run_id: Key
+
+
+class Cancelled(Message, tag="model.cancelled.v1", frozen=True, kw_only=True):
+    """The answer to `Cancel`. `known`: the run was alive here."""
+
+    run_id: str
+    known: bool

@@ -1,0 +1,125 @@
+"""Between selector and runner: one attempt at one model.
+
+The selector asks `<app>.ask.runner.run.<slug>` with its own inbox as reply; the runner answers there with
+`RunStarted`, `RunText`*, then exactly one `RunEnded` or `RunFailed`, or `RunFailed{busy}` at once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from understudy.messages.base import Finite, Message
+from understudy.messages.generate import FinishReason, Parameters, Turn, Usage
+from understudy.messages.units import Count, ModelId, Tokens
+
+RunFailure = Literal[
+    "busy",  # no free slot
+    "no_responders",  # no runner listens
+    "gone",  # the runner's process died
+    "silent",  # the runner's heartbeats stopped
+    "refused_connection",  # nobody accepts at the endpoint
+    "first_token_timeout",
+    "stall_timeout",
+    "deadline",
+    "broken_stream",  # reset, or an end without the dialect's terminator
+    "malformed",  # bytes that are not the dialect
+    "error_event",  # the provider reported an error inside the stream
+    "empty",  # success without content
+    "rate_limited",  # 429
+    "server_error",  # 5xx and 408
+    "auth",  # 401, 403
+    "payment",  # 402
+    "model_not_found",  # 404
+    "caller_fault",  # 400, 413, 422
+    "context_too_long",
+    "refused",  # the model declined
+    "text_lost",  # a piece did not arrive on the bus
+    "cancelled",
+    "engine",  # the local engine failed this request
+]
+"""Why an attempt ended without an answer. Closed: selector and health tracker decide by these words alone."""
+
+CALLERS_FAULT: frozenset[str] = frozenset({"caller_fault", "context_too_long", "refused", "cancelled", "deadline"})
+"""Ends that say nothing against the model."""
+
+Continuation = Literal["none", "native", "instructed"]
+"""How a model goes on with text that another one began: not at all, by prefill, or by being asked to."""
+
+
+class RunModel(Message, Finite, tag="runner.run.v1", frozen=True, kw_only=True):
+    """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver."""
+
+    run_id: str
+    attempt: Count
+    model: ModelId
+    messages: tuple[Turn, ...]
+    parameters: Parameters
+    remaining_ms: float
+    prefill: str = ""
+    continuation: Continuation = "none"
+    probe: bool = False
+
+
+class RunStarted(Message, tag="runner.started.v1", frozen=True, kw_only=True):
+    """Admitted: which instance runs it."""
+
+    run_id: str
+    attempt: Count
+    instance: str
+
+
+class RunText(Message, tag="runner.text.v1", frozen=True, kw_only=True):
+    """Text as it arrives. `n` counts from 0 per attempt, so that a lost piece is noticed."""
+
+    run_id: str
+    attempt: Count
+    n: Count
+    text: str
+    tokens: Tokens = 1
+
+
+class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
+    """The dialect's explicit terminator was seen. `pieces` is the number of `RunText` before it."""
+
+    run_id: str
+    attempt: Count
+    pieces: Count
+    finish_reason: FinishReason
+    usage: Usage
+    served_by: str | None = None  # the model that the provider says it used, where it differs
+
+
+class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
+    """The attempt is over without a whole answer."""
+
+    run_id: str
+    attempt: Count
+    reason: RunFailure
+    status: int | None = None
+    retry_after_ms: int | None = None
+
+
+class CancelRun(Message, tag="runner.cancel.v1", frozen=True, kw_only=True):
+    """Stop an attempt; sent to `<app>.ask.runner.cancel.<instance>`. No reply."""
+
+    run_id: str
+    attempt: Count
+
+
+class RunnerBeat(Message, Finite, tag="runner.beat.v1", frozen=True, kw_only=True):
+    """A runner is alive: its load. Published as an observation (`obs`), so it may be lost."""
+
+    instance: str
+    model: ModelId
+    in_flight: Count
+    slots: Count
+    accepting: bool = True
+
+
+class ProcessGone(Message, tag="process.gone.v1", frozen=True, kw_only=True):
+    """The supervisor saw a process end. Published as an observation, for those who cannot wait for a timeout."""
+
+    actor: str
+    instance: str
+    models: tuple[ModelId, ...] = ()
+    exit_code: int | None = None

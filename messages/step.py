@@ -1,0 +1,200 @@
+"""What goes into an actor's step and what comes out: the closed list of inputs and effects.
+
+`step(state, input, settings) -> list[Effect]` decides; the host (`actors/host/loop.py`) waits, decodes, publishes and
+performs. A step reads no clock and draws no luck: each input brings its time (`at_ms`, Unix milliseconds that never go
+back within a process) and, where chance is needed, a fresh `id`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from understudy.messages.base import Ask, Message
+from understudy.messages.events import Event, SelectionMade
+from understudy.messages.run import RunModel
+
+
+class Booted(Struct, frozen=True):
+    """First input of every process: who we are. `id` is a ULID, `inbox` the subject prefix where answers arrive."""
+
+    at_ms: float
+    actor: str
+    instance: str
+    app: str
+    inbox: str
+    id: str
+
+
+class CaughtUp(Struct, frozen=True):
+    """The fold has reached what was the head of the log when the process started: ready."""
+
+    at_ms: float
+    seq: int
+
+
+class Asked(Struct, frozen=True):
+    """A question or order that arrived. `reply` is empty when nobody waits. `id` is fresh (ULID)."""
+
+    at_ms: float
+    id: str
+    subject: str
+    reply: str
+    message: Ask | Message
+
+
+class Heard(Struct, frozen=True):
+    """A core message: an answer in our inbox, or an observation."""
+
+    at_ms: float
+    subject: str
+    message: Message
+
+
+class Happened(Struct, frozen=True):
+    """A fact from the log, in order, each position once."""
+
+    at_ms: float
+    seq: int
+    event: Event
+
+
+class Unheard(Struct, frozen=True):
+    """Something we sent with the reply subject `subject` found nobody listening."""
+
+    at_ms: float
+    subject: str
+
+
+class Woke(Struct, frozen=True):
+    """A timer that was set by `Wake`. One whose generation is no longer the newest of its key never comes."""
+
+    at_ms: float
+    key: str
+    generation: int
+
+
+class Stored(Struct, frozen=True):
+    """The log has this event. `duplicate`: it had an event with this id before, which stands."""
+
+    at_ms: float
+    msg_id: str
+    seq: int
+    duplicate: bool
+
+
+class StoreFailed(Struct, frozen=True):
+    """The log did not confirm in time (`bus_down`: unknown) or refused (`log_full`)."""
+
+    at_ms: float
+    msg_id: str
+    code: str
+
+
+class CallText(Struct, frozen=True):
+    """The engine or provider produced text."""
+
+    at_ms: float
+    call_id: str
+    text: str
+    tokens: int
+
+
+class CallEnded(Struct, frozen=True):
+    """The dialect's explicit terminator was seen. Token counts are None where the provider sent none."""
+
+    at_ms: float
+    call_id: str
+    finish_reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    served_by: str | None = None
+
+
+class CallFailed(Struct, frozen=True):
+    """The call is over without a whole answer; `reason` is one of `RunFailure`."""
+
+    at_ms: float
+    call_id: str
+    reason: str
+    status: int | None = None
+    retry_after_ms: int | None = None
+
+
+class EdgeReady(Struct, frozen=True):
+    """The edge can serve now: the model is loaded, the client is up."""
+
+    at_ms: float
+    facts: dict[str, Any]
+
+
+class Stopping(Struct, frozen=True):
+    """The process was asked to stop: take nothing new, end what is in hand."""
+
+    at_ms: float
+
+
+Input = (
+    Booted
+    | CaughtUp
+    | Asked
+    | Heard
+    | Happened
+    | Unheard
+    | Woke
+    | Stored
+    | StoreFailed
+    | CallText
+    | CallEnded
+    | CallFailed
+    | EdgeReady
+    | Stopping
+)
+
+
+class Send(Struct, frozen=True):
+    """Publish on core NATS, at most once. With `reply`, an absent listener comes back as `Unheard`."""
+
+    subject: str
+    message: Message | Ask
+    reply: str = ""
+
+
+class Store(Struct, frozen=True):
+    """Put a fact into the log, once per `msg_id`; comes back as `Stored` or `StoreFailed` (after `give_up_ms`)."""
+
+    event: Event
+    msg_id: str
+    key: str = ""
+    give_up_ms: int = 10_000
+
+
+class Trace(Struct, frozen=True):
+    """Write a decision to the trace stream, unawaited."""
+
+    event: SelectionMade
+
+
+class Wake(Struct, frozen=True):
+    """Wake me at `at_ms`. A newer Wake with the same key replaces it; `at_ms` 0 forgets it."""
+
+    at_ms: float
+    key: str
+    generation: int
+
+
+class CallModel(Struct, frozen=True):
+    """Runner's edge: call the model. Comes back as CallText*, then one CallEnded or CallFailed."""
+
+    call_id: str
+    run: RunModel
+
+
+class CancelCall(Struct, frozen=True):
+    """Runner's edge: stop a call; a `CallFailed{cancelled}` follows unless it had ended."""
+
+    call_id: str
+
+
+Effect = Send | Store | Trace | Wake | CallModel | CancelCall

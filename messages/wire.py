@@ -1,0 +1,98 @@
+"""Bytes to messages and back: JSON by msgspec, one registry of all tags.
+
+Asks refuse unknown tags and fields, with the path; folds count and skip what they do not know (mixed versions).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from understudy.messages import catalogue, events, generate, run
+from understudy.messages.base import Ask, Message
+from understudy.messages.upcasts import UPCASTS
+
+
+class WireError(Exception):
+    """A payload that cannot become a message: a stable code, the path to the fault, and what would be right."""
+
+    def __init__(self, code: str, path: str, text: str) -> None:
+        super().__init__(f"{code} at {path}: {text}")
+        self.code, self.path, self.text = code, path, text
+
+
+def _tagged(*modules: Any) -> dict[str, type[Message | Ask]]:
+    found: dict[str, type[Message | Ask]] = {}
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Message | Ask) and value.__module__ == module.__name__:
+                tag = value.__struct_config__.tag
+                if isinstance(tag, str) and "." in tag:
+                    found[tag] = value
+    return found
+
+
+T = TypeVar("T", bound=Message | Ask)
+
+REGISTRY: dict[str, type[Message | Ask]] = _tagged(generate, run, events, catalogue)
+"""Every tag and its class."""
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+
+
+class _Head(msgspec.Struct):
+    type: str = ""
+
+
+_head = msgspec.json.Decoder(_Head)
+_PATH = re.compile(r" - at `(.+)`$")
+
+
+def tag_of(cls: type[Message | Ask]) -> str:
+    """The tag of a message class, e.g. `attempt.ended.v1`."""
+    return str(cls.__struct_config__.tag)
+
+
+def encode(message: Message | Ask) -> bytes:
+    """JSON bytes, defaults left out."""
+    return _encoder.encode(message)
+
+
+def decode_as(cls: type[T], payload: bytes) -> T:
+    """Decode one known class; the tag may be absent (a caller in another language writes only the fields).
+
+    Raises WireError `invalid` with path and text.
+    """
+    decoder = _decoders.get(cls)
+    if decoder is None:
+        decoder = _decoders[cls] = msgspec.json.Decoder(cls)
+    try:
+        return decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        at = _PATH.search(text)
+        raise WireError("invalid", at.group(1) if at else "$", _PATH.sub("", text)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError("invalid", "$", f"not a JSON object: {error}") from None
+
+
+def decode(payload: bytes) -> Message | Ask:
+    """Decode by tag, older versions lifted by their upcasts. Raises WireError `unknown_tag` or `invalid`."""
+    try:
+        tag = _head.decode(payload).type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError("invalid", "$", f"not a JSON object with a `type`: {error}") from None
+    if tag in UPCASTS:
+        return decode(_lift(tag, payload))
+    cls = REGISTRY.get(tag)
+    if cls is None:
+        raise WireError("unknown_tag", "$.type", f"no message has the tag {tag[:80]!r}")
+    return decode_as(cls, payload)
+
+
+def _lift(tag: str, payload: bytes) -> bytes:
+    body: dict[str, Any] = msgspec.json.decode(payload)
+    return msgspec.json.encode(UPCASTS[tag](body))

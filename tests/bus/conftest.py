@@ -1,0 +1,73 @@
+"""A real nats-server per test, connections that are always closed, and waiting without sleeping blindly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.bus.nats_bus import NatsBus
+from understudy.bus.provision import BusSpec, ConsumerSpec, provision
+from understudy.bus.server import NatsServer
+
+Until = Callable[..., Awaitable[None]]
+Opener = Callable[..., Awaitable[NatsBus]]
+
+SPEC = BusSpec(
+    evt_max_bytes=64 << 20,
+    trace_max_bytes=16 << 20,
+    dead_max_bytes=16 << 20,
+    claims_max_bytes=16 << 20,
+    claims_marker_ttl_s=5.0,
+    consumers=(
+        ConsumerSpec(stream="TTA_EVT", name="jobs", subjects=("tta.evt.job.>",), ack_wait_s=1.0, max_deliver=5),
+    ),
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path / "nats", max_payload=1 << 20) as running:
+        yield running
+
+
+@pytest.fixture
+async def connect(server: NatsServer) -> AsyncIterator[Opener]:
+    """Open as many connections as wanted; `events` collects what on_state and on_error are told."""
+    opened: list[NatsBus] = []
+
+    async def open_one(name: str = "tester", *, url: str = "", **options: Any) -> NatsBus:
+        bus = await NatsBus.open(url or server.url, name=name, **options)
+        opened.append(bus)
+        return bus
+
+    yield open_one
+    await asyncio.gather(*(bus.close() for bus in opened))
+
+
+@pytest.fixture
+async def bus(connect: Opener) -> NatsBus:
+    """A connection to a server that has the streams, the claims bucket and the consumer `jobs`."""
+    ready = await connect("bus")
+    await provision(ready, SPEC)
+    return ready
+
+
+@pytest.fixture
+def spec() -> BusSpec:
+    return SPEC
+
+
+@pytest.fixture
+def until() -> Until:
+    """Wait until a condition holds, at most `within` seconds."""
+
+    async def wait(condition: Callable[[], bool], within: float = 5.0) -> None:
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110  # any condition, not only ours to signal
+                await asyncio.sleep(0.005)
+
+    return wait

@@ -1,0 +1,42 @@
+"""Validate a topology without starting anything: every problem at once, with path, what was found, what is right.
+
+    understudy check
+    understudy check --topology my.yaml --json
+
+Exit code 0 when it can be used, 2 when not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from understudy.actors.host.supervisor import seats_of
+from understudy.actors.host.topology import TopologyError, hash_of, read
+from understudy.tools.common import show
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("--topology", type=Path, default=Path("topology.yaml"), help="default: ./topology.yaml")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Report."""
+    try:
+        topology = read(args.topology)
+    except TopologyError as error:
+        if args.json:
+            show({"ok": False, "problems": error.problems})
+        else:
+            for problem in error.problems:
+                print(problem)
+            print(f"{len(error.problems)} problem(s)")
+        return 2
+    seats = [p.seat.instance for p in seats_of(topology)]
+    if args.json:
+        show({"ok": True, "hash": hash_of(topology), "models": list(topology.models), "processes": seats})
+    else:
+        print(f"ok: {len(topology.models)} models, processes: {', '.join(seats)} (hash {hash_of(topology)})")
+    return 0

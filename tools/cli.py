@@ -1,0 +1,43 @@
+"""The `understudy` command. Each subcommand is one module with `add(parser)` and `run(args) -> exit code`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "up": "start the topology on this machine and keep it going",
+    "status": "what runs here: processes, models",
+    "check": "validate topology.yaml without starting anything",
+    "ask": "one request from the command line",
+    "models": "the catalogue: every model and how it is",
+    "watch": "model-change announcements, live",
+    "events": "the event log: outcomes, changes, topologies",
+    "demo": "a story that goes on when its narrator is killed",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="understudy",
+        description="Model management and selection for LLM applications on NATS.",
+        epilog="Begin with `understudy demo`, then `understudy up` in one terminal and `understudy ask` in another.",
+    )
+    subs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in COMMANDS.items():
+        module = importlib.import_module(f"understudy.tools.{name}")
+        sub = subs.add_parser(
+            name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add(sub)
+        sub.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        code = args.run(args)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code)

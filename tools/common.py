@@ -1,0 +1,72 @@
+"""Shared by the commands: where the state is, how to connect, how errors are shown."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from understudy.bus.client import AnswerFailed, Client
+from understudy.bus.port import BusError
+
+DEFAULT_STATE = Path("state")
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """`--nats` and `--state`."""
+    parser.add_argument("--nats", metavar="URL", help="nats-server to talk to (default: the one `up` started here)")
+    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="state folder of `up` (default: ./state)")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run_file(state: Path) -> dict[str, Any] | None:
+    """What `up` wrote about itself; None when it is not running here."""
+    try:
+        return json.loads((state / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+async def connect(args: argparse.Namespace, *, operator: bool = False) -> Client:
+    """Connect as a component, or as the operator where the log is to be read."""
+    found = run_file(args.state)
+    url = args.nats or (found["url"] if found else "nats://127.0.0.1:4222")
+    as_operator = operator and found is not None and bool(found["password"]) and not args.nats
+    user, password = ("operator", found["password"]) if as_operator and found else ("", "")
+    app = found["app"] if found else "tta"
+    return await Client.connect(url, app=app, name="understudy-cli", user=user, password=password, timeout_s=3)
+
+
+def with_client(args: argparse.Namespace, job: Callable[[Client], Awaitable[int]], *, operator: bool = False) -> int:
+    """Run a job with a connection; failures become one clear line and exit code 1."""
+
+    async def go() -> int:
+        async with await connect(args, operator=operator) as client:
+            return await job(client)
+
+    try:
+        return asyncio.run(go())
+    except AnswerFailed as failure:
+        return complain(failure.failed.code, failure.failed.text, args)
+    except BusError as error:
+        return complain(error.code, f"{error}. Start it with `understudy up`, or name a server with --nats URL.", args)
+
+
+def complain(code: str, text: str, args: argparse.Namespace) -> int:
+    """One line on standard error (or a JSON object), exit code 1."""
+    if getattr(args, "json", False):
+        print(json.dumps({"error": code, "text": text}))
+    else:
+        print(f"{code}: {text}", file=sys.stderr)
+    return 1
+
+
+def show(value: Any) -> None:
+    """One line of JSON."""
+    print(msgspec.json.encode(value).decode(), flush=True)

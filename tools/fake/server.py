@@ -1,0 +1,237 @@
+"""The fake provider's HTTP server: OpenAI chat completions on loopback, with faults on demand.
+
+    async with FakeProvider() as provider:
+        ...  # any OpenAI client at base URL provider.url, model "ok", "stall@2", ...
+        assert provider.log[-1].ended == "client_closed"
+
+Paths: POST /v1/chat/completions, GET /v1/models, GET /control/log. Times in the log are Unix milliseconds.
+"""
+
+import asyncio
+import itertools
+import re
+import socket
+import struct
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from email.utils import formatdate
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from understudy.tools.fake import Exchange, Seen, completion, error_body, fault_error, steps
+from understudy.tools.fake.script import ChatRequest, Fault, built_in_faults, fault_for, reply, struck
+
+LOG_SIZE = 10_000
+BODY_LIMIT_BYTES = 64 * 2**20
+COMMENT = b": OPENROUTER PROCESSING\n\n"
+SPLIT_PAUSE_S = 0.001
+SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+encode = msgspec.json.encode
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()
+
+
+def _abort(http: web.Request) -> None:
+    """Drop the connection with a TCP reset (RST, not FIN)."""
+    if http.transport is not None:
+        sock = http.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        http.transport.abort()
+
+
+async def _write(response: web.StreamResponse, data: bytes, fault: Fault) -> None:
+    """Write one event, with a comment line before it or cut inside its multibyte characters if so told."""
+    if fault.comments:
+        await response.write(COMMENT)
+    if not fault.split_utf8:
+        await response.write(data)
+        return
+    cuts = [0, *(match.end() for match in re.finditer(rb"[\xc2-\xf4]", data)), len(data)]
+    for begin, end in itertools.pairwise(cuts):
+        await response.write(data[begin:end])
+        await asyncio.sleep(SPLIT_PAUSE_S)
+
+
+async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
+    """Send a streamed answer, step by step."""
+    fault = x.fault
+    response = web.StreamResponse(headers={**SSE, **fault.headers})
+    await response.prepare(http)
+    if fault.silent:
+        await _forever()
+    for kind, data in steps(x):
+        if kind == "stall":
+            await _forever()
+        if kind in ("reset", "cut", "error", "malformed"):
+            x.seen.ended = "fault"
+        if kind == "reset":
+            _abort(http)
+            return response
+        if kind == "token" and fault.gap_ms and x.seen.tokens_sent:
+            await asyncio.sleep(fault.gap_ms / 1000)
+        if data:
+            await _write(response, data, fault)
+        x.seen.tokens_sent += kind == "token"
+        if kind == "first" and fault.first_token_delay_ms:
+            await asyncio.sleep(fault.first_token_delay_ms / 1000)
+    await response.write_eof()
+    return response
+
+
+async def _whole(http: web.Request, x: Exchange) -> web.StreamResponse:
+    """Send an answer without stream; faults after n chunks strike in the middle of the body."""
+    fault = x.fault
+    pause_ms = fault.first_token_delay_ms + fault.gap_ms * max(0, len(x.reply.tokens) - 1)
+    await asyncio.sleep(pause_ms / 1000)
+    if fault.silent or fault.stall_after is not None:
+        response = web.StreamResponse(headers={"Content-Type": "application/json", **fault.headers})
+        await response.prepare(http)
+        await _forever()
+    data = encode(completion(x))
+    if fault.reset_after is not None:
+        x.seen.ended = "fault"
+        _abort(http)
+    if fault.cut_after is not None or fault.malformed_after is not None:
+        x.seen.ended, data = "fault", data[: len(data) // 2]
+        while data[-1] >= 0x80:  # broken as JSON, not as UTF-8
+            data = data[:-1]
+    if fault.error_event_after is not None:
+        x.seen.ended = "fault"
+    return web.Response(body=data, content_type="application/json", headers=fault.headers)
+
+
+def _json(status: int, body: dict[str, Any] | str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a complete answer; a body that is a string goes out as HTML."""
+    if isinstance(body, str):
+        return web.Response(text=body, content_type="text/html", status=status, headers=headers)
+    return web.Response(body=encode(body), content_type="application/json", status=status, headers=headers)
+
+
+async def _give(http: web.Request, x: Exchange) -> web.StreamResponse:
+    """Answer an accepted request: wait, then the error status, the stream or the whole."""
+    fault = x.fault
+    if fault.hang:
+        await _forever()
+    await asyncio.sleep(fault.delay_ms / 1000)
+    x.seen.status = fault.status
+    if fault.status != 200:
+        headers = dict(fault.headers)
+        if fault.retry_after_date_s is not None:
+            headers["Retry-After"] = formatdate(time.time() + fault.retry_after_date_s, usegmt=True)
+        body = fault.body if isinstance(fault.body, str) else fault_error(fault)
+        return _json(fault.status, body, headers)
+    return await (_stream(http, x) if x.request.stream else _whole(http, x))
+
+
+class FakeProvider:
+    """The server as an async context manager, on a free port unless told otherwise.
+
+    `faults` are merged over the built-in table and may be changed while it runs. Attributes to look at:
+    `url` (base URL for clients, ends in /v1), `root` (without /v1), `log` (newest last, at most 10000),
+    `connections_closed` (requests whose client left before the end of the answer).
+    """
+
+    def __init__(
+        self, faults: Mapping[str, Fault] | None = None, *, require_key: str | None = None, port: int = 0
+    ) -> None:
+        self.faults = {**built_in_faults(), **(faults or {})}
+        self.require_key = require_key
+        self.log: deque[Seen] = deque(maxlen=LOG_SIZE)
+        self.connections_closed = 0
+        self.port = port
+        self.root = ""
+        self._counts: Counter[str] = Counter()
+        self._stopping = False
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Return the base URL an OpenAI client is configured with."""
+        return f"{self.root}/v1"
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=BODY_LIMIT_BYTES)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/control/log", self._control_log)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self.port = self._runner.addresses[0][1]
+        self.root = f"http://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _key_problem(self, http: web.Request) -> web.Response | None:
+        if self.require_key is None or http.headers.get("Authorization") == f"Bearer {self.require_key}":
+            return None
+        return _json(401, error_body("Incorrect API key provided.", "invalid_request_error", "invalid_api_key"))
+
+    async def _models(self, http: web.Request) -> web.Response:
+        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "understudy-fake"} for name in self.faults]
+        return self._key_problem(http) or _json(200, {"object": "list", "data": rows})
+
+    async def _control_log(self, _: web.Request) -> web.Response:
+        rows = [seen.public() for seen in self.log]
+        return _json(200, {"requests": rows, "connections_closed": self.connections_closed})
+
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        """Answer one chat request and note in the log how that ended."""
+        seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000)
+        self.log.append(seen)
+        try:
+            response = await self._answer(http, seen)
+            if seen.ended == "open":
+                seen.ended = "done" if seen.status == 200 else "fault"
+            return response
+        except (asyncio.CancelledError, ConnectionError):
+            seen.ended = "stopped" if self._stopping else "client_closed"
+            self.connections_closed += not self._stopping
+            raise
+        finally:
+            seen.ended_ms = time.time() * 1000
+
+    async def _answer(self, http: web.Request, seen: Seen) -> web.StreamResponse:
+        """Check the request, find its fault and give the answer."""
+        refused = self._key_problem(http)
+        if refused is None:
+            found = self._accept(await http.read(), seen)
+            if isinstance(found, Exchange):
+                return await _give(http, found)
+            refused = found
+        seen.status = refused.status
+        return refused
+
+    def _accept(self, data: bytes, seen: Seen) -> Exchange | web.Response:
+        """Read a request body; return what to answer with, or the refusal of a bad one."""
+        try:
+            request = msgspec.json.decode(data, type=ChatRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _json(400, error_body(f"Invalid request body: {error}", "invalid_request_error"))
+        seen.request, seen.model, seen.stream = request, request.model, bool(request.stream)
+        if request.stream_options is not None and not request.stream:
+            text = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+            return _json(400, error_body(text, "invalid_request_error", None, "stream_options"))
+        record = fault_for(self.faults, request.model)
+        if record is None:
+            text = f"The model `{request.model}` does not exist or you do not have access to it."
+            return _json(404, error_body(text, "invalid_request_error", "model_not_found", "model"))
+        fault = struck(record, request.model, self._counts[request.model])
+        self._counts[request.model] += 1
+        planned = reply(fault, request)
+        seen.prefill_chars = len(planned.prefill)
+        count = sum(self._counts.values())
+        return Exchange(request, fault, planned, seen, f"chatcmpl-fake{count}", int(time.time()))

@@ -1,0 +1,84 @@
+"""Start nats-server and the actors of a topology, and keep them going until Ctrl-C.
+
+understudy up                          # topology.yaml in this folder
+understudy up --topology my.yaml --state /var/lib/understudy
+understudy up --nats nats://127.0.0.1:4222    # join a server that is already there
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from understudy.actors.host.supervisor import CannotStart, Supervisor
+from understudy.actors.host.topology import TopologyError, read
+from understudy.tools.common import DEFAULT_STATE, show
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("--topology", type=Path, default=Path("topology.yaml"), help="default: ./topology.yaml")
+    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="log, store, locks (default: ./state)")
+    parser.add_argument("--nats", metavar="URL", help="join this server instead of starting one")
+    parser.add_argument("--json", action="store_true", help="progress as JSON lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until a signal comes."""
+    try:
+        topology = read(args.topology)
+    except TopologyError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        print(f"{len(error.problems)} problem(s) in {args.topology}; see `understudy check`", file=sys.stderr)
+        return 2
+    tell = _json_line if args.json else _line
+
+    async def go() -> None:
+        supervisor = Supervisor(topology, args.topology.resolve().parent, args.state.resolve(), tell, url=args.nats)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, supervisor.stop.set)
+        await supervisor.run()
+
+    try:
+        asyncio.run(go())
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _json_line(word: str, **facts: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        show({"event": word, **facts})
+
+
+def _line(word: str, **facts: Any) -> None:
+    """One line per actor and per change."""
+    match word:
+        case "server":
+            text = f"nats-server    {facts['url']}, log {facts['log_bytes'] / 1e6:.1f} MB"
+        case "actor_ready":
+            text = f"ready          {facts['instance']}  ({facts['s']} s{_facts(facts['facts'])})"
+        case "actor_failed":
+            text = f"FAILED         {facts['instance']}: {facts['why']}"
+        case "actor_ended":
+            text = f"ended          {facts['instance']} with {facts['code']}; again in {facts['again_in_s']} s"
+        case "ready":
+            text = 'up             all actors are ready; try: understudy ask "Look around."  (Ctrl-C stops)'
+        case _:
+            text = word
+    print(text, flush=True)
+
+
+def _facts(facts: dict[str, Any] | None) -> str:
+    for value in (facts or {}).values():
+        if isinstance(value, dict) and "parameters" in value:
+            return f", {value['arch']}, {value['parameters'] / 1e6:.2f} M parameters, {value['dtype']}, {value['path']}"
+    return ""
