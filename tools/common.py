@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,18 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nats", metavar="URL", help="nats-server to talk to (default: the one `up` started here)")
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="state folder of `up` (default: ./state)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def since_s(text: str) -> int:
+    """Seconds of `10m`, `2h`, `7d`; ends the command with exit code 2 for anything else."""
+    found = re.fullmatch(r"(\d+)([smhd])", text)
+    if found is None:
+        print(f"--since {text}: write a number and one of s, m, h, d, for example 10m", file=sys.stderr)
+        sys.exit(2)
+    return int(found[1]) * UNITS_S[found[2]]
 
 
 def run_file(state: Path) -> dict[str, Any] | None:

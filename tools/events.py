@@ -8,15 +8,12 @@ understudy events --follow
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from datetime import UTC, datetime
 
 from understudy.bus.client import Change, Client
 from understudy.messages.wire import tag_of
-from understudy.tools.common import add_connection, show, with_client
-
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+from understudy.tools.common import add_connection, show, since_s, with_client
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print."""
     since_ms = 0.0
     if args.since:
-        found = re.fullmatch(r"(\d+)([smhd])", args.since)
-        if found is None:
-            print(f"--since {args.since}: write a number and one of s, m, h, d, for example 10m")
-            return 2
-        since_ms = (time.time() - int(found[1]) * UNITS_S[found[2]]) * 1000
+        since_ms = (time.time() - since_s(args.since)) * 1000
 
     async def job(client: Client) -> int:
         async for change in client.events(follow=args.follow):

@@ -65,6 +65,12 @@ def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
     return HttpEdge(provider, models, errand.key, now_ms)
 
 
+def _listen_s(topology: Topology) -> float:
+    """A little longer than the runners' beat: then everyone who is alive has been heard."""
+    runner = topology.actors.get("runner")
+    return 1.2 * float(runner.settings.get("beat_ms", 250) if runner is not None else 0) / 1000
+
+
 async def _parent_gone(stop: asyncio.Event) -> None:
     """Standard input ends when the supervisor does, however it died."""
     reader = asyncio.StreamReader()
@@ -112,6 +118,8 @@ async def run(errand: Errand) -> int:
         settings=settings_of(core, plan, errand.extra),
         edge=None,
         log=log,
+        max_ask_bytes=errand.topology.bus.max_request_bytes,
+        listen_s=_listen_s(errand.topology),
     )
     host.edge = edge_of(errand, host.clock.now_ms)
     try:

@@ -13,7 +13,7 @@ import msgspec
 from understudy.actors.host.clock import Clock, ulid
 from understudy.actors.host.core_port import Core, Edge
 from understudy.actors.host.logs import FLUSH_S, Log
-from understudy.actors.host.permissions import Seat, expand, inbox_of
+from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
 from understudy.actors.host.storer import Storer
 from understudy.actors.host.timers import Timers
 from understudy.bus.port import Bus, BusDown, BusError, Received
@@ -47,6 +47,7 @@ from understudy.messages.wire import WireError, decode, decode_as, encode, tag_o
 
 OUT_LIMIT = 100_000
 QUIET_S = 1.0
+MAX_ASK_BYTES = 4_000_000
 
 
 class Crashed(Exception):
@@ -60,10 +61,23 @@ class Host:
     """
 
     def __init__(
-        self, core: Core, bus: Bus, plan: ActorPlan, seat: Seat, *, app: str, settings: Any, edge: Edge | None, log: Log
+        self,
+        core: Core,
+        bus: Bus,
+        plan: ActorPlan,
+        seat: Seat,
+        *,
+        app: str,
+        settings: Any,
+        edge: Edge | None,
+        log: Log,
+        max_ask_bytes: int = MAX_ASK_BYTES,
+        listen_s: float = 0.0,
     ) -> None:
+        """`max_ask_bytes` bounds what components may ask. `listen_s`: hear observations so long before taking asks."""
         self.core, self.bus, self.plan, self.seat, self.app, self.settings = core, bus, plan, seat, app, settings
         self.edge, self.log = edge, log
+        self.max_ask_bytes, self.listen_s = max_ask_bytes, listen_s
         self.clock = Clock()
         self.state = core.State()
         self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
@@ -90,7 +104,10 @@ class Host:
             await self.bus.subscribe(f"{inbox}.vanished.>", self._on_inbox)
             for name in self.plan.hears:
                 await self.bus.subscribe(f"{self.app}.obs.{name}.*", self._on_obs)
+            heard_from_ms = self.clock.now_ms() + self.listen_s * 1000 if self.plan.hears else 0.0
             await self._fold()
+            # Whoever answers before it has heard who is alive would refuse what can be done.
+            await asyncio.sleep(max(0.0, heard_from_ms - self.clock.now_ms()) / 1000)
             facts = await self.edge.start(self.feed_threadsafe()) if self.edge is not None else {}
             if self.edge is not None:
                 self.feed(EdgeReady(self.clock.now_ms(), facts))
@@ -263,14 +280,22 @@ class Host:
 
     def _on_ask(self, received: Received) -> None:
         now = self.clock.now_ms()
+        size = len(received.payload)
+        if size > self.max_ask_bytes and received.subject.split(".")[2] in GUEST_FAMILIES:
+            text = f"{size} bytes; at most {self.max_ask_bytes} are taken. {ADVICE['too_large']}"
+            self._refuse(received, Failed(code="too_large", text=text, path="$"))
+            return
         try:
             message = decode_as(self._asks[received.subject], received.payload)
         except WireError as error:
-            if received.reply:
-                text = f"{error.text} {ADVICE['invalid']}"
-                self._send(received.reply, encode(Failed(code="invalid", text=text, path=error.path)), "")
+            text = f"{error.text} {ADVICE['invalid']}"
+            self._refuse(received, Failed(code="invalid", text=text, path=error.path))
             return
         self.feed(Asked(now, ulid(now), received.subject, received.reply, message))
+
+    def _refuse(self, received: Received, failed: Failed) -> None:
+        if received.reply:
+            self._send(received.reply, encode(failed), "")
 
     # --- effects ---------------------------------------------------------------------------------------------------
 

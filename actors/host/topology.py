@@ -216,14 +216,24 @@ def _check_providers(topology: Topology, problems: list[Problem]) -> None:
         path = f"$.providers.{name}"
         if provider.kind == "local":
             continue
-        host = urlsplit(provider.url or "").hostname
-        if provider.url is None or host is None:
+        host = _host_of(provider.url or "")
+        if host is None:
             problems.append(Problem(f"{path}.url", repr(provider.url), "give http://host:port/v1"))
         elif host not in LOOPBACK:
             right = "use a loopback endpoint: there is no consent gate yet, so nothing may leave this machine"
             problems.append(Problem(f"{path}.url", repr(provider.url), right))
         if provider.key is not None and (provider.key.env is None) == (provider.key.file is None):
             problems.append(Problem(f"{path}.key", "none or both of env and file", "name exactly one of env, file"))
+
+
+def _host_of(url: str) -> str | None:
+    """The host of a plain http address; None where there is none, or where a name and password stand in it."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.username is None and parts.port != 0
+    except ValueError:
+        return None
+    return parts.hostname if plain else None
 
 
 def _check_tasks(topology: Topology, problems: list[Problem]) -> None:

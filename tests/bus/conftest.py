@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,17 @@ async def bus(connect: Opener) -> NatsBus:
     ready = await connect("bus")
     await provision(ready, SPEC)
     return ready
+
+
+@pytest.fixture
+def freeze(server: NatsServer) -> Callable[[], None]:
+    """Stop the server's process and wait until it has stopped: SIGSTOP alone may let it answer once more."""
+
+    def stop() -> None:
+        server.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WNOWAIT)
+
+    return stop
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""The README's snippets run as they stand, against the committed topology's real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from understudy.actors.host.supervisor import Supervisor
+from understudy.actors.host.topology import read
+from understudy.tools.cli import COMMANDS
+
+pytest.importorskip("torch", reason="local models need the extra `local`")
+
+NATS_REQ = '{"messages":[{"role":"user","content":"Look around."}],"max_tokens":20}'
+
+
+@pytest.mark.timeout(120)
+async def test_snippets_and_a_go_client_are_answered(root: Path, tmp_path: Path):
+    topology = read(root / "topology.yaml")
+    topology = msgspec.structs.replace(topology, bus=msgspec.structs.replace(topology.bus, port=0))
+    supervisor = Supervisor(topology, root, tmp_path / "state", lambda word, **facts: None)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        async with asyncio.timeout(90):
+            await asyncio.wait([running, asyncio.create_task(supervisor.ready.wait())], return_when="FIRST_COMPLETED")
+        assert supervisor.ready.is_set()
+        snippets = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.S)
+        assert len(snippets) == 2
+        for snippet in snippets:
+            code = snippet.replace("nats://127.0.0.1:4222", supervisor.url)
+            out = await _run(sys.executable, "-c", code)
+            assert out.strip(), snippet
+        nats_req = root.parent / "shared" / "bin" / "nats-req"
+        if nats_req.exists():
+            out = await _run(str(nats_req), "-s", supervisor.url, "tta.ask.model.generate", NATS_REQ)
+            assert "model.finished.v1" in out
+    finally:
+        supervisor.stop.set()
+        await running
+
+
+async def _run(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    return (out + err).decode()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_teaches_with_an_example(command: str):
+    done = subprocess.run(
+        [sys.executable, "-c", f"from understudy.tools.cli import main; main(['{command}', '--help'])"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0
+    assert f"understudy {command}" in done.stdout.split("usage:")[1].split("\n", 3)[3]
