@@ -37,8 +37,9 @@ class Finite:
     def __post_init__(self) -> None:
         for name in _floats_of(type(self)):
             value = getattr(self, name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {value}")
+            for one in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(one, float) and not math.isfinite(one):
+                    raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {one}")
 
 
 _FLOAT_WORDS = ("float", "Ratio", "Usd")

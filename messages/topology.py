@@ -24,7 +24,7 @@ class BusPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_request_bytes: Positive = 4_000_000
 
 
-class LogPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LogPlan(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long events are kept. The log refuses new events when `max_bytes` is reached; `warn_ratio` warns before."""
 
     max_age_days: Positive = 30

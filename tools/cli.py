@@ -14,6 +14,7 @@ COMMANDS = {
     "models": "the catalogue: every model and how it is",
     "watch": "model-change announcements, live",
     "events": "the event log: outcomes, changes, topologies",
+    "bench": "measure what `up` starts",
     "replay": "repeat every recorded decision from the log alone and compare",
     "schemas": "the contract for other languages: JSON Schema, AsyncAPI",
     "demo": "a story that goes on when its narrator is killed",

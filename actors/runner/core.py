@@ -145,7 +145,7 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         return []
     run = call.run
     usage = Usage(
-        prompt_tokens=ended.prompt_tokens or _guess_tokens(run),
+        prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
         completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
         estimated=ended.completion_tokens is None or ended.prompt_tokens is None,
     )

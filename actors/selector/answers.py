@@ -76,9 +76,9 @@ def store_feedback(event: FeedbackGiven, msg_id: str) -> Store:
     return Store(event, msg_id)
 
 
-def feedback_taken(answer: Stored | StoreFailed) -> Message:
+def feedback_taken(answer: Stored | StoreFailed, run_id: str) -> Message:
     """Stored, or why not."""
     if isinstance(answer, Stored):
-        return FeedbackTaken(run_id="", seq=answer.seq)
+        return FeedbackTaken(run_id=run_id, seq=answer.seq)
     code = "log_full" if answer.code == "log_full" else "bus_down"
     return Failed(code=code, text=ADVICE[code])

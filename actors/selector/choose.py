@@ -83,7 +83,8 @@ def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) ->
     named = _named(knowledge, question.model)
     min_quality = max(topology.tasks[question.task].min_quality, question.requirements.min_quality or 0.0)
     for model_id, view in knowledge.models.items():
-        reason = _reject(model_id, view, local[model_id], question, named, min_quality)
+        is_local = topology.providers[view.declared.provider].kind == "local"
+        reason = _reject(model_id, view, local[model_id], question, named, min_quality, is_local)
         if reason is not None:
             rejected[model_id] = reason
             continue
@@ -103,11 +104,19 @@ def _named(knowledge: Knowledge, model: str | None) -> tuple[str, ...]:
 
 
 def _reject(
-    model_id: str, view: ModelView, local: Local, q: Question, named: tuple[str, ...], min_quality: float
+    model_id: str,
+    view: ModelView,
+    local: Local,
+    q: Question,
+    named: tuple[str, ...],
+    min_quality: float,
+    is_local: bool,
 ) -> Rejection | None:
     declared, need = view.declared, q.requirements
     if named and model_id not in named:
         return "not_named"
+    if need.location is not None and (need.location == "local") != is_local:
+        return "wrong_location"
     if view.status == "unavailable":
         return "unhealthy"
     if local.instances == 0:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from understudy.actors.selector import ends
+from understudy.actors.selector import ends, failover
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
 from understudy.messages.events import SelectionMade
@@ -25,23 +25,13 @@ from understudy.messages.generate import (
     Generate,
     Parameters,
     Seam,
-    SeamMode,
     Started,
     Usage,
-    Waiting,
 )
 from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunFailure, RunModel, RunStarted, RunText
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Send, Stored, StoreFailed, Wake
-from understudy.messages.topology import Latency, Model, Topology
-
-ENDS: dict[str, FailCode] = {
-    "caller_fault": "caller_fault",
-    "context_too_long": "context_too_long",
-    "refused": "refused",
-    "deadline": "deadline_exceeded",
-    "cancelled": "cancelled",
-}
+from understudy.messages.topology import Latency, Topology
 
 
 @dataclass(slots=True)
@@ -59,6 +49,11 @@ class Where:
     def inbox_of(self, run_id: str, attempt: int) -> str:
         """Where the runner answers."""
         return f"{self.inbox}.run.{run_id}.{attempt}"
+
+    def cancel(self, started: RunStarted) -> Send:
+        """Tell a runner's instance that nobody waits for this attempt any longer."""
+        subject = f"{self.app}.ask.runner.cancel.{started.instance}"
+        return Send(subject, CancelRun(run_id=started.run_id, attempt=started.attempt))
 
 
 @dataclass(slots=True)
@@ -89,6 +84,7 @@ class Conduct:
     due_ms: float = 0.0
     pieces: int = 0
     tokens: int = 0  # of the current attempt
+    spoke: bool = False  # the current attempt said more than white space
     spent_tokens: int = 0  # kept from attempts before
     seam: Seam | None = None  # announced with the next text
     seams: int = 0
@@ -102,35 +98,20 @@ class Conduct:
 
     # --- beginning -------------------------------------------------------------------------------------------------
 
-    def resume(self, text: str) -> None:
-        """The caller kept this text of a run that broke off: go on from there where the first model can."""
-        if self.topology.models[self.chain[0]].continues == "none":
-            self.seam = Seam(
-                run_id=self.run_id,
-                mode="restart",
-                keep_seq=-1,
-                from_model=self.chain[0],
-                to_model=self.chain[0],
-                reason="resume",
-            )
-            return
-        self.script.pieces.append(text.rstrip())
-        self.script.continue_from_here(self.topology.models[self.chain[0]].continues == "instructed")
-        self.continued = True
-
     def begin(self, now: float) -> list[Effect]:
         """First attempt."""
         out: list[Effect] = []
         if self.ask.stream:
             left = max(1, int(self.deadline_ms - now))
             started = Started(run_id=self.run_id, instance=self.where.instance, model=self.chain[0], deadline_ms=left)
-            out.append(self._say(started))
-        return out + self._ask_next(now)
+            out.append(self.say(started))
+        return out + self.ask_next(now)
 
-    def _ask_next(self, now: float) -> list[Effect]:
+    def ask_next(self, now: float) -> list[Effect]:
+        """Ask the chain's next model."""
         self.attempt += 1
         self.model = self.chain.pop(0)
-        self.runner, self.first_ms, self.pieces, self.tokens = "", None, 0, 0
+        self.runner, self.first_ms, self.pieces, self.tokens, self.spoke = "", None, 0, 0, False
         self.asked_ms = now
         self.due_ms = min(now + self.latency.first_token_ms, self.deadline_ms)
         self.news.append((self.model, "asked"))
@@ -159,7 +140,8 @@ class Conduct:
     def hear(self, message: Message, now: float) -> list[Effect]:
         """An answer of a runner; one of an abandoned attempt is fenced off."""
         if self.ending is not None or getattr(message, "attempt", self.attempt) != self.attempt:
-            return []
+            # Whoever starts too late works for nobody: it could not be told before, as its instance was unknown.
+            return [self.where.cancel(message)] if isinstance(message, RunStarted) else []
         match message:
             case RunText():
                 return self._text(message, now)
@@ -178,38 +160,43 @@ class Conduct:
             return self.fail("text_lost", now)
         self.pieces += 1
         self.tokens += message.tokens
+        if message.text.strip():
+            self.spoke, self.empties = True, 0
         if self.first_ms is None:
             self.first_ms = now
         self.due_ms = min(now + self.latency.stall_ms, self.deadline_ms)
-        return self._show(self.script.add(message.text))
+        return self.show(self.script.add(message.text))
 
-    def _show(self, text: str) -> list[Effect]:
+    def show(self, text: str) -> list[Effect]:
+        """Text for the reader, after the seam that it waited for."""
         if not text:
             return []
-        out = self._announce_seam()
+        out = self.announce_seam()
         if self.ask.stream:
-            out.append(self._say(Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text), vanish=True))
+            out.append(self.say(Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text), vanish=True))
         return out
 
-    def _announce_seam(self) -> list[Effect]:
+    def announce_seam(self) -> list[Effect]:
+        """A seam that waits is said once, with the first text after it."""
         seam, self.seam = self.seam, None
         if seam is None:
             return []
         self.seams += 1
-        return [self._say(seam)] if self.ask.stream else []
+        return [self.say(seam)] if self.ask.stream else []
 
     def _ended(self, message: RunEnded, now: float) -> list[Effect]:
         if message.pieces != self.pieces:
             return self.fail("text_lost", now)
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
             return self.fail("refused", now)
-        if self.pieces == 0 and message.finish_reason != "refusal":
+        silent = self.pieces == 0 if self.continued else not self.spoke
+        if silent and message.finish_reason != "refusal":
             self.empties += 1
             # Two models agreeing that nothing is to be added is an end; one alone may be broken.
             if not (self.continued and self.empties > 1):
                 return self.fail("empty", now)
-        out = self._show(self.script.finish())
-        out += self._announce_seam()
+        out = self.show(self.script.finish())
+        out += self.announce_seam()
         usage = message.usage
         if self.tried:
             usage = Usage(
@@ -218,7 +205,7 @@ class Conduct:
                 estimated=True,
             )
         self.tried.append(self._attempt("ok", now))
-        return out + self._finish(message.finish_reason, usage, now)
+        return out + self.finish(message.finish_reason, usage, now)
 
     # --- failing over ----------------------------------------------------------------------------------------------
 
@@ -234,70 +221,17 @@ class Conduct:
             [] if reason in ("busy", "no_responders") else [ends.attempt_ended(self, failed, now, retry_after_ms)]
         )
         if self.runner and reason in ("first_token_timeout", "stall_timeout", "deadline", "cancelled", "text_lost"):
-            out.append(self._cancel_runner())
+            started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
+            out.append(self.where.cancel(started))
         if reason == "context_too_long":
             window = self.topology.models[self.model].context_tokens
             self.chain = [m for m in self.chain if self.topology.models[m].context_tokens > window]
         over = reason in ("caller_fault", "deadline", "cancelled") or now >= self.deadline_ms
+        over = over or (reason == "refused" and self.ask.on_refusal != "next")
         first_failover = len(self.tried) == 1
         if over or not self.chain or not (first_failover or self.may_fail_over):
-            return out + self._give_up(reason, now)
-        return out + self._fail_over(reason, now)
-
-    def _fail_over(self, reason: str, now: float) -> list[Effect]:
-        """Ask the next model. Readers may hold text: the seam that tells them waits for the next model's first word."""
-        next_model, out = self.chain[0], list[Effect]()
-        spoke = self.seam.from_model if self.seam else self.model
-        if self.script.pieces or self.seam is not None:
-            mode = self._join(self.topology.models[next_model]) if self.script.pieces else "restart"
-            keep = self.script.seq - 1 if mode == "continue" else -1
-            self.seam = Seam(
-                run_id=self.run_id, mode=mode, keep_seq=keep, from_model=spoke, to_model=next_model, reason=reason
-            )
-            out.append(ends.switched(self, next_model, mode, reason, now))
-        else:
-            self.script.restart()
-            if self.ask.stream:
-                out.append(self._say(Waiting(run_id=self.run_id, reason="failover")))
-        return out + self._ask_next(now)
-
-    def _join(self, after: Model) -> SeamMode:
-        """Continue where the next model can; else begin anew, visibly."""
-        left = self.parameters.max_tokens - self.spent_tokens - self.tokens
-        if after.continues == "none" or left < 1:
-            self.script.restart()
-            self.continued, self.spent_tokens = False, 0
-            return "restart"
-        self.script.continue_from_here(after.continues == "instructed")
-        self.continued = True
-        self.spent_tokens += self.tokens
-        return "continue"
-
-    def _give_up(self, reason: str, now: float) -> list[Effect]:
-        if self.emergency_reply is not None and reason not in ("cancelled", "caller_fault"):
-            return self._emergency(now)
-        code: FailCode = ENDS.get(reason, "all_failed")
-        if now >= self.deadline_ms and code != "cancelled":
-            code = "deadline_exceeded"
-        if all(a.outcome == "busy" for a in self.tried):
-            code = "overloaded"
-        return self.end_failed(code, now)
-
-    def _emergency(self, now: float) -> list[Effect]:
-        """The task's own canned words, opted in by the operator, marked as degraded."""
-        if self.script.pieces:
-            self.seam = Seam(
-                run_id=self.run_id,
-                mode="restart",
-                keep_seq=-1,
-                from_model=self.model,
-                to_model="emergency",
-                reason="all_failed",
-            )
-        self.script.restart()
-        self.script.add(self.emergency_reply or "")
-        out = self._show(self.script.text())
-        return out + self._finish("stop", Usage(estimated=True), now, degraded=True)
+            return out + failover.give_up(self, reason, now)
+        return out + failover.fail_over(self, reason, now)
 
     def cancel(self, now: float) -> list[Effect]:
         """The caller said so, or is gone."""
@@ -322,7 +256,8 @@ class Conduct:
         self.ending = ends.failed(self, code)
         return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, code, None, Usage(estimated=True), now)]
 
-    def _finish(self, reason: FinishReason, usage: Usage, now: float, degraded: bool = False) -> list[Effect]:
+    def finish(self, reason: FinishReason, usage: Usage, now: float, degraded: bool = False) -> list[Effect]:
+        """End with the whole answer."""
         self.ending = ends.finished(self, reason, usage, now, degraded)
         return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, "finished", reason, usage, now)]
 
@@ -333,16 +268,13 @@ class Conduct:
             return []
         if isinstance(answer, StoreFailed) or answer.duplicate:
             end = ends.unrecorded(end)
-        return [self._say(end)]
+        return [self.say(end)]
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _say(self, message: Message, vanish: bool = False) -> Send:
+    def say(self, message: Message, vanish: bool = False) -> Send:
+        """To the caller; with `vanish` its absence is noticed."""
         return Send(self.reply, message, reply=f"{self.where.inbox}.vanished.{self.run_id}" if vanish else "")
-
-    def _cancel_runner(self) -> Send:
-        subject = f"{self.where.app}.ask.runner.cancel.{self.runner}"
-        return Send(subject, CancelRun(run_id=self.run_id, attempt=self.attempt))
 
     def _attempt(self, outcome: str, now: float, status: int | None = None) -> Attempt:
         self.news.append((self.model, outcome))

@@ -135,8 +135,11 @@ class LocalView:
     in_flight: dict[str, int] = field(default_factory=dict[str, int])
 
     def beat(self, beat: RunnerBeat, at_ms: float) -> None:
-        """A runner instance is alive."""
+        """A runner instance is alive; one that takes no more work is none for new requests."""
         known = self.instances.setdefault(beat.model, {})
+        if not beat.accepting:
+            known.pop(beat.instance, None)
+            return
         known[beat.instance] = Instance(at_ms, beat.in_flight, beat.slots)
 
     def gone(self, instance: str) -> list[str]:
@@ -149,9 +152,14 @@ class LocalView:
         return sorted(late)
 
     def suspect(self, model: str, now_ms: float) -> None:
-        """Our own outcome said that this model is bad: avoid it for a while, longer each time."""
-        failures = self.suspects[model].failures + 1 if model in self.suspects else 1
-        until = now_ms + min(SUSPECT_BASE_MS * 2 ** (failures - 1), SUSPECT_CAP_MS)
+        """Our own outcome said that this model is bad: avoid it for a while, longer each time.
+
+        Many runs that fail together are one failure.
+        """
+        known = self.suspects.get(model)
+        again = 0 if known is None else known.failures if known.until_ms > now_ms else known.failures + 1
+        failures = max(1, again)
+        until = now_ms + min(SUSPECT_BASE_MS * 2 ** min(failures - 1, 10), SUSPECT_CAP_MS)
         self.suspects[model] = Suspect(until, failures)
 
     def trust(self, model: str) -> None:

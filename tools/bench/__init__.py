@@ -1,0 +1,38 @@
+"""Measure what `understudy up` starts, as ratios against a baseline in the same run.
+
+    understudy bench generate          # what our path adds to a call
+    understudy bench generate --json   # bars: id, value, unit, bar, aim, holds
+
+Benches need a quiet machine to mean much; the machine's own probes stand in `detail`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+
+BENCHES = {
+    "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument("name", choices=sorted(BENCHES), help="; ".join(f"{n}: {t}" for n, t in BENCHES.items()))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and report; exit code 1 when a bar does not hold."""
+    from understudy.tools.bench.stage import loop_factory
+    from understudy.tools.common import show
+
+    module = importlib.import_module(f"understudy.tools.bench.{args.name}")
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        result = runner.run(module.measure())
+    if args.json:
+        show(result)
+    else:
+        print(f"bench {result.bench}", result.table(), sep="\n")
+    return 0 if all(one.holds for one in result.bars) else 1

@@ -1,0 +1,138 @@
+"""What components ask a selector: admit a request and begin its run, show a decision, cancel, take feedback, list."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from understudy.actors.selector import admit, answers, failover
+from understudy.actors.selector.choose import Decision, Question, decide
+from understudy.actors.selector.conduct import Conduct
+from understudy.actors.selector.state import Settings, State, conducted, local_view
+from understudy.messages.base import Message
+from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
+from understudy.messages.events import FeedbackGiven, SelectionMade
+from understudy.messages.generate import Cancel, Cancelled, Failed, Generate
+from understudy.messages.step import Asked, Effect, Send, Trace
+
+
+def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
+    """Answer, or begin a run. A question that nobody waits for is dropped; orders are carried out all the same."""
+    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback):
+        return []
+    try:
+        match asked.message:
+            case Select():
+                return [Send(asked.reply, _select(state, asked))]
+            case Generate():
+                return _generate(state, asked, asked.message, settings)
+            case Cancel():
+                return _cancel(state, asked, asked.message)
+            case GiveFeedback():
+                return _feedback(state, asked, asked.message, settings)
+            case ListModels():
+                return [Send(asked.reply, answers.models(state.knowledge, state.local))]
+            case DescribeModel():
+                return [Send(asked.reply, answers.describe(state.knowledge, state.local, asked.message.model))]
+            case _:
+                return []
+    except admit.Refusal as refusal:
+        return [Send(asked.reply, refusal.failed)] if asked.reply else []
+
+
+def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> list[Effect]:
+    state.budget.roll(asked.at_ms)
+    state.budget.requests += 1
+    if len(state.runs) >= settings.max_in_flight:
+        retry = settings.overload_retry_ms
+        text = f"{len(state.runs)} requests are in flight here."
+        return [Send(asked.reply, Failed(code="overloaded", text=text, retry_after_ms=retry))]
+    admit.check(ask)
+    run_id = asked.id
+    seed = admit.seed_of(run_id)
+    question, parameters, latency, topology = admit.question(ask, state.knowledge, seed)
+    deadline_ms = asked.at_ms + (ask.deadline_ms or latency.deadline_ms)
+    decision, made = _decide(state, asked, question, seed, deadline_ms)
+    if not decision.chain:
+        raise admit.refuse("no_allowed_model", rejected=decision.counts())
+    run = Conduct(
+        where=state.where,
+        run_id=run_id,
+        reply=asked.reply,
+        ask=ask,
+        parameters=parameters,
+        latency=latency,
+        task=question.task,
+        chain=[one.model for one in decision.chain],
+        decision=made,
+        topology=topology,
+        begun_ms=asked.at_ms,
+        deadline_ms=deadline_ms,
+        emergency_reply=topology.tasks[question.task].emergency_reply,
+        conversation=admit.keyed_hash(settings.hash_key, ask.conversation_id),
+        user=admit.keyed_hash(settings.hash_key, ask.user_id),
+    )
+    if ask.resume is not None:
+        failover.resume(run, ask.resume.text)
+    state.runs[run_id] = run
+    return [Trace(made), *conducted(state, run, asked.at_ms, partial(run.begin, asked.at_ms))]
+
+
+def _decide(
+    state: State, asked: Asked, question: Question, seed: int, deadline_ms: float
+) -> tuple[Decision, SelectionMade]:
+    local = local_view(state, asked.at_ms)
+    decision = decide(state.knowledge, local, question)
+    surviving = {m: v for m, v in local.items() if m not in decision.rejected}
+    made = SelectionMade(
+        at_ms=int(asked.at_ms),
+        run_id=asked.id,
+        instance=state.where.instance,
+        as_of_seq=state.knowledge.seq,
+        topology=state.knowledge.topology_hash,
+        seed=seed,
+        task=question.task,
+        features=msgspec.to_builtins(question),
+        local_view={m: msgspec.to_builtins(v) for m, v in surviving.items()},
+        chain=tuple(one.model for one in decision.chain),
+        scores={one.model: one.score for one in decision.chain},
+        rejected=decision.counts(),
+        not_loaded=tuple(sorted(m for m, v in local.items() if v.instances == 0)),
+        digest=decision.digest,
+        reply=asked.reply,
+        deadline_at_ms=int(deadline_ms),
+    )
+    return decision, made
+
+
+def _select(state: State, asked: Asked) -> Message:
+    ask = asked.message
+    assert isinstance(ask, Generate)
+    admit.check(ask)
+    question, _, _, _ = admit.question(ask, state.knowledge, admit.seed_of(asked.id))
+    decision = decide(state.knowledge, local_view(state, asked.at_ms), question)
+    return answers.selected(state.knowledge, question.task, decision)
+
+
+def _cancel(state: State, asked: Asked, cancel: Cancel) -> list[Effect]:
+    run = state.runs.get(cancel.run_id)
+    out: list[Effect] = []
+    if asked.reply:
+        out.append(Send(asked.reply, Cancelled(run_id=cancel.run_id, known=run is not None)))
+    if run is None:
+        return out
+    return out + conducted(state, run, asked.at_ms, partial(run.cancel, asked.at_ms))
+
+
+def _feedback(state: State, asked: Asked, given: GiveFeedback, settings: Settings) -> list[Effect]:
+    event = FeedbackGiven(
+        at_ms=int(asked.at_ms),
+        run_id=given.run_id,
+        rating=given.rating,
+        reason=given.reason,
+        user=admit.keyed_hash(settings.hash_key, given.user_id),
+    )
+    msg_id = f"feedback.{asked.id}"
+    state.feedback[msg_id] = asked.reply, given.run_id
+    return [answers.store_feedback(event, msg_id)]

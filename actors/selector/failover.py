@@ -1,0 +1,90 @@
+"""Going over to the next model, or giving up: where a seam falls, what the next model is given, what the caller hears."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from understudy.actors.selector import ends
+from understudy.messages.generate import FailCode, Seam, SeamMode, Usage, Waiting
+from understudy.messages.step import Effect
+
+if TYPE_CHECKING:
+    from understudy.actors.selector.conduct import Conduct
+
+ENDS: dict[str, FailCode] = {
+    "caller_fault": "caller_fault",
+    "context_too_long": "context_too_long",
+    "refused": "refused",
+    "deadline": "deadline_exceeded",
+    "cancelled": "cancelled",
+}
+
+
+def resume(run: Conduct, text: str) -> None:
+    """The caller kept this text of a run that broke off: go on from there where the first model can."""
+    text, first = text.rstrip(), run.chain[0]
+    if not text:
+        return
+    continues = run.topology.models[first].continues
+    if continues == "none":
+        run.seam = _seam(run, "restart", -1, first, first, "resume")
+        return
+    run.script.pieces.append(text)
+    run.script.continue_from_here(continues == "instructed")
+    run.continued = True
+
+
+def fail_over(run: Conduct, reason: str, now: float) -> list[Effect]:
+    """Ask the next model. Readers may hold text: the seam that tells them waits for the next model's first word."""
+    next_model, out = run.chain[0], list[Effect]()
+    if not run.script.pieces and run.seam is None:
+        run.script.restart()
+        if run.ask.stream:
+            out.append(run.say(Waiting(run_id=run.run_id, reason="failover")))
+        return out + run.ask_next(now)
+    spoke = run.seam.from_model if run.seam else run.model
+    mode = _join(run, next_model, reason)
+    keep = run.script.seq - 1 if mode == "continue" else -1
+    run.seam = _seam(run, mode, keep, spoke, next_model, reason)
+    out.append(ends.switched(run, next_model, mode, reason, now))
+    return out + run.ask_next(now)
+
+
+def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
+    """Continue where the next model can; else begin anew, visibly. A refusal is nothing to go on from."""
+    after = run.topology.models[next_model]
+    left = run.parameters.max_tokens - run.spent_tokens - run.tokens
+    if not run.script.pieces or after.continues == "none" or left < 1 or reason == "refused":
+        run.script.restart()
+        run.continued, run.spent_tokens = False, 0
+        return "restart"
+    run.script.continue_from_here(after.continues == "instructed")
+    run.continued = True
+    run.spent_tokens += run.tokens
+    return "continue"
+
+
+def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
+    """No model is left, or none may be tried: the run ends."""
+    if run.emergency_reply is not None and reason not in ("cancelled", "caller_fault"):
+        return _emergency(run, run.emergency_reply, now)
+    code: FailCode = ENDS.get(reason, "all_failed")
+    if now >= run.deadline_ms and code != "cancelled":
+        code = "deadline_exceeded"
+    if all(a.outcome == "busy" for a in run.tried):
+        code = "overloaded"
+    return run.end_failed(code, now)
+
+
+def _emergency(run: Conduct, words: str, now: float) -> list[Effect]:
+    """The task's own canned words, opted in by the operator, marked as degraded."""
+    if run.script.pieces or run.seam is not None:
+        spoke = run.seam.from_model if run.seam else run.model
+        run.seam = _seam(run, "restart", -1, spoke, "emergency", "all_failed")
+    run.script.restart()
+    out = run.show(run.script.add(words)) + run.show(run.script.finish()) + run.announce_seam()
+    return out + run.finish("stop", Usage(estimated=True), now, degraded=True)
+
+
+def _seam(run: Conduct, mode: SeamMode, keep: int, before: str, after: str, reason: str) -> Seam:
+    return Seam(run_id=run.run_id, mode=mode, keep_seq=keep, from_model=before, to_model=after, reason=reason)

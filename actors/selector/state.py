@@ -1,0 +1,98 @@
+"""What a selector instance holds, and how a run's progress is noted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from understudy.actors.selector.choose import Local
+from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.views import BLAMELESS, Knowledge, LocalView
+from understudy.messages.step import Effect
+
+WINDOW_MS = 10_000.0
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`hash_key` (set by the supervisor, not by hand) keys the hashes of user and conversation ids."""
+
+    max_in_flight: int = 512
+    beat_timeout_ms: int = 1_500  # a runner without heartbeats for this long is dead
+    sweep_ms: int = 100
+    overload_retry_ms: int = 250
+    hash_key: str = ""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Further failovers of the last 10 s against cascades; each request's first one is free."""
+
+    window_ms: float = 0.0
+    requests: int = 0
+    used: int = 0
+
+    def roll(self, now: float) -> None:
+        """Forget the window before the last."""
+        if now - self.window_ms > WINDOW_MS:
+            self.window_ms, self.requests, self.used = now, 0, 0
+
+    def allows(self, ratio: float, minimum: int) -> bool:
+        """May one more failover be tried?"""
+        return self.used < max(minimum, self.requests * ratio)
+
+
+@dataclass(slots=True)
+class State:
+    """`knowledge` is the fold; the rest is this instance's own."""
+
+    where: Where = field(default_factory=lambda: Where("", "", ""))
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    local: LocalView = field(default_factory=LocalView)
+    runs: dict[str, Conduct] = field(default_factory=dict[str, Conduct])
+    budget: Budget = field(default_factory=Budget)
+    feedback: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # id -> reply, run
+
+
+def local_view(state: State, now: float) -> dict[str, Local]:
+    """What this instance sees of every model right now, in the form that is recorded."""
+    view: dict[str, Local] = {}
+    for model in state.knowledge.models:
+        busy, slots = state.local.load(model)
+        view[model] = Local(
+            instances=len(state.local.instances.get(model, {})),
+            in_flight=busy,
+            slots=slots,
+            suspect=state.local.is_suspect(model, now),
+        )
+    return view
+
+
+def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Effect]]) -> list[Effect]:
+    """Let a run act, with the failover budget as it is now, and note what its progress says about models."""
+    topology = state.knowledge.topology
+    if topology is not None:
+        state.budget.roll(now)
+        run.may_fail_over = state.budget.allows(topology.policy.failover_ratio, topology.policy.failover_minimum)
+    effects = act()
+    if run.news:
+        _note(state, run, now)
+    return effects
+
+
+def _note(state: State, run: Conduct, now: float) -> None:
+    """Trust, suspicion, load; each failover after a request's first is paid from the budget, save when all were busy."""
+    for model, outcome in run.news:
+        in_flight = state.local.in_flight.get(model, 0)
+        if outcome == "asked":
+            state.local.in_flight[model] = in_flight + 1
+            if run.attempt > 1 and run.tried[-1].outcome != "busy":
+                state.budget.used += 1
+            continue
+        state.local.in_flight[model] = max(0, in_flight - 1)
+        if outcome == "ok":
+            state.local.trust(model)
+        elif outcome not in BLAMELESS:
+            state.local.suspect(model, now)
+    run.news.clear()

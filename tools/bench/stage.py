@@ -1,0 +1,111 @@
+"""A stage for benches: the fake provider in a process of its own and the actors as `understudy up` starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from understudy.actors.host.supervisor import Supervisor
+from understudy.actors.host.topology import parse, read
+from understudy.messages.topology import Topology
+
+READY_S = 60.0
+
+
+@contextlib.asynccontextmanager
+async def fake_provider(cpu: int | None = None) -> AsyncIterator[str]:
+    """The fake provider on a free port; yields its base URL."""
+    command = [sys.executable, "-m", "understudy.tools.fake", "--port", "0"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        url = next(word for word in line.split() if word.startswith("http"))
+        if cpu is not None:
+            os.sched_setaffinity(process.pid, {cpu})
+        yield url
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+def topology_on(url: str, models: dict[str, dict[str, Any]], **more: Any) -> Topology:
+    """A topology with one HTTP provider and these models; the actors are the committed topology's."""
+    committed = msgspec.to_builtins(read(Path("topology.yaml")))
+    body: dict[str, Any] = {
+        "version": 1,
+        "bus": {"port": 0},
+        "providers": {"fake": {"kind": "openai", "url": url, "max_connections": 512}},
+        "models": {name: {"provider": "fake", "slots": 256, **facts} for name, facts in models.items()},
+        "actors": committed["actors"],
+        **more,
+    }
+    return parse(msgspec.json.encode(body).decode(), Path.cwd())  # JSON is YAML
+
+
+@contextlib.asynccontextmanager
+async def running(topology: Topology) -> AsyncIterator[Supervisor]:
+    """The actors of a topology in a temporary state folder, ready; stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
+        supervisor = Supervisor(topology, Path.cwd(), Path(folder), lambda word, **facts: None)
+        task = asyncio.create_task(supervisor.run())
+        ready = asyncio.create_task(supervisor.ready.wait())
+        try:
+            await asyncio.wait([task, ready], timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+            if not supervisor.ready.is_set():
+                raise RuntimeError("the actors did not get ready; see actors.log")
+            yield supervisor
+        finally:
+            ready.cancel()
+            supervisor.stop.set()
+            await task
+
+
+def pids(supervisor: Supervisor, actor: str) -> list[int]:
+    """Process ids of an actor's living instances."""
+    return [p.pid for p in supervisor.processes if p.seat.actor == actor and p.pid]
+
+
+def cpu_s(pid: int) -> float:
+    """User and system seconds of a living process (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory of a living process in MB (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1000
+    return 0.0
+
+
+def fsync_ms(folder: Path | None = None, rounds: int = 50) -> float:
+    """Median milliseconds of appending 300 bytes and fsyncing: the disk's own floor for one stored event."""
+    took: list[float] = []
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        for _ in range(rounds):
+            file.write(b"x" * 300)
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append((time.perf_counter() - began) * 1000)
+    return sorted(took)[rounds // 2]
+
+
+def loop_factory() -> Any:
+    """uvloop on our side too, as the actors have it."""
+    import uvloop
+
+    return uvloop.new_event_loop
