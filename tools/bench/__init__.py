@@ -13,6 +13,7 @@ import asyncio
 import importlib
 
 BENCHES = {
+    "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
 }
 

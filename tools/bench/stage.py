@@ -47,6 +47,7 @@ def topology_on(url: str, models: dict[str, dict[str, Any]], **more: Any) -> Top
         "version": 1,
         "bus": {"port": 0},
         "providers": {"fake": {"kind": "openai", "url": url, "max_connections": 512}},
+        "tasks": {"general": {"latency": "interactive", "max_tokens": 256}},
         "models": {name: {"provider": "fake", "slots": 256, **facts} for name, facts in models.items()},
         "actors": committed["actors"],
         **more,
