@@ -27,6 +27,7 @@ from understudy.messages.topology import Model, Provider, Topology
 EXIT_CRASHED = 70
 EXIT_NO_BUS = 69
 EXIT_CONFIG = 78
+ORPHAN_S = 6.0
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,11 +73,13 @@ def _listen_s(topology: Topology) -> float:
 
 
 async def _parent_gone(stop: asyncio.Event) -> None:
-    """Standard input ends when the supervisor does, however it died."""
+    """Standard input ends when the supervisor does, however it died: stop in order, and in any case soon."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
-    os._exit(0) if stop.is_set() else stop.set()
+    stop.set()
+    await asyncio.sleep(ORPHAN_S)
+    os._exit(EXIT_NO_BUS)
 
 
 async def run(errand: Errand) -> int:

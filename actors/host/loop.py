@@ -48,6 +48,7 @@ from understudy.messages.wire import WireError, decode, decode_as, encode, tag_o
 OUT_LIMIT = 100_000
 QUIET_S = 1.0
 MAX_ASK_BYTES = 4_000_000
+FINISH_S = 4.0
 
 
 class Crashed(Exception):
@@ -134,10 +135,11 @@ class Host:
             self._crashed.result()
 
     async def _finish(self) -> None:
-        """End what is in hand; the supervisor's patience bounds us."""
+        """End what is in hand, within bounds: with the bus gone for good, what waits to be sent never leaves."""
+        until = self.clock.now_ms() + FINISH_S * 1000
         self.feed(Stopping(self.clock.now_ms()))
         in_hand: Callable[[Any], int] = getattr(self.core, "in_hand", lambda _: 0)
-        while in_hand(self.state) or self._out or self.storer.pending:
+        while (in_hand(self.state) or self._out or self.storer.pending) and self.clock.now_ms() < until:
             if self._crashed.done():
                 self._crashed.result()
             await asyncio.sleep(0.02)

@@ -35,6 +35,8 @@ from understudy.messages.wire import encode
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
 STOP_S = 4.0
+REST_STOP_S = 1.5
+SERVER_LOOK_S = 0.1
 
 
 class CannotStart(Exception):
@@ -112,11 +114,15 @@ class Supervisor:
             async with anyio.create_task_group() as group:
                 for process in self.processes:
                     group.start_soon(self._keep, process)
+                group.start_soon(self._keep_server)
                 await self.stop.wait()
                 self.say("stopping")
                 await self._end_all()
                 group.cancel_scope.cancel()
         finally:
+            for process in self.processes:  # one that was being started while the rest was stopped
+                if process.child is not None:
+                    _signal(process.child, signal.SIGKILL)
             if self._bus is not None:
                 with contextlib.suppress(BusError, TimeoutError):
                     await self._bus.close()
@@ -136,6 +142,7 @@ class Supervisor:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise CannotStart(
                 f"another `understudy up` already runs on {self.state}; stop it, or choose another folder with --state"
             ) from None
@@ -215,6 +222,19 @@ class Supervisor:
             self.say("actor_ended", instance=process.seat.instance, code=code, again_in_s=wait_s, why=process.trouble)
             await asyncio.sleep(wait_s)
 
+    async def _keep_server(self) -> None:
+        """The embedded server comes back on its port with its store; every connection finds its way back by itself."""
+        while self._server is not None and not self.stop.is_set():
+            if not self._server.running:
+                try:
+                    self._server.start()  # from this thread, which lives as long as the server shall
+                except ServerFailed as failure:
+                    self.say("server_failed", why=str(failure)[:500])
+                    await asyncio.sleep(BACKOFF_S[-1])
+                else:
+                    self.say("server_restarted", url=self.url)
+            await asyncio.sleep(SERVER_LOOK_S)
+
     async def _run_once(self, process: Process, began: float) -> int:
         environment = {
             **{k: v for k, v in os.environ.items() if k not in self._key_variables()},
@@ -286,6 +306,8 @@ class Supervisor:
             children = [p.child for p in self.processes if p.seat.actor in wave and p.child is not None]
             for child in children:
                 _signal(child, signal.SIGTERM)
+            if wave != ["selector"]:  # nobody hears the rest any longer
+                until = min(until, time.monotonic() + REST_STOP_S)
             for child in children:
                 with contextlib.suppress(TimeoutError):
                     share = 0.6 if wave == ["selector"] else 1.0

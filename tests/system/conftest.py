@@ -151,7 +151,7 @@ def models() -> dict[str, dict[str, Any]]:
     found |= {f"{n}@plain": model(fallbacks=["ok@plain"]) for n in MID_REASONS}
     found |= {f"{n}@1": model(fallbacks=["ok@next"]) for n in ("400", "413", "422", "context-too-long")}
     return found | {
-        "ok@next": model("spare"),
+        "ok@next": model("spare", slots=64),
         "ok@plain": model("spare", continues="none"),
         "ok@large": model("spare", context_tokens=100_000),
         "context-too-long@2": model(fallbacks=["ok@next", "ok@large"]),
@@ -165,6 +165,7 @@ def models() -> dict[str, dict[str, Any]]:
         "500@alone": model(),
         "500@best": model(quality={"default": 0.1, "ranked": 1.0}),
         "ok@best": model("spare", quality={"default": 0.1, "ranked": 0.9}),
+        "ok@nobody": model("nobody", fallbacks=["ok@next"]),
         "crawl@1": model(slots=32),
         "drip@1": model(slots=32),
         "drip@victim": model("victim", fallbacks=["ok@next"], slots=32),
@@ -178,7 +179,12 @@ def topology_of(url: str, key_file: str, **changes: Any) -> dict[str, Any]:
     return {
         "version": 1,
         "bus": {"port": 0},
-        "providers": {"lab": provider, "spare": dict(provider), "victim": dict(provider)},
+        "providers": {
+            "lab": provider,
+            "spare": dict(provider),
+            "victim": dict(provider),
+            "nobody": {"kind": "openai", "url": "http://127.0.0.1:9/v1"},
+        },
         "models": models(),
         "aliases": {"narrator": "ok@1"},
         "latency": {"quick": {"deadline_ms": 20_000, "first_token_ms": 1_200, "stall_ms": 900}},
