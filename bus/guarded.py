@@ -10,6 +10,7 @@ What is guarded, each proved by a test in `tests/bus/test_traps.py`:
 - a request that cannot be sent leaks its future, and one made while disconnected is executed later, when its caller
   has given up; here both are refused before anything exists, and what was still unsent at a disconnect is thrown away
 - `connect` and `close` may hang for ever; here they are bounded
+- cancelling a task inside nats-py may be swallowed (its flush does so, and Python 3.11's `wait_for`): see `end_task`
 """
 
 from __future__ import annotations
@@ -51,6 +52,19 @@ def wire_size(payload: bytes, headers: dict[str, str] | None) -> int:
         return len(payload)
     lines = sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
     return len(payload) + _HEADER_LINE_BYTES + lines
+
+
+async def end_task(task: asyncio.Task[None], *, timeout_s: float = 2.0) -> bool:
+    """Cancel a task until it has ended, again and again, because one cancellation may be swallowed on its way.
+
+    False when it still runs after `timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout_s
+    while not task.done() and loop.time() < end:
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)
+    return task.done()
 
 
 class GuardedClient(Client):

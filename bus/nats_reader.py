@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from understudy.bus.guarded import GuardedClient
+from understudy.bus.guarded import GuardedClient, end_task
 from understudy.bus.nats_log import api
 from understudy.bus.nats_message import place
 from understudy.bus.port import BusError, Handler, Received
@@ -66,9 +66,8 @@ class OrderedReader:
         if self._guard is None:
             return
         self._client.on_reconnect.remove(self._broken.set)
-        self._guard.cancel()
-        await asyncio.wait([self._guard])
-        self._guard = None
+        guard, self._guard = self._guard, None
+        await end_task(guard)
         await self._forget(deliver=True)
 
     async def _create(self) -> None:

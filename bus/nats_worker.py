@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from understudy.bus.guarded import GuardedClient
+from understudy.bus.guarded import GuardedClient, end_task
 from understudy.bus.nats_message import place
 from understudy.bus.port import Received, WorkHandler
 
@@ -90,18 +90,14 @@ class Worker:
         if self._loop_task is None:
             return
         self._client.on_reconnect.remove(self._start_anew)
-        self._loop_task.cancel()
-        await asyncio.wait([self._loop_task])
-        self._loop_task = None
+        loop_task, self._loop_task = self._loop_task, None
+        await end_task(loop_task)
         if self._sub is not None:
             await self._client.end_subscription(self._sub, deliver=True)
             self._sub = None
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_STOP_S)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+            await asyncio.gather(*(end_task(task) for task in late))
         await self._client.settle()  # the last answers are on their way
 
     def _start_anew(self) -> None:

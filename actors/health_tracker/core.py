@@ -71,6 +71,7 @@ class Watch:
     good: float = 0.0
     bad: float = 0.0
     outcomes: int = 0
+    loaded: bool = False  # some runner has said so; one that never was ready is not missed
     beats: dict[str, float] = field(default_factory=dict[str, float])  # instance -> last heard
 
     def error_ratio(self) -> float:
@@ -211,7 +212,10 @@ def _say(state: State, event: Event, model: str) -> Store:
 
 def _loaded(state: State, event: ModelLoaded, now: float) -> list[Effect]:
     watch = state.watches.get(event.model)
-    if watch is None or not state.live:
+    if watch is None:
+        return []
+    watch.loaded = True
+    if not state.live:
         return []
     watch.beats[event.instance] = now
     if watch.status == "unavailable" and watch.reason in AWAY:
@@ -236,7 +240,7 @@ def _heard(state: State, heard: Heard, settings: Settings) -> list[Effect]:
         case ProcessGone():
             return _lost(state, message.instance, "gone", now, settings)
         case RunEnded() | RunText():
-            watch = next((w for w in state.watches.items() if w[1].probing == message.run_id), None)
+            watch = next((w for w in state.watches.items() if w[1].probing and w[1].probing == message.run_id), None)
             return [] if watch is None else _recover(state, watch[0], watch[1], "probe", now)
         case RunFailed():
             return _probe_failed(state, message.run_id, message.reason, now, settings)
@@ -267,7 +271,7 @@ def _sweep(state: State, now: float, generation: int, settings: Settings) -> lis
             out += _probe_failed(state, watch.probing, "first_token_timeout", now, settings)
         if watch.status == "unavailable" and watch.beats and not watch.probing and now >= watch.retry_at_ms:
             out += _probe(state, model, watch, now, settings)
-        silent = not watch.beats and now - state.live_since_ms > settings.grace_ms
+        silent = watch.loaded and not watch.beats and now - state.live_since_ms > settings.grace_ms
         if silent and watch.status != "unavailable":
             out += _open(state, model, watch, "silent", now, settings)
     return out
@@ -298,7 +302,7 @@ def _probe(state: State, model: str, watch: Watch, now: float, settings: Setting
 
 def _probe_failed(state: State, run_id: str, reason: str, now: float, settings: Settings) -> list[Effect]:
     for watch in state.watches.values():
-        if watch.probing == run_id:
+        if watch.probing and watch.probing == run_id:
             watch.probing = ""
             if reason == "busy":  # it is alive, and others use it
                 watch.retry_at_ms = now + settings.backoff_ms

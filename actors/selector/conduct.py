@@ -239,6 +239,17 @@ class Conduct:
             return []
         return self.fail("cancelled", now)
 
+    def interrupt(self, now: float) -> list[Effect]:
+        """This selector stops: the caller may go on elsewhere with the text that it kept (`resume`)."""
+        if self.ending is not None:
+            return []
+        self.tried.append(self._attempt("cancelled", now))
+        out: list[Effect] = []
+        if self.runner:
+            started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
+            out.append(self.where.cancel(started))
+        return out + self.end_failed("interrupted", now)
+
     def woke(self, generation: int, now: float) -> list[Effect]:
         """A timer came. Text moves `due_ms` without a new timer, so look again when it is not due yet."""
         if self.ending is not None or generation != self.attempt:

@@ -32,6 +32,7 @@ from understudy.messages.step import (
     Heard,
     Input,
     Send,
+    Stopping,
     Stored,
     StoreFailed,
     Unheard,
@@ -71,6 +72,8 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _woke(state, message, settings)
         case Unheard():
             return _unheard(state, message)
+        case Stopping():
+            return _stopping(state, message.at_ms)
         case Booted():
             state.where = Where(message.app, message.instance, message.inbox)
             return []
@@ -110,6 +113,19 @@ def _gone(state: State, instance: str, reason: RunFailure, now: float) -> list[E
         if not state.local.instances.get(model):
             state.local.suspect(model, now)
     return out
+
+
+def _stopping(state: State, now: float) -> list[Effect]:
+    """Nothing new is taken; what is in hand ends honestly, and resumable."""
+    out: list[Effect] = []
+    for run in list(state.runs.values()):
+        out += conducted(state, run, now, partial(run.interrupt, now))
+    return out
+
+
+def in_hand(state: State) -> int:
+    """Runs whose end has not been said."""
+    return len(state.runs)
 
 
 def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:

@@ -71,7 +71,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         finish_reason=reason,
         attempts=tuple(run.tried),
         usage=usage,
-        parameters=run.parameters,
+        parameters=replace(run.parameters, stop=()),  # stop strings are the caller's content
         last_seq=run.script.seq - 1,
         seams=run.seams,
         text_chars=sum(map(len, run.script.pieces)),

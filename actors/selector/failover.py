@@ -1,4 +1,4 @@
-"""Going over to the next model, or giving up: where a seam falls, what the next model is given, what the caller hears."""
+"""Going over to the next model, or giving up: where a seam falls, what the next model gets, what the caller hears."""
 
 from __future__ import annotations
 

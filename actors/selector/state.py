@@ -82,7 +82,7 @@ def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Eff
 
 
 def _note(state: State, run: Conduct, now: float) -> None:
-    """Trust, suspicion, load; each failover after a request's first is paid from the budget, save when all were busy."""
+    """Trust, suspicion, load; a request's further failovers are paid from the budget, save after a busy word."""
     for model, outcome in run.news:
         in_flight = state.local.in_flight.get(model, 0)
         if outcome == "asked":

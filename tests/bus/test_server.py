@@ -1,7 +1,8 @@
-"""The embedded server, and what provisioning makes of it."""
+"""The embedded server, what provisioning makes of it, and how its refusals are told."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import api
-from understudy.bus.port import Outgoing
+from understudy.bus.port import BusDown, NoResponders, Outgoing
 from understudy.bus.provision import BusSpec, ConsumerDiffers, provision
 from understudy.bus.server import NatsServer, ServerFailed
 
@@ -74,3 +75,29 @@ async def test_the_server_dies_with_its_parent(tmp_path: Path, until: Until) -> 
     ran = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, check=False)
     pid = int(ran.stdout)
     await until(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text())
+
+
+PERMISSIONS = """
+accounts { APP { jetstream: enabled, users: [
+  { user: all, password: pw }
+  { user: few, password: pw, permissions { publish { allow: ["ok.>"] }, subscribe { allow: ["_INBOX_A.few.>"] } } }
+] } }
+"""
+
+
+async def test_refused_subjects_are_told(server: NatsServer, connect: Opener, until: Until) -> None:
+    """The server refuses silently for the caller; and the watchdog needs no permission of its own."""
+    server.stop()
+    server.extra = PERMISSIONS
+    server.start()
+    told: list[str] = []
+    bus = await connect(user="few", password="pw", inbox_prefix="_INBOX_A.few", on_state=told.append, watch_s=0.1)
+    await bus.publish("secret.x", b"")
+    await bus.subscribe("other.y", lambda _: None)
+    await until(lambda: {"permission:secret.x", "permission:other.y"} <= set(told))
+    with pytest.raises(NoResponders):
+        await bus.request("ok.a", b"", timeout_s=2)
+    await asyncio.sleep(0.5)  # several turns of the watchdog, in which nothing may happen
+    assert "disconnected" not in told
+    with pytest.raises(BusDown, match="Authorization"):
+        await connect(user="few", password="wrong", connect_timeout_s=0.5)

@@ -412,12 +412,7 @@ BAD = {
 }  # fmt: skip
 
 
-OPEN = {"model with a line end": "messages/units.py: `$` in a pattern also matches before a last line end; use `\\Z`"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(reason=OPEN[n])) if n in OPEN else n for n in BAD]
-)
+@pytest.mark.parametrize("name", list(BAD))
 async def test_bad_input_is_answered_with_code_and_path(system: Any, talk: Any, kit: Any, name: str) -> None:
     payload, code, path = BAD[name]
     pids = {p.seat.instance: p.pid for p in system.supervisor.processes}
@@ -622,7 +617,6 @@ async def test_no_content_no_id_and_no_key_in_log_events_or_store(system: Any, t
     assert len(hashed) == 6
 
 
-@pytest.mark.xfail(reason="ends.request_ended stores the caller's stop strings in `parameters`")
 async def test_stop_strings_are_content_too(system: Any, talk: Any) -> None:
     await talk.whole("Stop.", model="ok@1", stop=["kanarie-stop"])
     assert "kanarie-stop" not in json.dumps(await system.events())
@@ -768,7 +762,6 @@ async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: A
     await kit.until(lambda: not any(map(kit.alive, pids)), 12)
 
 
-@pytest.mark.xfail(reason="the selector's core neither counts runs in hand nor ends them when it is told `Stopping`")
 async def test_a_stop_ends_what_is_in_hand(fake: Any, kit: Any, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(kit.KEY)
     few = {"crawl@1": {"provider": "lab"}}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ READY_S = 60.0
 
 
 @contextlib.asynccontextmanager
-async def fake_provider(cpu: int | None = None) -> AsyncIterator[str]:
+async def fake_provider(cpu: int | None = None) -> AsyncGenerator[str, None]:
     """The fake provider on a free port; yields its base URL."""
     command = [sys.executable, "-m", "understudy.tools.fake", "--port", "0"]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -55,11 +55,15 @@ def topology_on(url: str, models: dict[str, dict[str, Any]], **more: Any) -> Top
     return parse(msgspec.json.encode(body).decode(), Path.cwd())  # JSON is YAML
 
 
+def _quiet(word: str, **facts: Any) -> None:
+    """A bench says nothing of the actors' progress."""
+
+
 @contextlib.asynccontextmanager
-async def running(topology: Topology) -> AsyncIterator[Supervisor]:
+async def running(topology: Topology) -> AsyncGenerator[Supervisor, None]:
     """The actors of a topology in a temporary state folder, ready; stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
-        supervisor = Supervisor(topology, Path.cwd(), Path(folder), lambda word, **facts: None)
+        supervisor = Supervisor(topology, Path.cwd(), Path(folder), _quiet)
         task = asyncio.create_task(supervisor.run())
         ready = asyncio.create_task(supervisor.ready.wait())
         try:

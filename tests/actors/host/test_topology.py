@@ -1,0 +1,166 @@
+"""The operator's file: right as committed, and every fault reported at once, with its path and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from understudy.actors.host.topology import Problem, TopologyError, hash_of, parse, read
+
+RIGHT: dict[str, Any] = {
+    "version": 1,
+    "providers": {"lab": {"kind": "openai", "url": "http://127.0.0.1:8000/v1"}},
+    "models": {"m": {"provider": "lab"}},
+}
+
+
+def problems(raw: Any, folder: Path) -> list[Problem]:
+    text = raw if isinstance(raw, str) else yaml.safe_dump(raw, sort_keys=False)
+    with pytest.raises(TopologyError) as caught:
+        parse(text, folder)
+    assert str(caught.value).count("\n") + 1 == len(caught.value.problems)
+    return caught.value.problems
+
+
+def test_the_committed_topology_is_right(root: Path) -> None:
+    topology = read(root / "topology.yaml")
+    assert len(topology.models) >= 2 and {"selector", "runner", "health_tracker"} <= set(topology.actors)
+
+
+def test_the_smallest_topology(tmp_path: Path) -> None:
+    topology = parse(yaml.safe_dump(RIGHT), tmp_path)
+    assert (topology.app, topology.bus.port, list(topology.tasks)) == ("tta", 4222, ["general"])
+
+
+TEN_SHAPES = """
+version: 2
+appp: tta
+bus: {port: 70000, prot: 1}
+log: {warn_ratio: 1.5}
+providers:
+  lab: {kind: telnet}
+  "b d": {kind: local}
+models:
+  m: {provider: nobody, slots: 0, fallbacks: [ghost]}
+  n: {context_tokens: many}
+  n: {provider: lab}
+aliases: {nick: ghost}
+tasks: 5
+"""
+
+
+def test_many_faults_of_form_are_reported_at_once(tmp_path: Path) -> None:
+    found = problems(TEN_SHAPES, tmp_path)
+    paths = {p.path for p in found}
+    assert paths >= {
+        "$.version",
+        "$.appp",
+        "$.bus.port",
+        "$.bus.prot",
+        "$.log.warn_ratio",
+        "$.providers.lab.kind",
+        "$.providers key 'b d'",
+        "$.models.m.provider",
+        "$.models.m.slots",
+        "$.models.m.fallbacks",
+        "line 12",
+        "$.aliases.nick",
+        "$.tasks",
+    }
+    assert len(found) == len(set(found)) and all(p.found and p.right for p in found)
+
+
+def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
+    raw = {
+        "version": 1,
+        "providers": {
+            "lab": {"kind": "openai", "url": "https://api.example.com/v1"},
+            "blank": {"kind": "openai"},
+            "keyed": {"kind": "openai", "url": "http://localhost:1", "key": {"env": "A", "file": "b"}},
+            "here": {"kind": "local"},
+        },
+        "models": {
+            "a/b": {"provider": "nobody", "fallbacks": ["ghost"]},
+            "a:b": {"provider": "here"},
+            "c": {"provider": "lab", "path": "x", "quality": {"poetry": 1.0}},
+            "d": {"provider": "here", "path": "nowhere"},
+        },
+        "aliases": {"nick": "ghost", "c": "d"},
+        "tasks": {"general": {"latency": "soon", "fallbacks": ["ghost"]}},
+        "policy": {"weights": {"quality": 0, "speed": 0, "cost": 0, "fit": 0}},
+        "actors": {"juggler": {}, "runner": {"asks": ["x"], "settings": {"beat_ms": "often", "nope": 1}}},
+    }
+    paths = [p.path for p in problems(raw, tmp_path)]
+    assert sorted(set(paths)) == sorted(
+        {
+            "$.providers.lab.url",
+            "$.providers.blank.url",
+            "$.providers.keyed.key",
+            "$.models.a/b.provider",
+            "$.models.a/b.fallbacks",
+            "$.models.a:b",
+            "$.models.a:b.path",
+            "$.models.c.path",
+            "$.models.c.quality.poetry",
+            "$.models.d.path",
+            "$.aliases.nick",
+            "$.aliases.c",
+            "$.tasks.general.latency",
+            "$.tasks.general.fallbacks",
+            "$.policy.weights",
+            "$.actors.juggler",
+            "$.actors.runner.asks",
+            "$.actors.runner.emits",
+            "$.actors.runner.observes",
+            "$.actors.runner.settings.beat_ms",
+            "$.actors.runner.settings.nope",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("", "$"),
+        ("[]", "$"),
+        ("hello", "$"),
+        ("a: [", "$"),
+        ("version: 1\nmodels: {}\nproviders: []\n", "$.providers"),
+        ("version: 1\nmodels: {}\n", "$.providers"),
+        ("version: '1'\nmodels: {}\nproviders: {}\n", "$.version"),
+        ("version: 1\nmodels: {}\nproviders: {}\nversion: 1\n", "line 4"),
+        ("version: 1\nmodels: {}\nproviders: {}\ntasks: {}\n", "$.tasks"),
+        ("version: 1\nmodels: {}\nproviders: {}\napp: Up\n", "$.app"),
+        ("version: 1\nmodels: {}\nproviders: {}\npolicy: {weights: {quality: -1}}\n", "$.policy.weights.quality"),
+        ("version: 1\nmodels: {'a b': {provider: x}}\nproviders: {}\n", "$.models key 'a b'"),
+    ],
+)
+def test_one_fault(tmp_path: Path, text: str, path: str) -> None:
+    assert path in {p.path for p in problems(text, tmp_path)}
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError) as caught:
+        read(tmp_path / "none.yaml")
+    assert caught.value.problems[0].path.endswith("none.yaml")
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['true']", "!!python/name:os.system"])
+def test_yaml_that_would_run_code_is_refused(tmp_path: Path, tag: str) -> None:
+    assert problems(f"version: {tag}", tmp_path)
+
+
+def test_the_hash_names_the_content(tmp_path: Path) -> None:
+    one = parse(yaml.safe_dump(RIGHT), tmp_path)
+    other_order = parse(yaml.safe_dump(dict(reversed(RIGHT.items())), sort_keys=False), tmp_path)
+    changed = parse(yaml.safe_dump({**RIGHT, "app": "abc"}), tmp_path)
+    assert hash_of(one) == hash_of(other_order) != hash_of(changed) and len(hash_of(one)) == 16
+
+
+def test_the_value_never_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_KEY", "hunter2")
+    raw = {**RIGHT, "providers": {"lab": {**RIGHT["providers"]["lab"], "key": {"env": "LAB_KEY"}}}}
+    assert "hunter2" not in repr(parse(yaml.safe_dump(raw), tmp_path))

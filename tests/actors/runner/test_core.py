@@ -1,0 +1,230 @@
+"""A runner's core: admit or say busy at once, relay, one end per attempt, beats, stopping."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.actors.runner import core
+from understudy.messages.events import ModelLoaded, ModelUnloaded
+from understudy.messages.generate import Parameters, Turn
+from understudy.messages.run import (
+    CancelRun,
+    RunEnded,
+    RunFailed,
+    RunFailure,
+    RunModel,
+    RunnerBeat,
+    RunStarted,
+    RunText,
+)
+from understudy.messages.step import (
+    Asked,
+    Booted,
+    CallEnded,
+    CallFailed,
+    CallModel,
+    CallText,
+    CancelCall,
+    EdgeReady,
+    Send,
+    Stopping,
+    Store,
+    Wake,
+    Woke,
+)
+
+PARAMETERS = Parameters(max_tokens=5, temperature=0.0, top_p=1.0, seed=1)
+
+
+class Desk:
+    """One runner process with two slots for `m/1` and one for `n`."""
+
+    def __init__(self, ready: bool = True) -> None:
+        self.state, self.settings = core.State(), core.Settings(models={"m/1": 2, "n": 1})
+        self.effects: list[Any] = []
+        self.feed(Booted(1.0, "runner", "i1", "tta", "_INBOX_A.i1", "id"))
+        if ready:
+            self.feed(EdgeReady(1000.0, {"engine": "openai", "m/1": {"layers": 2}}))
+
+    def feed(self, message: Any) -> list[Any]:
+        out = core.step(self.state, message, self.settings)
+        self.effects += out
+        return out
+
+    def ask(self, run: str, model: str = "m/1", at: float = 1000.0, reply: str = "", left: float = 500.0) -> list[Any]:
+        turns = (Turn(role="user", content="Hello there"),)
+        one = RunModel(run_id=run, attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=left)
+        return self.feed(Asked(at, "id", "s", reply or f"to.{run}", one))
+
+    def ends(self, run: str) -> list[Any]:
+        said = [e.message for e in self.effects if isinstance(e, Send) and e.subject == f"to.{run}"]
+        return [m for m in said if isinstance(m, RunEnded | RunFailed)]
+
+
+def test_admitted() -> None:
+    desk = Desk()
+    started, call, wake = desk.ask("r1")
+    assert started == Send("to.r1", RunStarted(run_id="r1", attempt=0, instance="i1"))
+    assert isinstance(call, CallModel) and call.call_id == "r1.0" and call.run.model == "m/1"
+    assert wake == Wake(1500.0, "r1.0", 0) and core.in_hand(desk.state) == 1
+
+
+def test_text_is_numbered_and_the_end_counts_it() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    texts = [desk.feed(CallText(1.0, "r1.0", t, 2))[0].message for t in ("a", "b")]
+    assert texts == [RunText(run_id="r1", attempt=0, n=n, text=t, tokens=2) for n, t in enumerate("ab")]
+    send, wake = desk.feed(CallEnded(1.0, "r1.0", "stop", 7, 9))
+    end = send.message
+    assert (end.pieces, end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (2, "stop", 7, 9)
+    assert not end.usage.estimated and wake == Wake(0, "r1.0", 0) and core.in_hand(desk.state) == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "estimated"), [(None, None, True), (7, None, True), (None, 9, True), (0, 0, False)]
+)
+def test_usage_that_the_provider_did_not_send_is_marked(prompt: Any, completion: Any, estimated: bool) -> None:
+    desk = Desk()
+    desk.ask("r1")
+    desk.feed(CallText(1.0, "r1.0", "a", 3))
+    usage = desk.feed(CallEnded(1.0, "r1.0", "stop", prompt, completion))[0].message.usage
+    assert usage.estimated is estimated
+    assert usage.completion_tokens == (3 if completion is None else completion)
+    assert usage.prompt_tokens == (3 if prompt is None else prompt)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("stop", "stop"), ("length", "length"), ("refusal", "refusal"), ("content_filter", "refusal"), ("eos", "stop")],
+)
+def test_finish_words(word: str, reason: str) -> None:
+    desk = Desk()
+    desk.ask("r1")
+    assert desk.feed(CallEnded(1.0, "r1.0", word, 1, 1))[0].message.finish_reason == reason
+
+
+@pytest.mark.parametrize(("served", "told"), [("m/1", None), ("m/1-0613", "m/1-0613"), (None, None)])
+def test_another_model_behind_the_name_is_told(served: Any, told: Any) -> None:
+    desk = Desk()
+    desk.ask("r1")
+    assert desk.feed(CallEnded(1.0, "r1.0", "stop", 1, 1, served))[0].message.served_by == told
+
+
+@pytest.mark.parametrize("reason", sorted(get_args(RunFailure)))
+def test_every_failure_word_is_passed_on(reason: str) -> None:
+    desk = Desk()
+    desk.ask("r1")
+    send, wake = desk.feed(CallFailed(1.0, "r1.0", reason, 503, 40))
+    assert (send.message.reason, send.message.status, send.message.retry_after_ms) == (reason, 503, 40)
+    assert wake.at_ms == 0
+
+
+def test_busy_at_once_per_model() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    desk.ask("r2")
+    (send,) = desk.ask("r3")
+    assert send.message.reason == "busy"
+    assert len(desk.ask("r4", "n")) == 3
+    desk.feed(CallEnded(1.0, "r1.0", "stop", 1, 1))
+    assert len(desk.ask("r5")) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"), [({"model": "other"}, "busy"), ({"left": 0.0}, "deadline"), ({"left": -3.0}, "deadline")]
+)
+def test_refused(fields: Any, reason: str) -> None:
+    desk = Desk()
+    (send,) = desk.ask("r1", **fields)
+    assert send.message.reason == reason and core.in_hand(desk.state) == 0
+
+
+def test_not_ready_is_busy() -> None:
+    assert Desk(ready=False).ask("r1")[0].message.reason == "busy"
+
+
+def test_an_ask_that_came_twice_runs_once() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    assert desk.ask("r1") == []
+
+
+def test_cancel_reaches_the_edge_and_unknown_runs_do_not() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    for run, effects in (("r1", [CancelCall("r1.0")]), ("r2", [])):
+        assert desk.feed(Asked(1.0, "id", "s", "", CancelRun(run_id=run, attempt=0))) == effects
+    assert desk.feed(CallFailed(1.0, "r1.0", "cancelled"))[0].message.reason == "cancelled"
+
+
+def test_the_deadline_ends_the_call_once() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    cancel, send = desk.feed(Woke(1500.0, "r1.0", 0))
+    assert cancel == CancelCall("r1.0") and send.message.reason == "deadline"
+    for late in (CallFailed(1.0, "r1.0", "cancelled"), CallText(1.0, "r1.0", "x", 1), Woke(1.0, "r1.0", 0)):
+        assert desk.feed(late) == []
+    assert desk.state.busy["m/1"] == 0
+
+
+def test_ready_says_loaded_and_beats() -> None:
+    desk = Desk()
+    loaded = [e for e in desk.effects if isinstance(e, Store)]
+    assert [(e.event.model, e.key, e.msg_id) for e in loaded] == [
+        ("m/1", "m_1", "loaded.m_1.i1.1000"),
+        ("n", "n", "loaded.n.i1.1000"),
+    ]
+    assert isinstance(loaded[0].event, ModelLoaded) and loaded[0].event.facts == {"layers": 2}
+    assert [e.subject for e in desk.effects if isinstance(e, Send)] == [
+        "tta.obs.runner.beat.m_1",
+        "tta.obs.runner.beat.n",
+    ]
+    desk.ask("r1")
+    wake, first, _ = desk.feed(Woke(1250.0, "beat", 0))
+    assert wake == Wake(1500.0, "beat", 1)
+    assert first.message == RunnerBeat(instance="i1", model="m/1", in_flight=1, slots=2)
+
+
+def test_stopping_takes_nothing_new_and_ends_what_is_in_hand() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    out = desk.feed(Stopping(2000.0))
+    assert [e.message.accepting for e in out if isinstance(e, Send)] == [False, False]
+    assert [type(e.event) for e in out if isinstance(e, Store)] == [ModelUnloaded, ModelUnloaded]
+    assert desk.ask("r2")[0].message.reason == "busy"
+    desk.feed(CallEnded(1.0, "r1.0", "stop", 1, 1))
+    assert len(desk.ends("r1")) == 1 and core.in_hand(desk.state) == 0
+
+
+RUNS = st.sampled_from(["r1", "r2", "r3", "r4"])
+WORDS = st.sampled_from(["ask", "text", "end", "fail", "cancel", "expire"])
+
+
+@given(st.lists(st.tuples(WORDS, RUNS), max_size=40))
+def test_any_history_ends_each_admitted_attempt_once_and_never_exceeds_the_slots(history: Any) -> None:
+    desk, asked = Desk(), dict.fromkeys(["r1", "r2", "r3", "r4"], 0)
+    for word, run in history:
+        call = f"{run}.0"
+        match word:
+            case "ask":
+                asked[run] += call not in desk.state.calls
+                desk.ask(run)
+            case "text":
+                desk.feed(CallText(1.0, call, "x", 1))
+            case "end":
+                desk.feed(CallEnded(1.0, call, "stop", 1, 1))
+            case "fail":
+                desk.feed(CallFailed(1.0, call, "engine"))
+            case "cancel":
+                desk.feed(Asked(1.0, "id", "s", "", CancelRun(run_id=run, attempt=0)))
+            case _:
+                desk.feed(Woke(1.0, call, 0))
+        assert desk.state.busy.get("m/1", 0) == core.in_hand(desk.state) <= 2
+    for run in asked:
+        desk.feed(CallFailed(1.0, f"{run}.0", "engine"))
+        assert len(desk.ends(run)) == asked[run]
+    assert desk.state.busy.get("m/1", 0) == 0
