@@ -80,7 +80,7 @@ def until() -> Until:
 
     async def wait(condition: Callable[[], bool], within: float = 5.0) -> None:
         async with asyncio.timeout(within):
-            while not condition():  # noqa: ASYNC110  # any condition, not only ours to signal
+            while not condition():  # any condition, not only ours to signal
                 await asyncio.sleep(0.005)
 
     return wait

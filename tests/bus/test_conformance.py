@@ -57,7 +57,7 @@ class World:
     async def until(self, condition: Callable[[], bool], within: float = 5.0) -> None:
         """Wait until the condition holds."""
         async with asyncio.timeout(within):
-            while not condition():  # noqa: ASYNC110  # any condition, not only ours to signal
+            while not condition():  # any condition, not only ours to signal
                 await asyncio.sleep(0.005)
 
     async def quiet(self, bus: Bus) -> None:

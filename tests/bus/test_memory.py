@@ -143,11 +143,11 @@ def test_what_would_hang_is_an_error() -> None:
         await task
 
     async def long() -> None:
-        while True:  # noqa: ASYNC110
+        while True:
             await asyncio.sleep(1)
 
     async def spinning() -> None:
-        while True:  # noqa: ASYNC110
+        while True:
             await asyncio.sleep(0)
 
     with pytest.raises(sim_loop.Stuck):

@@ -34,7 +34,7 @@ GENERATE = "tta.ask.model.generate"
 async def until(condition: Callable[[], Any], within_s: float = 8.0) -> None:
     """Bounded polling, the only waiting there is."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

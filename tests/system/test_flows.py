@@ -500,7 +500,7 @@ async def test_a_caller_that_vanishes_is_noticed_and_its_call_ended(system: Any,
     assert [s.ended for s in system.upstream(prompt)] == ["client_closed"]
     await own.close()
     until = kit.clock() + 5
-    while not (found := await system.outcomes(run_id)) and kit.clock() < until:  # noqa: ASYNC110
+    while not (found := await system.outcomes(run_id)) and kit.clock() < until:
         await asyncio.sleep(0.05)
     assert [o["outcome"] for o in found] == ["cancelled"]
 
