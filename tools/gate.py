@@ -74,7 +74,7 @@ def wheel() -> bool:
 PARTS: dict[str, Callable[[], bool]] = {
     "format": lambda: _tool("ruff", "format", "--check", "."),
     "lint": lambda: _tool("ruff", "check", "."),
-    "types": lambda: _tool("pyright", "-p", ".src"),
+    "types": lambda: _tool("pyright", "-p", ".src", "--pythonpath", sys.executable),
     "imports": lambda: _tool("lint-imports", "--no-cache"),
     "sizes": sizes,
     "client": light_client,

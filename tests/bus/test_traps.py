@@ -280,5 +280,5 @@ async def test_stopping_a_reader_while_it_repairs_itself_is_bounded(bus: NatsBus
             await reader.stop()
     # One that was cancelled in mid-creation is left to the server, which forgets it after five seconds of no interest.
     async with asyncio.timeout(15):
-        while (await api(bus.client, "CONSUMER.NAMES.TTA_EVT"))["consumers"] != ["jobs"]:
+        while (await api(bus.client, "CONSUMER.NAMES.TTA_EVT"))["consumers"] != ["jobs"]:  # only the server knows
             await asyncio.sleep(0.1)

@@ -673,7 +673,7 @@ async def test_many_at_once(talk: Any, kit: Any) -> None:
 async def test_stop_leaves_nothing_and_a_second_supervisor_is_refused(fake: Any, kit: Any, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(kit.KEY)
     few = {"ok@1": {"provider": "lab"}, "crawl@1": {"provider": "lab"}}
-    topology = kit.topology_of(fake.url, "key", models=few, tasks={"general": {"latency": "quick"}})
+    topology = kit.topology_of(fake.url, "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}})
     system = await kit.System(fake, tmp_path, topology).start()
     assert system.supervisor._server is not None
     pids = {*system.pids, system.supervisor._server.pid}
@@ -704,7 +704,7 @@ async def test_stop_leaves_nothing_and_a_second_supervisor_is_refused(fake: Any,
 async def test_kill_9_of_the_server_loses_no_outcome_and_it_comes_back(fake: Any, kit: Any, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(kit.KEY)
     few = {"ok@1": {"provider": "lab"}}
-    topology = kit.topology_of(fake.url, "key", models=few, tasks={"general": {"latency": "quick"}})
+    topology = kit.topology_of(fake.url, "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}})
     system = await kit.System(fake, tmp_path, topology).start()
     try:
         nc = await nats.connect(system.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_quiet)
@@ -735,7 +735,7 @@ async def _quiet(_: Exception) -> None:
 async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: Any, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(kit.KEY)
     few = {"ok@1": {"provider": "lab"}}
-    topology = kit.topology_of(fake.url, "key", models=few, tasks={"general": {"latency": "quick"}})
+    topology = kit.topology_of(fake.url, "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}})
     (tmp_path / "topology.yaml").write_text(yaml.safe_dump(topology))
     code = (
         "import asyncio, pathlib as p; from understudy.actors.host.supervisor import Supervisor;"
@@ -765,7 +765,7 @@ async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: A
 async def test_a_stop_ends_what_is_in_hand(fake: Any, kit: Any, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(kit.KEY)
     few = {"crawl@1": {"provider": "lab"}}
-    topology = kit.topology_of(fake.url, "key", models=few, tasks={"general": {"latency": "quick"}})
+    topology = kit.topology_of(fake.url, "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}})
     system = await kit.System(fake, tmp_path, topology).start()
     nc = await nats.connect(system.url, allow_reconnect=False, error_cb=_quiet)
     async with kit.Stream(nc, kit.ask_for("In hand.", model="crawl@1", max_tokens=4000)) as reading:
@@ -784,7 +784,9 @@ async def test_a_stop_ends_what_is_in_hand(fake: Any, kit: Any, tmp_path: Path) 
                                  "http://127.0.0.1:99999/v1", "ftp://127.0.0.1/v1", "localhost:8000/v1"])  # fmt: skip
 async def test_an_endpoint_off_loopback_is_refused(kit: Any, tmp_path: Path, url: str) -> None:
     few = {"ok@1": {"provider": "lab"}}
-    topology = kit.topology_of("http://127.0.0.1:1/v1", "key", models=few, tasks={"general": {"latency": "quick"}})
+    topology = kit.topology_of(
+        "http://127.0.0.1:1/v1", "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}}
+    )
     parse(yaml.safe_dump(topology), tmp_path)
     topology["providers"]["lab"]["url"] = url
     with pytest.raises(TopologyError) as refused:

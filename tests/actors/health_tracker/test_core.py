@@ -130,8 +130,11 @@ def test_a_good_outcome_recovers() -> None:
     t.bad(times=3)
     (store,) = t.good()
     assert (store.event.by, store.event.was) == ("outcome", "unavailable")
-    t.good(5)
+    t.good(50)
     assert t.said() == [DOWN, UP] and t.status() == "healthy"
+    t.bad(times=3)
+    last = [e for e in t.effects if isinstance(e, Store)][-1].event
+    assert (last.opened, last.retry_at_ms) == (1, 1_001_000)  # the rests begin anew
 
 
 def test_degraded_by_share_and_back() -> None:
@@ -229,6 +232,8 @@ def test_a_probe_that_costs_money_must_be_allowed(allowed: bool, count: int) -> 
 def test_a_strange_answer_is_nobody_s_probe() -> None:
     t = rested()
     assert t.hear(RunText(run_id="", attempt=0, n=0, text="yes")) == [] and t.status() == "unavailable"
+    t.hear(RunFailed(run_id="another", attempt=0, reason="engine"))
+    assert t.state.watches["a"].probing and t.state.watches["a"].opened == 1
 
 
 # --- heartbeats ----------------------------------------------------------------------------------------------------

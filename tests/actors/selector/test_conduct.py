@@ -565,7 +565,7 @@ def test_any_history_ends_once_and_readers_hold_exactly_the_text(
             assert s.call().prefill == s.kept()
     s.cancel()
     s.stored()
-    assert len(s.ends()) == 1 and len(s.stores("end.")) == 1 and s.state.runs == {}
+    assert len(s.ends()) == 1 and len(s.stores("end.")) == 1 and s.state.runs == {} and "r1" not in s.timers
     assert s.said()[-1] is s.ends()[0]
     numbers = [d.seq for d in s.said(Delta)]
     assert numbers == list(range(len(numbers)))
