@@ -240,7 +240,8 @@ class GuardedClient(Client):
             writer.transport.abort()
 
     async def _error_happened(self, error: Exception) -> None:
-        self._last_trouble = error
+        if "authorization" not in str(self._last_trouble).lower():
+            self._last_trouble = error  # a refusal is the true reason, though later attempts may just be cut off
         if isinstance(error, SlowConsumerError):
             self.slow_consumers += 1
             if self.slow_consumers % _SLOW_REPORT_EVERY != 1:

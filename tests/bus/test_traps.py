@@ -179,15 +179,17 @@ async def test_opening_is_bounded(server: NatsServer) -> None:
     listener = await asyncio.start_server(deaf, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     began = time.monotonic()
-    with pytest.raises(BusDown, match=r"'x'"):
-        await NatsBus.open(f"nats://127.0.0.1:{port}", name="x", connect_timeout_s=0.5)
+    try:
+        with pytest.raises(BusDown, match=r"'x'"):
+            await NatsBus.open(f"nats://127.0.0.1:{port}", name="x", connect_timeout_s=0.5)
+    finally:
+        listener.close()
+        for writer in closing:
+            writer.close()
     server.stop()
-    with pytest.raises(BusDown, match="Connect call failed"):
+    with pytest.raises(BusDown, match="ConnectionRefusedError"):
         await NatsBus.open(server.url, name="x", connect_timeout_s=0.5)
     assert time.monotonic() - began < 4
-    listener.close()
-    for writer in closing:
-        writer.close()
 
 
 async def test_closing_is_bounded_and_final(server: NatsServer, bus: NatsBus, connect: Opener, freeze: Freeze) -> None:
