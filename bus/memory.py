@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from understudy.bus import tracing
 from understudy.bus.faults import Faults
 from understudy.bus.memory_bus import MemoryBus
 from understudy.bus.memory_connection import Core
@@ -124,6 +125,9 @@ class Broker:
     def publish(self, sender: MemoryBus, message: Core) -> None:
         """A core message has arrived: store it where a stream takes its subject, deliver it, or say nobody listens."""
         self.note("publish", sender.name, message.subject, message.payload)
+        if message.headers is not None and tracing.ONLY in message.headers:
+            self._trace(message, message.headers[tracing.DESTINATION])
+            return
         stream = self._taker(message.subject)
         listened = self._deliver(message)
         if stream is not None:
@@ -132,6 +136,11 @@ class Broker:
                 self._deliver(Core(message.reply, answer))
         elif not listened and message.reply:
             sender.unheard(message.reply)
+
+    def _trace(self, message: Core, destination: str) -> None:
+        """Say who would have got it, and deliver nothing."""
+        steps = [{"type": "in"}, *({"type": "eg"} for _ in self._listening(message.subject))]
+        self._deliver(Core(destination, json.dumps({"events": steps}).encode()))
 
     def store(self, sender: MemoryBus, events: Sequence[Outgoing]) -> list[Ack] | None:
         """All or none; None for several of which one is known. Raises BusDown (no stream takes it), LogFull."""

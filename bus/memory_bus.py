@@ -141,11 +141,23 @@ class MemoryBus(Connection):
                 return acks
         return [ack for event in events for ack in await self._store([event], deadline) or ()]
 
-    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0) -> Subscription:
+    async def read(
+        self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
+    ) -> Subscription:
         """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
+        if since_ms:
+            found = await self.call(lambda: self.broker.stream(stream), _API_TIMEOUT_S)
+            after_seq = max(after_seq, found.before(since_ms))
         reader = Reader(self, stream, subjects, handler, after_seq)
         await reader.start()
         return reader
+
+    async def get(self, stream: str, seq: int) -> Received | None:
+        """See `port.Bus.get`."""
+        entry = await self.call(lambda: self.broker.stream(stream).entries.get(seq), _API_TIMEOUT_S)
+        if entry is None:
+            return None
+        return Received(entry.subject, entry.payload, seq=entry.seq, at_ms=entry.at_ms)
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""

@@ -62,6 +62,10 @@ class Stream:
         for i in range(max(seq + 1, self.first), self.last + 1):
             yield self.entries[i]
 
+    def before(self, at_ms: int) -> int:
+        """The last sequence that was stored before a time (Unix milliseconds)."""
+        return next((entry.seq - 1 for entry in self.after(0) if entry.at_ms >= at_ms), self.last)
+
     def store(self, events: Sequence[Outgoing]) -> tuple[list[Ack], list[Entry]] | None:
         """All of them or none. None for several of which one is known already. Raises LogFull."""
         self._forget_ids()

@@ -149,7 +149,9 @@ class NatsBus:
         """See `port.Bus.store`; Conflict when a stream was made to refuse it."""
         return await nats_log.store(self.client, events, timeout_s=timeout_s)
 
-    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0) -> Subscription:
+    async def read(
+        self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
+    ) -> Subscription:
         """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
         reader = OrderedReader(
             self.client,
@@ -157,6 +159,7 @@ class NatsBus:
             subjects,
             handler,
             after_seq=after_seq,
+            since_ms=since_ms,
             pending_limit=self.pending_limit,
             report=self._report,
         )
@@ -165,6 +168,10 @@ class NatsBus:
         except Error as error:
             raise nats_log.translate(error) from error
         return self._track(reader.stop)
+
+    async def get(self, stream: str, seq: int) -> Received | None:
+        """See `port.Bus.get`."""
+        return await nats_log.get(self.client, stream, seq, timeout_s=_API_TIMEOUT_S)
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""

@@ -25,7 +25,19 @@ from nats.errors import (
 )
 
 from understudy.bus.guarded import GuardedClient
-from understudy.bus.port import Ack, BusDown, BusError, Closed, Conflict, LogFull, NoResponders, Outgoing, TooLarge
+from understudy.bus.nats_message import unix_ms
+from understudy.bus.port import (
+    Ack,
+    BusDown,
+    BusError,
+    Closed,
+    Conflict,
+    LogFull,
+    NoResponders,
+    Outgoing,
+    Received,
+    TooLarge,
+)
 
 MAX_BATCH = 1000
 """Most events of one atomic batch (the server's limit)."""
@@ -192,6 +204,20 @@ async def _publish_member(client: GuardedClient, event: Outgoing, headers: dict[
         await client.publish(event.subject, event.payload, headers=headers)
     except (Error, OSError) as error:
         raise translate(error) from error
+
+
+async def get(client: GuardedClient, stream: str, seq: int, *, timeout_s: float) -> Received | None:
+    """See `port.Bus.get`."""
+    body = json.dumps({"seq": seq}).encode()
+    try:
+        answer = await raw_request(client, f"$JS.API.DIRECT.GET.{stream}", body, timeout_s=timeout_s)
+    except NoResponders as error:
+        raise BusDown(f"{stream} does not answer") from error
+    headers = answer.headers or {}
+    if "Nats-Sequence" not in headers:
+        return None
+    at_ms = unix_ms(headers.get("Nats-Time-Stamp", ""))
+    return Received(headers.get("Nats-Subject", ""), answer.data, seq=int(headers["Nats-Sequence"]), at_ms=at_ms)
 
 
 async def claim(

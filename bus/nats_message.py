@@ -47,7 +47,7 @@ def received(msg: Msg) -> Received:
     seq, at = headers.get("Nats-Sequence"), headers.get("Nats-Time-Stamp")
     if seq is None or at is None:
         return Received(msg.subject, msg.data, msg.reply)
-    return Received(msg.subject, msg.data, msg.reply, _number(seq), _unix_ms(at))
+    return Received(msg.subject, msg.data, msg.reply, _number(seq), unix_ms(at))
 
 
 def _number(text: str) -> int:
@@ -55,7 +55,8 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _unix_ms(text: str) -> int:
+def unix_ms(text: str) -> int:
+    """A time as the server writes it; 0 when it is none."""
     try:
         return (datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
     except (ValueError, TypeError):

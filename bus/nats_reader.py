@@ -12,6 +12,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -41,11 +42,13 @@ class OrderedReader:
         handler: Handler,
         *,
         after_seq: int,
+        since_ms: int = 0,
         pending_limit: int,
         report: Callable[[Exception], None],
     ) -> None:
         self.last_seq = after_seq
         self.recreated = 0
+        self._since_ms = since_ms
         self._client, self._stream, self._subjects, self._handler = client, stream, list(subjects), handler
         self._pending_limit, self._report = pending_limit, report
         self._name, self._live = "", False
@@ -91,8 +94,7 @@ class OrderedReader:
             "config": {
                 "name": name,
                 "deliver_subject": inbox,
-                "deliver_policy": "by_start_sequence",
-                "opt_start_seq": self.last_seq + 1,
+                **self._start(),
                 "ack_policy": "none",
                 "max_deliver": 1,
                 "idle_heartbeat": int(HEARTBEAT_S * 1e9),
@@ -103,6 +105,13 @@ class OrderedReader:
                 "filter_subjects": self._subjects,
             },
         }
+
+    def _start(self) -> dict[str, Any]:
+        """By time for the first consumer of a reader that wants so; from then on after what was seen."""
+        if self._since_ms and not self.last_seq:
+            at = datetime.fromtimestamp(self._since_ms / 1000, UTC).isoformat(timespec="milliseconds")
+            return {"deliver_policy": "by_start_time", "opt_start_time": at.replace("+00:00", "Z")}
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.last_seq + 1}
 
     def _callback(self, name: str) -> Callable[[Msg], Any]:
         async def on_message(msg: Msg) -> None:

@@ -153,8 +153,17 @@ class Bus(Protocol):
         """
         ...
 
-    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0) -> Subscription:
-        """Ordered, unacknowledged: everything after `after_seq`, then what comes; gaps are fetched again by itself."""
+    async def read(
+        self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
+    ) -> Subscription:
+        """Ordered, unacknowledged: everything after `after_seq`, then what comes; gaps are fetched again by itself.
+
+        With `since_ms` (Unix milliseconds, the server's store time) it begins there instead.
+        """
+        ...
+
+    async def get(self, stream: str, seq: int) -> Received | None:
+        """One stored message; None when the stream does not hold it (any longer). Raises BusDown, Closed."""
         ...
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:

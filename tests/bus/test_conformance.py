@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from understudy.bus import sim_loop
+from understudy.bus import sim_loop, tracing
 from understudy.bus.memory import Broker, MemoryBus
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import (
@@ -384,6 +384,53 @@ def test_reading_from_a_position_goes_on(play: Play) -> None:
         assert len(every) == 70
         with pytest.raises(BusError, match="not found"):
             await a.read("NONE", ["x"], lambda m: None)
+
+    play(story)
+
+
+def test_reading_from_a_time_on(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        await bus.store(events("early"), timeout_s=2)
+        await asyncio.sleep(0.05)
+        await bus.store(events("a"), timeout_s=2)
+        at = await bus.get(EVT, 2)
+        await asyncio.sleep(0.01)
+        seen: list[int] = []
+        await bus.read(EVT, ["tta.evt.>"], lambda m: seen.append(m.seq), since_ms=at.at_ms)
+        await bus.store(events("b"), timeout_s=2)
+        await world.until(lambda: len(seen) == 2)
+        assert seen == [2, 3]
+
+    play(story)
+
+
+def test_one_stored_message(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        await bus.store(events("a", "b"), timeout_s=2)
+        got = await bus.get(EVT, 2)
+        assert (got.seq, got.payload) == (2, events("b")[0].payload) and got.at_ms > 0
+        assert got.subject == events("b")[0].subject
+        assert await bus.get(EVT, 3) is None
+
+    play(story)
+
+
+def test_whether_anybody_listens(play: Play) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.connect("a"), await world.connect("b")
+        traces: dict[str, bool] = {}
+        await a.subscribe("traced.*", lambda m: traces.update({m.subject: tracing.nobody_listens(m.payload)}))
+        heard: list[Received] = []
+        await b.subscribe("inbox.b", heard.append)
+        for name in ("b", "nobody"):
+            await a.publish(f"inbox.{name}", b"", headers=tracing.trace_only(f"traced.{name}"))
+        await world.until(lambda: len(traces) == 2)
+        assert traces == {"traced.b": False, "traced.nobody": True}
+        await world.quiet(b)
+        assert heard == []
+        assert not tracing.nobody_listens(b"something else")
 
     play(story)
 
