@@ -47,6 +47,11 @@ class SelectionMade(Event, Finite, tag="selection.made.v1", frozen=True, kw_only
     digest: str
     reply: str = ""
     deadline_at_ms: int = 0
+    stream: bool = False
+    claim: str = ""  # keyed hash of the caller's `request_id`
+    body: str = ""  # keyed hash of the request, where it had a `request_id`
+    conversation: str = ""  # keyed hash
+    user: str = ""  # keyed hash
 
 
 class AttemptEnded(Event, Finite, tag="attempt.ended.v1", frozen=True, kw_only=True):
@@ -86,6 +91,9 @@ class RequestEnded(Event, Finite, tag="request.ended.v1", frozen=True, kw_only=T
     conversation: str = ""  # keyed hash
     user: str = ""  # keyed hash
     labels: tuple[str, ...] = ()
+    degraded: bool = False  # the task's emergency reply
+    claim: str = ""  # keyed hash of the caller's `request_id`
+    body: str = ""  # keyed hash of the request, where it had a `request_id`
     decision: SelectionMade | None = None
 
 

@@ -169,11 +169,15 @@ class Delta(Message, tag="model.delta.v1", frozen=True, kw_only=True):
 
 
 class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
-    """Another model goes on from here: drop every delta with `seq > keep_seq`, then append."""
+    """Another model goes on from here: drop every delta with `seq > keep_seq`, then append.
+
+    `next_seq` is the number of the delta that follows, so that a reader who was sent a seam again knows it.
+    """
 
     run_id: str
     mode: SeamMode
     keep_seq: int  # -1: drop everything
+    next_seq: Count = 0
     from_model: ModelId
     to_model: ModelId
     reason: str
@@ -224,3 +228,18 @@ class Cancelled(Message, tag="model.cancelled.v1", frozen=True, kw_only=True):
 
     run_id: str
     known: bool
+
+
+class Resend(Ask, tag="model.resend.v1", frozen=True, kw_only=True):
+    """Say again what was said from `from_seq` on; sent to `<app>.ask.model.resend.<instance>`, reply: the reader."""
+
+    run_id: Key
+    from_seq: Count = 0
+
+
+class Resent(Message, tag="model.resent.v1", frozen=True, kw_only=True):
+    """The answer to `Resend`, before what is said again. Not `known`: the run has ended, or never was here."""
+
+    run_id: str
+    known: bool
+    next_seq: Count = 0  # the number of the first delta that has not been said yet

@@ -116,6 +116,20 @@ class RunnerBeat(Message, Finite, tag="runner.beat.v1", frozen=True, kw_only=Tru
     accepting: bool = True
 
 
+class SelectorBeat(Message, tag="selector.beat.v1", frozen=True, kw_only=True):
+    """A selector is alive. An observation; each hears its own too, and so knows whether it hears at all."""
+
+    instance: str
+    in_flight: Count = 0
+
+
+class Attach(Message, tag="selector.attach.v1", frozen=True, kw_only=True):
+    """Another selector was asked again with the `request_id` of a run of yours: say everything to `reply` as well."""
+
+    run_id: str
+    reply: str
+
+
 class ProcessGone(Message, tag="process.gone.v1", frozen=True, kw_only=True):
     """The supervisor saw a process end. Published as an observation, for those who cannot wait for a timeout."""
 
@@ -123,3 +137,4 @@ class ProcessGone(Message, tag="process.gone.v1", frozen=True, kw_only=True):
     instance: str
     models: tuple[ModelId, ...] = ()
     exit_code: int | None = None
+    at_ms: int = 0  # when it was seen to have ended (Unix milliseconds): what came later is another process's

@@ -92,6 +92,29 @@ class StoreFailed(Struct, frozen=True):
     code: str
 
 
+class Traced(Struct, frozen=True):
+    """A recent decision from the trace stream, our own ones included."""
+
+    at_ms: float
+    made: SelectionMade
+
+
+class Recalled(Struct, frozen=True):
+    """What `Recall` asked for; None when the log does not hold it or cannot be reached."""
+
+    at_ms: float
+    key: str
+    event: Event | None
+
+
+class Claimed(Struct, frozen=True):
+    """The answer to `Claim`: `holder` is the value that holds the key, '' when it is ours now, None: nobody knows."""
+
+    at_ms: float
+    key: str
+    holder: str | None
+
+
 class CallText(Struct, frozen=True):
     """The engine or provider produced text."""
 
@@ -145,6 +168,9 @@ Input = (
     | Woke
     | Stored
     | StoreFailed
+    | Traced
+    | Recalled
+    | Claimed
     | CallText
     | CallEnded
     | CallFailed
@@ -176,6 +202,28 @@ class Trace(Struct, frozen=True):
     event: SelectionMade
 
 
+class Probe(Struct, frozen=True):
+    """Does anybody listen on `subject`? If nobody does, `Unheard` comes back on `reply`; nothing is delivered."""
+
+    subject: str
+    reply: str
+
+
+class Recall(Struct, frozen=True):
+    """Read one event of the log by its position; comes back as `Recalled`."""
+
+    seq: int
+    key: str
+
+
+class Claim(Struct, frozen=True):
+    """Take `key` for us, unless somebody holds it; comes back as `Claimed`."""
+
+    key: str
+    value: str
+    ttl_s: float
+
+
 class Wake(Struct, frozen=True):
     """Wake me at `at_ms`. A newer Wake with the same key replaces it; `at_ms` 0 forgets it."""
 
@@ -197,4 +245,4 @@ class CancelCall(Struct, frozen=True):
     call_id: str
 
 
-Effect = Send | Store | Trace | Wake | CallModel | CancelCall
+Effect = Send | Store | Trace | Probe | Recall | Claim | Wake | CallModel | CancelCall

@@ -115,6 +115,7 @@ class ActorPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     asks: tuple[str, ...] = ()
     hears: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()  # what it reads of the trace stream
     emits: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
     observes: tuple[str, ...] = ()  # what it publishes as `obs`

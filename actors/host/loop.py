@@ -14,12 +14,13 @@ from understudy.actors.host.clock import Clock, ulid
 from understudy.actors.host.core_port import Core, Edge
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
+from understudy.actors.host.questions import Questions
 from understudy.actors.host.storer import Storer
 from understudy.actors.host.timers import Timers
 from understudy.bus.port import Bus, BusDown, BusError, Received
-from understudy.bus.subjects import evt_stream
+from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.base import Ask, Message
-from understudy.messages.events import AttemptEnded, Event, RequestEnded
+from understudy.messages.events import AttemptEnded, Event, RequestEnded, SelectionMade
 from understudy.messages.generate import ADVICE, Failed
 from understudy.messages.step import (
     Asked,
@@ -27,17 +28,21 @@ from understudy.messages.step import (
     CallModel,
     CancelCall,
     CaughtUp,
+    Claim,
     EdgeReady,
     Effect,
     Happened,
     Heard,
     Input,
+    Probe,
+    Recall,
     Send,
     Stopping,
     Store,
     Stored,
     StoreFailed,
     Trace,
+    Traced,
     Unheard,
     Wake,
     Woke,
@@ -49,6 +54,8 @@ OUT_LIMIT = 100_000
 QUIET_S = 1.0
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
+LOOK_BACK_S = 120.0
+"""How far back a starting actor reads the trace: runs begun before that are left to those who were there."""
 
 
 class Crashed(Exception):
@@ -84,10 +91,14 @@ class Host:
         self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
         self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
         self.unknown = 0  # messages whose tag or form we do not know
-        self._out: deque[tuple[str, bytes, str]] = deque()
+        self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._wake_writer = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stores: dict[str, Event] = {}
+        self.id = ulid(self.clock.now_ms())
+        # Of this process alone: what answers an earlier life of the same instance finds nobody, and notices.
+        self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
+        self.questions = Questions(bus, app, self.inbox, self.clock.now_ms, self.feed)
         self._asks: dict[str, type[Ask | Message]] = {}
         self.ready = asyncio.Event()
 
@@ -98,14 +109,16 @@ class Host:
         tasks = [asyncio.create_task(t) for t in (self.storer.run(), self._write(), self._flush_log())]
         try:
             now = self.clock.now_ms()
-            inbox = inbox_of(self.seat.instance)
-            self.feed(Booted(now, self.seat.actor, self.seat.instance, self.app, inbox, ulid(now)))
+            inbox = self.inbox
+            self.feed(Booted(now, self.seat.actor, self.seat.instance, self.app, inbox, self.id))
             await self.bus.subscribe(f"{inbox}.run.>", self._on_inbox)
             await self.bus.subscribe(f"{inbox}.probe.>", self._on_inbox)
             await self.bus.subscribe(f"{inbox}.vanished.>", self._on_inbox)
+            await self.bus.subscribe(f"{inbox}.traced.>", self.questions.on_trace)
             for name in self.plan.hears:
                 await self.bus.subscribe(f"{self.app}.obs.{name}.*", self._on_obs)
             heard_from_ms = self.clock.now_ms() + self.listen_s * 1000 if self.plan.hears else 0.0
+            await self._follow()
             await self._fold()
             # Whoever answers before it has heard who is alive would refuse what can be done.
             await asyncio.sleep(max(0.0, heard_from_ms - self.clock.now_ms()) / 1000)
@@ -120,7 +133,7 @@ class Host:
                 await sub.stop()
             await self._finish()
         finally:
-            for task in tasks:
+            for task in (*tasks, *self.questions.asking):
                 task.cancel()
             self.timers.stop()
             if self.edge is not None:
@@ -230,6 +243,25 @@ class Host:
 
     # --- the fold --------------------------------------------------------------------------------------------------
 
+    async def _follow(self) -> None:
+        """The recent decisions of all, before the log crosses out those that have ended; later ones keep coming."""
+        if not self.plan.follows:
+            return
+        stream = trace_stream(self.app)
+        head, seen, moved = await self.bus.last_seq(stream), 0, asyncio.Event()
+
+        def on_trace(received: Received) -> None:
+            nonlocal seen
+            seen = received.seq
+            moved.set()
+            message = self._decode(received)
+            if isinstance(message, SelectionMade):
+                self.feed(Traced(self.clock.now_ms(), message))
+
+        since_ms = int(self.clock.now_ms() - LOOK_BACK_S * 1000)
+        await self.bus.read(stream, [f"{self.app}.trace.{n}.*" for n in self.plan.follows], on_trace, since_ms=since_ms)
+        await _until_seen(moved, lambda: seen >= head)
+
     async def _fold(self) -> None:
         """Read the log up to what was its head when we started; later facts keep coming in order."""
         if not self.plan.folds:
@@ -252,12 +284,7 @@ class Host:
                 self.feed(Happened(self.clock.now_ms(), received.seq, event))
 
         await self.bus.read(stream, [f"{self.app}.evt.>"], on_event)
-        while seen < head:
-            moved.clear()
-            try:
-                await asyncio.wait_for(moved.wait(), QUIET_S)
-            except TimeoutError:
-                break  # the head itself was removed by retention: nothing more comes
+        await _until_seen(moved, lambda: seen >= head)
         self.feed(CaughtUp(self.clock.now_ms(), seen))
 
     # --- asks ------------------------------------------------------------------------------------------------------
@@ -312,6 +339,10 @@ class Host:
                 self.storer.put(effect)
             case Trace():
                 self._send(f"{self.app}.trace.selection.made.{self.seat.instance}", encode(effect.event), "")
+            case Probe():
+                self._send(effect.subject, b"", "", self.questions.probe(effect))
+            case Recall() | Claim():
+                self.questions.put(effect)
             case CallModel() | CancelCall():
                 if self.edge is not None:
                     self.edge.perform(effect)
@@ -334,10 +365,12 @@ class Host:
                 fields |= {"model": getattr(event, "model", None), "reason": getattr(event, "reason", None)}
         self.log.line(tag_of(type(event)).rsplit(".", 1)[0], **fields)
 
-    def _send(self, subject: str, payload: bytes, reply: str) -> None:
+    # --- the way out -----------------------------------------------------------------------------------------------
+
+    def _send(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
         if len(self._out) >= OUT_LIMIT:
             raise Crashed("the bus has been down for so long that 100,000 messages wait")
-        self._out.append((subject, payload, reply))
+        self._out.append((subject, payload, reply, headers))
         self._wake_writer.set()
 
     async def _write(self) -> None:
@@ -346,15 +379,25 @@ class Host:
             while not self._out:
                 self._wake_writer.clear()
                 await self._wake_writer.wait()
-            subject, payload, reply = self._out[0]
+            subject, payload, reply, headers = self._out[0]
             try:
-                await self.bus.publish(subject, payload, reply=reply)
+                await self.bus.publish(subject, payload, reply=reply, headers=headers)
             except BusDown:
                 await asyncio.sleep(0.02)
                 continue
             except BusError as error:
                 self.log.line("not_sent", subject=subject, code=error.code, bytes=len(payload))
             self._out.popleft()
+
+
+async def _until_seen(moved: asyncio.Event, head_seen: Callable[[], bool]) -> None:
+    """Wait for the head of a stream. Where it was removed by retention, or is too old, nothing more comes."""
+    while not head_seen():
+        moved.clear()
+        try:
+            await asyncio.wait_for(moved.wait(), QUIET_S)
+        except TimeoutError:
+            return
 
 
 def settings_of(core: Core, plan: ActorPlan, extra: dict[str, Any]) -> Any:

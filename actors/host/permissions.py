@@ -60,14 +60,13 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
     publish += _answers(topology, plan, seat, seats)
     publish.append(f"{app}.dead.{seat.actor}.>")
     if plan.emits or plan.folds:
-        stream = evt_stream(app)
-        api = ("STREAM.INFO.{}", "CONSUMER.CREATE.{}.>", "CONSUMER.CREATE.{}", "CONSUMER.DELETE.{}.>")
-        publish += [f"$JS.API.{one.format(stream)}" for one in (*api, "STREAM.MSG.GET.{}", "DIRECT.GET.{}")]
-        publish += ["$JS.FC.>", f"$JS.API.DIRECT.GET.{stream}.>"]
+        publish += [f"$JS.API.{one}" for one in _reading(evt_stream(app))]
+        publish.append("$JS.FC.>")
     if seat.actor == "selector":
         bucket = claims_bucket(app)
         publish += [f"{app}.trace.selection.made.*", f"$KV.{bucket}.>", f"$JS.API.DIRECT.GET.KV_{bucket}.>"]
-        publish += [f"$JS.API.{one}.{trace_stream(app)}" for one in ("STREAM.INFO", "DIRECT.GET")]
+    if plan.follows:
+        publish += [f"$JS.API.{one}" for one in _reading(trace_stream(app))]
     subscribe = [f"{inbox_of(seat.instance)}.>"]
     subscribe += [f"{app}.ask.{s}" for name in plan.asks for s in expand(name, seat)]
     subscribe += [f"{app}.obs.{name}.*" for name in plan.hears]
@@ -76,13 +75,23 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
     return User(seat.instance, password, tuple(publish), tuple(subscribe))
 
 
+def _reading(stream: str) -> list[str]:
+    """The API calls of an ordered reader and of fetching one message."""
+    calls = ("STREAM.INFO.{}", "CONSUMER.CREATE.{}.>", "CONSUMER.CREATE.{}", "CONSUMER.DELETE.{}.>")
+    return [one.format(stream) for one in (*calls, "DIRECT.GET.{}", "DIRECT.GET.{}.>")]
+
+
 def _answers(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat]) -> list[str]:
     """Where replies may go: guests' inboxes if guests may ask us, and the inboxes of actors that send to us."""
     families = {name.split(".")[0] for name in plan.asks}
     found = ["_INBOX.>"] if plan.asks else []
     if families & set(GUEST_FAMILIES) or plan.asks:
         asked = {".".join(name.split(".")[:2]) for name in plan.asks}
-        found += [f"{inbox_of(s.instance)}.>" for s in seats if asked & set(topology.actors[s.actor].sends)]
+        found += [
+            f"{inbox_of(s.instance)}.>"
+            for s in seats
+            if s.actor != seat.actor and asked & set(topology.actors[s.actor].sends)
+        ]
     # Its own inbox: the client's watchdog asks itself whether it still hears.
     return [*found, f"{inbox_of(seat.instance)}.>"]
 

@@ -295,7 +295,13 @@ class Supervisor:
         if self._bus is None:
             return
         seat = process.seat
-        gone = ProcessGone(actor=seat.actor, instance=seat.instance, models=process.models, exit_code=code)
+        gone = ProcessGone(
+            actor=seat.actor,
+            instance=seat.instance,
+            models=process.models,
+            exit_code=code,
+            at_ms=int(time.time() * 1000),
+        )
         with contextlib.suppress(BusError):
             await self._bus.publish(f"{self.topology.app}.obs.process.gone.{seat.instance}", encode(gone))
 

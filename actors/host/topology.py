@@ -264,6 +264,7 @@ def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:
         "folds": {short(c) for c in core.FOLDS},
         "emits": {short(c) for c in core.EMITS},
         "sends": set(core.SENDS),
+        "follows": {short(c) for c in getattr(core, "FOLLOWS", ())},
         "observes": {short(c) for c in getattr(core, "OBSERVES", ())},
     }
     for field, wanted in contract.items():

@@ -34,6 +34,7 @@ from understudy.messages.step import (
     Send,
     Stopping,
     Store,
+    Unheard,
     Wake,
     Woke,
 )
@@ -46,6 +47,7 @@ SENDS: tuple[str, ...] = ()
 OBSERVES = (RunnerBeat,)
 
 BEAT = "beat"
+UNHEARD_MS, FORGET_UNHEARD_MS = 1_000.0, 10_000.0
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,6 +66,7 @@ class Call:
     until_ms: float
     pieces: int = 0
     tokens: int = 0
+    unheard_ms: float = 0.0  # since when nobody hears it
 
 
 @dataclass(slots=True)
@@ -72,6 +75,7 @@ class State:
 
     app: str = ""
     instance: str = ""
+    inbox: str = ""
     accepting: bool = False
     calls: dict[str, Call] = field(default_factory=dict[str, Call])
     busy: dict[str, int] = field(default_factory=dict[str, int])
@@ -93,10 +97,12 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _failed(state, message)
         case Woke(key=key) if key == BEAT:
             return _beat(state, message.at_ms, message.generation, settings)
+        case Unheard():
+            return _unheard(state, message)
         case Woke():
             return _expire(state, message)
         case Booted():
-            state.app, state.instance = message.app, message.instance
+            state.app, state.instance, state.inbox = message.app, message.instance, message.inbox
             return []
         case EdgeReady():
             return _ready(state, message, settings)
@@ -136,7 +142,23 @@ def _text(state: State, text: CallText) -> list[Effect]:
     call.pieces += 1
     call.tokens += text.tokens
     piece = RunText(run_id=run.run_id, attempt=run.attempt, n=n, text=text.text, tokens=text.tokens)
-    return [Send(call.reply, piece)]
+    return [Send(call.reply, piece, reply=f"{state.inbox}.vanished.{text.call_id}")]
+
+
+def _unheard(state: State, unheard: Unheard) -> list[Effect]:
+    """The selector is not there. One that only lost its connection is back soon, so it takes a while to be sure."""
+    call_id = unheard.subject.partition(".vanished.")[2]
+    call = state.calls.get(call_id)
+    if call is None:
+        return []
+    since = unheard.at_ms - call.unheard_ms
+    if since > FORGET_UNHEARD_MS:
+        call.unheard_ms = unheard.at_ms
+        return []
+    if since < UNHEARD_MS:
+        return []
+    _forget(state, call_id)
+    return [CancelCall(call_id), Wake(0, call_id, 0), _failure(call.reply, call.run, "text_lost")]
 
 
 def _ended(state: State, ended: CallEnded) -> list[Effect]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import msgspec
 
-from understudy.actors.selector import admit, answers, failover
+from understudy.actors.selector import admit, answers, failover, repeats
 from understudy.actors.selector.choose import Decision, Question, decide
 from understudy.actors.selector.conduct import Conduct
+from understudy.actors.selector.marks import Mark, mark_of
 from understudy.actors.selector.state import Settings, State, conducted, local_view
 from understudy.messages.base import Message
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
 from understudy.messages.events import FeedbackGiven, SelectionMade
-from understudy.messages.generate import Cancel, Cancelled, Failed, Generate
+from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
+from understudy.messages.run import Attach
 from understudy.messages.step import Asked, Effect, Send, Trace
 
 
 def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
     """Answer, or begin a run. A question that nobody waits for is dropped; orders are carried out all the same."""
-    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback):
+    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback | Attach):
         return []
     try:
         match asked.message:
@@ -29,6 +32,10 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
                 return _generate(state, asked, asked.message, settings)
             case Cancel():
                 return _cancel(state, asked, asked.message)
+            case Resend():
+                return _resend(state, asked, asked.message)
+            case Attach():
+                return repeats.attach(state, asked.message, asked.at_ms)
             case GiveFeedback():
                 return _feedback(state, asked, asked.message, settings)
             case ListModels():
@@ -44,22 +51,36 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
 def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> list[Effect]:
     state.budget.roll(asked.at_ms)
     state.budget.requests += 1
-    if len(state.runs) >= settings.max_in_flight:
+    in_flight = len(state.runs) + len(state.claiming)
+    if in_flight >= settings.max_in_flight:
         retry = settings.overload_retry_ms
-        text = f"{len(state.runs)} requests are in flight here."
+        text = f"{in_flight} requests are in flight here."
         return [Send(asked.reply, Failed(code="overloaded", text=text, retry_after_ms=retry))]
     admit.check(ask)
+    mark = mark_of(ask, settings.hash_key) if ask.request_id else Mark()
+    settled = repeats.known(state, asked.id, asked.reply, mark) if ask.request_id else None
+    if settled is not None:
+        return settled
+    run = _admitted(state, asked, ask, mark, settings)
+    return repeats.claim(state, run) if ask.request_id else begin(state, run, asked.at_ms)
+
+
+def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: Settings) -> Conduct:
+    """A run with its decision, not begun yet. Raises Refusal."""
     run_id = asked.id
     seed = admit.seed_of(run_id)
     question, parameters, latency, topology = admit.question(ask, state.knowledge, seed)
     deadline_ms = asked.at_ms + (ask.deadline_ms or latency.deadline_ms)
-    decision, made = _decide(state, asked, question, seed, deadline_ms)
+    conversation = admit.keyed_hash(settings.hash_key, ask.conversation_id)
+    user = admit.keyed_hash(settings.hash_key, ask.user_id)
+    about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
+    decision, made = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
         raise admit.refuse("no_allowed_model", rejected=decision.counts())
-    run = Conduct(
+    return Conduct(
         where=state.where,
         run_id=run_id,
-        reply=asked.reply,
+        replies=[asked.reply],
         ask=ask,
         parameters=parameters,
         latency=latency,
@@ -70,17 +91,24 @@ def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> 
         begun_ms=asked.at_ms,
         deadline_ms=deadline_ms,
         emergency_reply=topology.tasks[question.task].emergency_reply,
-        conversation=admit.keyed_hash(settings.hash_key, ask.conversation_id),
-        user=admit.keyed_hash(settings.hash_key, ask.user_id),
+        conversation=conversation,
+        user=user,
+        mark=mark,
     )
-    if ask.resume is not None:
-        failover.resume(run, ask.resume.text)
-    state.runs[run_id] = run
-    return [Trace(made), *conducted(state, run, asked.at_ms, partial(run.begin, asked.at_ms))]
+
+
+def begin(state: State, run: Conduct, now: float) -> list[Effect]:
+    """From here on the run is ours: its decision goes to the trace, its first attempt to a runner."""
+    if run.ask.resume is not None:
+        failover.resume(run, run.ask.resume.text)
+    state.runs[run.run_id] = run
+    if run.mark.key:
+        state.claims[run.mark.key] = run.run_id
+    return [Trace(run.decision), *conducted(state, run, now, partial(run.begin, now))]
 
 
 def _decide(
-    state: State, asked: Asked, question: Question, seed: int, deadline_ms: float
+    state: State, asked: Asked, question: Question, seed: int, deadline_ms: float, about: dict[str, Any]
 ) -> tuple[Decision, SelectionMade]:
     local = local_view(state, asked.at_ms)
     decision = decide(state.knowledge, local, question)
@@ -102,6 +130,7 @@ def _decide(
         digest=decision.digest,
         reply=asked.reply,
         deadline_at_ms=int(deadline_ms),
+        **about,
     )
     return decision, made
 
@@ -123,6 +152,13 @@ def _cancel(state: State, asked: Asked, cancel: Cancel) -> list[Effect]:
     if run is None:
         return out
     return out + conducted(state, run, asked.at_ms, partial(run.cancel, asked.at_ms))
+
+
+def _resend(state: State, asked: Asked, order: Resend) -> list[Effect]:
+    run = state.runs.get(order.run_id)
+    if run is None:
+        return [Send(asked.reply, Resent(run_id=order.run_id, known=False))]
+    return run.resend(asked.reply, order.from_seq)
 
 
 def _feedback(state: State, asked: Asked, given: GiveFeedback, settings: Settings) -> list[Effect]:

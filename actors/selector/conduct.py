@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from understudy.actors.selector import ends, failover
+from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
-from understudy.messages.events import SelectionMade
+from understudy.messages.events import RequestEnded, SelectionMade
 from understudy.messages.generate import (
     Attempt,
     Delta,
@@ -24,13 +27,14 @@ from understudy.messages.generate import (
     FinishReason,
     Generate,
     Parameters,
+    Resent,
     Seam,
     Started,
     Usage,
 )
 from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunFailure, RunModel, RunStarted, RunText
 from understudy.messages.slugs import slug
-from understudy.messages.step import Effect, Send, Stored, StoreFailed, Wake
+from understudy.messages.step import Effect, Probe, Recall, Recalled, Send, Stored, StoreFailed, Wake
 from understudy.messages.topology import Latency, Topology
 
 
@@ -62,7 +66,7 @@ class Conduct:
 
     where: Where
     run_id: str
-    reply: str
+    replies: list[str]  # the caller's, then those of callers who asked again
     ask: Generate
     parameters: Parameters
     latency: Latency
@@ -75,6 +79,7 @@ class Conduct:
     emergency_reply: str | None = None
     conversation: str = ""
     user: str = ""
+    mark: Mark = field(default_factory=Mark)
 
     attempt: int = -1
     model: str = ""
@@ -93,6 +98,12 @@ class Conduct:
     ending: Message | None = None
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
+    absent: set[int] = field(default_factory=set[int])  # those of `replies` where nobody listens
+    journal: list[Delta | Seam] = field(default_factory=list[Delta | Seam])  # what a streaming reader was told
+    swept_seq: int = -1  # where the text stood when we last looked whether the caller is there
+    later: list[str] = field(default_factory=list[str])  # models that had no room: asked again after a rest
+    rests: int = 0
+    resting: bool = False
     script: Script = field(default_factory=Script)
     tried: list[Attempt] = field(default_factory=list[Attempt])
 
@@ -102,10 +113,12 @@ class Conduct:
         """First attempt."""
         out: list[Effect] = []
         if self.ask.stream:
-            left = max(1, int(self.deadline_ms - now))
-            started = Started(run_id=self.run_id, instance=self.where.instance, model=self.chain[0], deadline_ms=left)
-            out.append(self.say(started))
+            out += self.say(self._started(self.chain[0], now))
         return out + self.ask_next(now)
+
+    def _started(self, model: str, now: float) -> Started:
+        left = max(1, int(self.deadline_ms - now))
+        return Started(run_id=self.run_id, instance=self.where.instance, model=model, deadline_ms=left)
 
     def ask_next(self, now: float) -> list[Effect]:
         """Ask the chain's next model."""
@@ -139,7 +152,8 @@ class Conduct:
 
     def hear(self, message: Message, now: float) -> list[Effect]:
         """An answer of a runner; one of an abandoned attempt is fenced off."""
-        if self.ending is not None or getattr(message, "attempt", self.attempt) != self.attempt:
+        over = self.ending is not None or self.resting
+        if over or getattr(message, "attempt", self.attempt) != self.attempt:
             # Whoever starts too late works for nobody: it could not be told before, as its instance was unknown.
             return [self.where.cancel(message)] if isinstance(message, RunStarted) else []
         match message:
@@ -171,18 +185,24 @@ class Conduct:
         """Text for the reader, after the seam that it waited for."""
         if not text:
             return []
-        out = self.announce_seam()
+        out = self.announce_seam(self.script.seq - 1)
         if self.ask.stream:
-            out.append(self.say(Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text), vanish=True))
+            delta = Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text)
+            self.journal.append(delta)
+            out += self.say(delta, vanish=True)
         return out
 
-    def announce_seam(self) -> list[Effect]:
+    def announce_seam(self, next_seq: int) -> list[Effect]:
         """A seam that waits is said once, with the first text after it."""
         seam, self.seam = self.seam, None
         if seam is None:
             return []
         self.seams += 1
-        return [self.say(seam)] if self.ask.stream else []
+        if not self.ask.stream:
+            return []
+        seam = replace(seam, next_seq=next_seq)
+        self.journal.append(seam)
+        return self.say(seam)
 
     def _ended(self, message: RunEnded, now: float) -> list[Effect]:
         if message.pieces != self.pieces:
@@ -196,7 +216,7 @@ class Conduct:
             if not (self.continued and self.empties > 1):
                 return self.fail("empty", now)
         out = self.show(self.script.finish())
-        out += self.announce_seam()
+        out += self.announce_seam(self.script.seq)
         usage = message.usage
         if self.tried:
             usage = Usage(
@@ -215,8 +235,13 @@ class Conduct:
         """The current attempt is over; the next model goes on, or the run ends."""
         if self.ending is not None:
             return []
+        if self.resting:  # no attempt is under way
+            return failover.give_up(self, reason, now) if reason in ("cancelled", "deadline") else []
         failed = self._attempt(reason, now, status)
-        self.tried.append(failed)
+        if reason in ("busy", "no_responders"):
+            self.later.append(self.model)
+        if not self.rests or reason not in ("busy", "no_responders"):  # waiting for room is told once per model
+            self.tried.append(failed)
         out: list[Effect] = (
             [] if reason in ("busy", "no_responders") else [ends.attempt_ended(self, failed, now, retry_after_ms)]
         )
@@ -228,6 +253,8 @@ class Conduct:
             self.chain = [m for m in self.chain if self.topology.models[m].context_tokens > window]
         over = reason in ("caller_fault", "deadline", "cancelled") or now >= self.deadline_ms
         over = over or (reason == "refused" and self.ask.on_refusal != "next")
+        if not over and not self.chain and self.later:
+            return out + failover.rest(self, reason, now)
         first_failover = len(self.tried) == 1
         if over or not self.chain or not (first_failover or self.may_fail_over):
             return out + failover.give_up(self, reason, now)
@@ -239,12 +266,26 @@ class Conduct:
             return []
         return self.fail("cancelled", now)
 
+    def vanished(self, which: int, now: float) -> list[Effect]:
+        """One of the callers is gone; the work ends with the last of them."""
+        self.absent.add(which)
+        return self.cancel(now) if len(self.absent) == len(self.replies) else []
+
+    def superseded(self) -> list[Effect]:
+        """While we were taken for dead, another selector ended this run: what it said stands."""
+        out: list[Effect] = [Wake(0, self.run_id, self.attempt)]
+        if self.ending is None and self.runner:
+            started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
+            out.append(self.where.cancel(started))
+        return out
+
     def interrupt(self, now: float) -> list[Effect]:
         """This selector stops: the caller may go on elsewhere with the text that it kept (`resume`)."""
         if self.ending is not None:
             return []
-        self.tried.append(self._attempt("cancelled", now))
         out: list[Effect] = []
+        if not self.resting:
+            self.tried.append(self._attempt("cancelled", now))
         if self.runner:
             started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
             out.append(self.where.cancel(started))
@@ -254,6 +295,8 @@ class Conduct:
         """A timer came. Text moves `due_ms` without a new timer, so look again when it is not due yet."""
         if self.ending is not None or generation != self.attempt:
             return []
+        if self.resting:
+            return failover.rested(self, now)
         if now < self.due_ms:
             return [Wake(self.due_ms, self.run_id, self.attempt)]
         if now >= self.deadline_ms:
@@ -274,18 +317,60 @@ class Conduct:
 
     def stored(self, answer: Stored | StoreFailed) -> list[Effect]:
         """The log answered about our end: now, and not before, the caller hears it."""
-        end = self.ending
-        if end is None:
+        if self.ending is None:
             return []
-        if isinstance(answer, StoreFailed) or answer.duplicate:
-            end = ends.unrecorded(end)
-        return [self.say(end)]
+        if isinstance(answer, StoreFailed):
+            return self.say(ends.unrecorded(self.ending))
+        if answer.duplicate:
+            return [Recall(answer.seq, f"end.{self.run_id}")]
+        return self.say(self.ending)
+
+    def recalled(self, answer: Recalled) -> list[Effect]:
+        """The log had an end already: our own, sent twice because an answer was lost, or another selector's."""
+        if self.ending is None:
+            return []
+        first = answer.event
+        if not isinstance(first, RequestEnded):
+            return self.say(ends.unrecorded(self.ending))
+        if first.instance == self.where.instance:
+            return self.say(self.ending)
+        return self.say(ends.as_message(first, self.ask.stream))
+
+    # --- callers ---------------------------------------------------------------------------------------------------
+
+    def attach(self, reply: str) -> list[Effect]:
+        """Somebody asked again for this run: tell everything from the start, and go on telling."""
+        if reply in self.replies:
+            return []
+        self.replies.append(reply)
+        if not self.ask.stream:
+            return []
+        started: Message = self._started(self.model or self.chain[0], self.deadline_ms - 1)
+        return [Send(reply, one) for one in (started, *self.journal)]
+
+    def resend(self, reply: str, from_seq: int) -> list[Effect]:
+        """A reader lost something: say again what was said from there on."""
+        resent = Resent(run_id=self.run_id, known=True, next_seq=self.script.seq)
+        again = [one for one in self.journal if (one.next_seq if isinstance(one, Seam) else one.seq) >= from_seq]
+        return [Send(reply, one) for one in (resent, *again)]
+
+    def idle(self) -> bool:
+        """Whether nothing was said to the caller since the last time this was asked."""
+        idle, self.swept_seq = not self.ask.stream or self.swept_seq == self.script.seq, self.script.seq
+        return idle and self.ending is None
+
+    def probes(self) -> list[Effect]:
+        """Is anybody there? Asked while nothing is said; a delta notices it by itself."""
+        return [Probe(one, self._vanish(i)) for i, one in enumerate(self.replies)]
+
+    def say(self, message: Message, vanish: bool = False) -> list[Effect]:
+        """To everybody who waits; with `vanish` an absence is noticed."""
+        return [Send(one, message, reply=self._vanish(i) if vanish else "") for i, one in enumerate(self.replies)]
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def say(self, message: Message, vanish: bool = False) -> Send:
-        """To the caller; with `vanish` its absence is noticed."""
-        return Send(self.reply, message, reply=f"{self.where.inbox}.vanished.{self.run_id}" if vanish else "")
+    def _vanish(self, which: int) -> str:
+        return f"{self.where.inbox}.vanished.{self.run_id}.{which}"
 
     def _attempt(self, outcome: str, now: float, status: int | None = None) -> Attempt:
         self.news.append((self.model, outcome))

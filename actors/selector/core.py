@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from understudy.actors.selector import answers
-from understudy.actors.selector.asks import asked_for
-from understudy.actors.selector.conduct import Where
+from understudy.actors.selector import answers, repeats, takeover
+from understudy.actors.selector.asks import asked_for, begin
+from understudy.actors.selector.conduct import Conduct, Where
 from understudy.actors.selector.state import Settings, State, conducted
 from understudy.messages.base import Ask, Message
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
@@ -19,22 +19,36 @@ from understudy.messages.events import (
     ModelSwitched,
     ModelUnavailable,
     RequestEnded,
+    SelectionMade,
     TopologyApplied,
 )
-from understudy.messages.generate import Cancel, Generate
-from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunFailure, RunnerBeat, RunStarted, RunText
+from understudy.messages.generate import Cancel, Generate, Resend
+from understudy.messages.run import (
+    Attach,
+    ProcessGone,
+    RunEnded,
+    RunFailed,
+    RunFailure,
+    RunnerBeat,
+    RunStarted,
+    RunText,
+    SelectorBeat,
+)
 from understudy.messages.step import (
     Asked,
     Booted,
     CaughtUp,
+    Claimed,
     Effect,
     Happened,
     Heard,
     Input,
+    Recalled,
     Send,
     Stopping,
     Stored,
     StoreFailed,
+    Traced,
     Unheard,
     Wake,
     Woke,
@@ -47,13 +61,18 @@ ASKS: dict[str, type[Ask | Message]] = {
     "model.describe": DescribeModel,
     "feedback.give": GiveFeedback,
     "model.cancel.{instance}": Cancel,
+    "model.resend.{instance}": Resend,
+    "selector.attach.{instance}": Attach,
 }
-HEARS = (RunnerBeat, ProcessGone)
+HEARS = (RunnerBeat, SelectorBeat, ProcessGone)
+FOLLOWS = (SelectionMade,)
 FOLDS = (TopologyApplied, AttemptEnded, RequestEnded, ModelLoaded, ModelDegraded, ModelUnavailable, ModelRecovered)
 EMITS = (AttemptEnded, RequestEnded, ModelSwitched, FeedbackGiven)
-SENDS = ("runner.run", "runner.cancel")
+SENDS = ("runner.run", "runner.cancel", "selector.attach")
+OBSERVES = (SelectorBeat,)
 
-SWEEP = "sweep"
+SWEEP, BEAT = "sweep", "beat"
+VANISH_SWEEPS, FORGET_SWEEPS = 4, 50
 
 
 def step(state: State, message: Input, settings: Settings) -> list[Effect]:
@@ -64,10 +83,17 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case Asked():
             return asked_for(state, message, settings)
         case Happened():
-            state.knowledge.apply(message.seq, message.event)
+            return _happened(state, message)
+        case Traced():
+            state.siblings.decided(message.made, message.at_ms)
             return []
         case Stored() | StoreFailed():
             return _stored(state, message)
+        case Recalled():
+            return _recalled(state, message)
+        case Claimed():
+            now = message.at_ms
+            return repeats.claimed(state, message, lambda run: begin(state, run, now))
         case Woke():
             return _woke(state, message, settings)
         case Unheard():
@@ -76,9 +102,15 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _stopping(state, message.at_ms)
         case Booted():
             state.where = Where(message.app, message.instance, message.inbox)
+            state.siblings.mine, state.siblings.born_ms = message.instance, message.at_ms
             return []
         case CaughtUp():
-            return [Wake(message.at_ms + settings.sweep_ms, SWEEP, 0)]
+            orphans = takeover.take_over(state, state.siblings.former_life(), message.at_ms)
+            return [
+                *orphans,
+                *_beat(state, message.at_ms, 0, settings),
+                Wake(message.at_ms + settings.sweep_ms, SWEEP, 0),
+            ]
         case _:
             return []
 
@@ -97,6 +129,11 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
         case RunnerBeat():
             state.local.beat(message, heard.at_ms)
             return []
+        case SelectorBeat():
+            state.siblings.beat(message.instance, heard.at_ms)
+            return []
+        case ProcessGone(actor="selector"):
+            return takeover.selector_gone(state, message.instance, message.at_ms, heard.at_ms)
         case ProcessGone():
             return _gone(state, message.instance, "gone", heard.at_ms)
         case _:
@@ -128,27 +165,64 @@ def in_hand(state: State) -> int:
     return len(state.runs)
 
 
+def _happened(state: State, happened: Happened) -> list[Effect]:
+    event = happened.event
+    state.knowledge.apply(happened.seq, event)
+    if not isinstance(event, RequestEnded):
+        return []
+    state.siblings.ended(event.run_id)
+    run = state.runs.get(event.run_id)
+    if run is None or event.instance == state.where.instance:
+        return []
+    _forget(state, run)
+    return run.superseded()
+
+
 def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:
     if woke.key == SWEEP:
-        out: list[Effect] = [Wake(woke.at_ms + settings.sweep_ms, SWEEP, woke.generation + 1)]
-        for instance in state.local.silent(woke.at_ms, settings.beat_timeout_ms):
-            out += _gone(state, instance, "silent", woke.at_ms)
-        return out
+        return _sweep(state, woke, settings)
+    if woke.key == BEAT:
+        return _beat(state, woke.at_ms, woke.generation + 1, settings)
     run = state.runs.get(woke.key)
     if run is None:
         return []
     return conducted(state, run, woke.at_ms, partial(run.woke, woke.generation, woke.at_ms))
 
 
+def _beat(state: State, now: float, generation: int, settings: Settings) -> list[Effect]:
+    beat = SelectorBeat(instance=state.where.instance, in_flight=len(state.runs))
+    subject = f"{state.where.app}.obs.selector.beat.{state.where.instance}"
+    return [Send(subject, beat), Wake(now + settings.beat_ms, BEAT, generation)]
+
+
+def _sweep(state: State, woke: Woke, settings: Settings) -> list[Effect]:
+    """Look after the dead: runners and selectors that went silent, callers that left while nothing was said."""
+    now, limit = woke.at_ms, settings.beat_timeout_ms
+    out: list[Effect] = [Wake(now + settings.sweep_ms, SWEEP, woke.generation + 1)]
+    heard = state.siblings.now_as_heard(limit, now)
+    if heard is not None:
+        for instance in state.local.silent(heard, limit):
+            out += _gone(state, instance, "silent", now)
+    for instance in state.siblings.silent(limit, now):
+        out += takeover.selector_gone(state, instance, now, now)
+    if woke.generation % VANISH_SWEEPS == 0:
+        out += [probe for run in state.runs.values() if run.idle() for probe in run.probes()]
+    if woke.generation % FORGET_SWEEPS == 0:
+        state.siblings.sweep(now)
+    return out
+
+
 def _unheard(state: State, unheard: Unheard) -> list[Effect]:
     """Nobody listens: on `run.<id>.<attempt>` the runner is not there, on `vanished.<id>` the caller is gone."""
     _, _, tail = unheard.subject.partition(state.where.inbox + ".")
     kind, *rest = tail.split(".")
+    if rest[:1] == ["attach"]:
+        return repeats.unheard(state, rest[1:], unheard.at_ms)
     run = state.runs.get(rest[0]) if rest else None
     if run is None:
         return []
     if kind == "vanished":
-        return conducted(state, run, unheard.at_ms, partial(run.cancel, unheard.at_ms))
+        return conducted(state, run, unheard.at_ms, partial(run.vanished, int(rest[1]), unheard.at_ms))
     if kind == "run" and rest[1:] == [str(run.attempt)]:
         return conducted(state, run, unheard.at_ms, partial(run.fail, "no_responders", unheard.at_ms))
     return []
@@ -161,6 +235,26 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
     kind, _, run_id = answer.msg_id.partition(".")
     run = state.runs.get(run_id) if kind == "end" else None
     if run is None:
-        return []
-    del state.runs[run_id]
+        return takeover.stored(state, run_id, answer) if kind == "end" else []
+    if isinstance(answer, StoreFailed) or not answer.duplicate:
+        _forget(state, run)
     return run.stored(answer)
+
+
+def _recalled(state: State, answer: Recalled) -> list[Effect]:
+    kind, _, rest = answer.key.partition(".")
+    if kind == "taken":
+        return takeover.recalled(state, rest, answer)
+    if kind == "repeat":
+        return repeats.recalled(state, rest, answer)
+    run = state.runs.get(rest)
+    if run is None:
+        return []
+    _forget(state, run)
+    return run.recalled(answer)
+
+
+def _forget(state: State, run: Conduct) -> None:
+    del state.runs[run.run_id]
+    if state.claims.get(run.mark.key) == run.run_id:
+        del state.claims[run.mark.key]

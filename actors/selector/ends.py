@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from understudy.messages.base import Message
-from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded
+from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
 from understudy.messages.slugs import slug
 from understudy.messages.step import Store
@@ -15,6 +16,8 @@ from understudy.messages.step import Store
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
 
+End = Finished | Failed
+RETRY_AFTER_MS = 1_000
 STORE_MARGIN_MS = 500.0
 """An end that the log has not confirmed this long before the deadline goes out with `recorded: false`."""
 
@@ -27,8 +30,8 @@ def failed(run: Conduct, code: FailCode) -> Failed:
         run_id=run.run_id,
         attempts=tuple(run.tried),
         last_seq=run.script.seq - 1,
-        resumable=bool(run.script.pieces),
-        retry_after_ms=1_000 if code == "overloaded" else None,
+        resumable=run.ask.stream and bool(run.script.pieces),
+        retry_after_ms=RETRY_AFTER_MS if code == "overloaded" else None,
         recorded=True,
     )
 
@@ -79,10 +82,66 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         conversation=run.conversation,
         user=run.user,
         labels=run.ask.labels,
+        claim=run.mark.key,
+        body=run.mark.body,
+        degraded=isinstance(run.ending, Finished) and run.ending.degraded,
         decision=run.decision,
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))
+
+
+def interrupted(made: SelectionMade, instance: str, now: float) -> RequestEnded:
+    """The end that a survivor proposes for a run whose selector died. How far it had come, nobody knows."""
+    return RequestEnded(
+        at_ms=int(now),
+        run_id=made.run_id,
+        instance=instance,
+        outcome="interrupted",
+        task=made.task,
+        as_of_seq=made.as_of_seq,
+        topology=made.topology,
+        digest=made.digest,
+        usage=Usage(estimated=True),
+        conversation=made.conversation,
+        user=made.user,
+        claim=made.claim,
+        body=made.body,
+        decision=made,
+    )
+
+
+def as_message(end: RequestEnded, stream: bool) -> End:
+    """A recorded end as its caller hears it: the log holds no text, so a single reply's is gone."""
+    if end.outcome != "finished":
+        code = msgspec.convert(end.outcome, FailCode)
+        return Failed(
+            code=code,
+            text=ADVICE[code],
+            run_id=end.run_id,
+            attempts=end.attempts,
+            last_seq=end.last_seq,
+            resumable=stream and (end.last_seq >= 0 or code == "interrupted"),
+            retry_after_ms=RETRY_AFTER_MS if code == "overloaded" else None,
+            recorded=True,
+        )
+    if not stream or end.parameters is None or end.finish_reason is None:
+        return Failed(code="text_lost", text=ADVICE["text_lost"], run_id=end.run_id, recorded=True)
+    return Finished(
+        run_id=end.run_id,
+        text=None,
+        model="emergency" if end.degraded else end.model or "",
+        finish_reason=end.finish_reason,
+        usage=end.usage,
+        parameters=end.parameters,
+        attempts=end.attempts,
+        last_seq=end.last_seq,
+        seams=end.seams,
+        degraded=end.degraded,
+        cost_usd=end.cost_usd,
+        total_ms=end.total_ms,
+        labels=end.labels,
+    )
 
 
 def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, retry_after_ms: int | None) -> Store:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from understudy.actors.selector import ends
 from understudy.messages.generate import FailCode, Seam, SeamMode, Usage, Waiting
-from understudy.messages.step import Effect
+from understudy.messages.step import Effect, Wake
 
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
+
+REST_MS = 100.0
+REST_CAP_MS = 1_600.0
 
 ENDS: dict[str, FailCode] = {
     "caller_fault": "caller_fault",
@@ -39,8 +42,8 @@ def fail_over(run: Conduct, reason: str, now: float) -> list[Effect]:
     next_model, out = run.chain[0], list[Effect]()
     if not run.script.pieces and run.seam is None:
         run.script.restart()
-        if run.ask.stream:
-            out.append(run.say(Waiting(run_id=run.run_id, reason="failover")))
+        if run.ask.stream and not run.rests:
+            out += run.say(Waiting(run_id=run.run_id, reason="failover"))
         return out + run.ask_next(now)
     spoke = run.seam.from_model if run.seam else run.model
     mode = _join(run, next_model, reason)
@@ -48,6 +51,24 @@ def fail_over(run: Conduct, reason: str, now: float) -> list[Effect]:
     run.seam = _seam(run, mode, keep, spoke, next_model, reason)
     out.append(ends.switched(run, next_model, mode, reason, now))
     return out + run.ask_next(now)
+
+
+def rest(run: Conduct, reason: str, now: float) -> list[Effect]:
+    """Every model left has no room, or none of its runners is there: ask again after a while, until the deadline."""
+    wait_ms = min(REST_MS * 2**run.rests, REST_CAP_MS)
+    if now + wait_ms >= run.deadline_ms:
+        return give_up(run, reason, now)
+    out: list[Effect] = []
+    if run.ask.stream and not run.rests:
+        out += run.say(Waiting(run_id=run.run_id, reason="busy"))
+    run.resting, run.rests, run.runner = True, run.rests + 1, ""
+    return [*out, Wake(now + wait_ms, run.run_id, run.attempt)]
+
+
+def rested(run: Conduct, now: float) -> list[Effect]:
+    """Ask those that had no room again, in their order."""
+    run.resting, run.chain, run.later = False, run.later, []
+    return fail_over(run, "busy", now)
 
 
 def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
@@ -71,7 +92,7 @@ def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
     code: FailCode = ENDS.get(reason, "all_failed")
     if now >= run.deadline_ms and code != "cancelled":
         code = "deadline_exceeded"
-    if all(a.outcome == "busy" for a in run.tried):
+    if all(a.outcome in ("busy", "no_responders") for a in run.tried) and code not in ("cancelled", "caller_fault"):
         code = "overloaded"
     return run.end_failed(code, now)
 
@@ -82,7 +103,7 @@ def _emergency(run: Conduct, words: str, now: float) -> list[Effect]:
         spoke = run.seam.from_model if run.seam else run.model
         run.seam = _seam(run, "restart", -1, spoke, "emergency", "all_failed")
     run.script.restart()
-    out = run.show(run.script.add(words)) + run.show(run.script.finish()) + run.announce_seam()
+    out = run.show(run.script.add(words)) + run.show(run.script.finish()) + run.announce_seam(run.script.seq)
     return out + run.finish("stop", Usage(estimated=True), now, degraded=True)
 
 

@@ -9,7 +9,9 @@ import msgspec
 
 from understudy.actors.selector.choose import Local
 from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.siblings import Siblings
 from understudy.actors.selector.views import BLAMELESS, Knowledge, LocalView
+from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect
 
 WINDOW_MS = 10_000.0
@@ -19,7 +21,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """`hash_key` (set by the supervisor, not by hand) keys the hashes of user and conversation ids."""
 
     max_in_flight: int = 512
-    beat_timeout_ms: int = 1_500  # a runner without heartbeats for this long is dead
+    beat_ms: int = 250
+    beat_timeout_ms: int = 1_500  # a runner or selector without heartbeats for this long is dead
     sweep_ms: int = 100
     overload_retry_ms: int = 250
     hash_key: str = ""
@@ -51,6 +54,12 @@ class State:
     knowledge: Knowledge = field(default_factory=Knowledge)
     local: LocalView = field(default_factory=LocalView)
     runs: dict[str, Conduct] = field(default_factory=dict[str, Conduct])
+    siblings: Siblings = field(default_factory=Siblings)
+    claims: dict[str, str] = field(default_factory=dict[str, str])  # claim -> our living run
+    claiming: dict[str, list[Conduct]] = field(default_factory=dict[str, list[Conduct]])  # wait for the bucket
+    recalling: dict[str, str] = field(default_factory=dict[str, str])  # repeats after the end: id -> reply
+    taken: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])  # runs of dead selectors
+    repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
     feedback: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # id -> reply, run
 

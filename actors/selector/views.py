@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from understudy.messages.events import (
     AttemptEnded,
     Event,
@@ -19,6 +21,8 @@ from understudy.messages.topology import Model, Topology
 
 DECAY = 0.98  # an outcome weighs half after about 34 more
 BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost"}
+REPEAT_MS = 600_000
+"""So long after its end a run that came with a `request_id` is remembered, by the events' own times."""
 SUSPECT_BASE_MS = 500.0
 SUSPECT_CAP_MS = 8_000.0
 
@@ -48,6 +52,15 @@ class ModelView:
             self.first_token_ms = first_token_ms if old is None else old + 0.1 * (first_token_ms - old)
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """Where the log holds the end of a run that came with a `request_id`."""
+
+    seq: int
+    run_id: str
+    body: str
+    at_ms: int
+
+
 @dataclass(slots=True)
 class Knowledge:
     """The fold over the log: catalogue, health, outcomes. `seq` is the position it reflects."""
@@ -56,6 +69,7 @@ class Knowledge:
     topology: Topology | None = None
     topology_hash: str = ""
     models: dict[str, ModelView] = field(default_factory=dict[str, ModelView])
+    ended: dict[str, Ended] = field(default_factory=dict[str, Ended])  # by claim, oldest first
 
     def apply(self, seq: int, event: Event) -> None:
         """Fold one fact. A position at or below ours was folded before, so it is skipped."""
@@ -102,6 +116,10 @@ class Knowledge:
             view.count(False, None)
 
     def _ended(self, event: RequestEnded) -> None:
+        if event.claim:
+            self.ended[event.claim] = Ended(self.seq, event.run_id, event.body, event.at_ms)
+            while (oldest := next(iter(self.ended))) and self.ended[oldest].at_ms < event.at_ms - REPEAT_MS:
+                del self.ended[oldest]
         for attempt in event.attempts:
             view = self.models.get(attempt.model)
             if view is not None and attempt.outcome == "ok":

@@ -187,9 +187,13 @@ def topology_of(url: str, key_file: str, **changes: Any) -> dict[str, Any]:
         },
         "models": models(),
         "aliases": {"narrator": "ok@1"},
-        "latency": {"quick": {"deadline_ms": 20_000, "first_token_ms": 1_200, "stall_ms": 900}},
+        "latency": {
+            "quick": {"deadline_ms": 20_000, "first_token_ms": 1_200, "stall_ms": 900},
+            "patient": {"deadline_ms": 20_000, "first_token_ms": 10_000, "stall_ms": 10_000},
+        },
         "tasks": {
             "general": {"latency": "quick", "max_tokens": 4_000},
+            "patient": {"latency": "patient", "max_tokens": 4_000},
             "ranked": {"latency": "quick", "max_tokens": 200, "fallbacks": ["ok@best"]},
         },
         "policy": {"failover_minimum": 1_000},

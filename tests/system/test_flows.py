@@ -225,7 +225,7 @@ async def test_no_truncated_answer_is_called_finished(
 ) -> None:
     end, reading = await talk.both(stream, "Alone.", model=model)
     assert (end["type"], end["code"], len(end["attempts"])) == ("model.failed.v1", "all_failed", 1)
-    assert end.get("resumable", False) is resumable
+    assert end.get("resumable", False) is (resumable and stream)
     assert "text" in end and kit.script("Alone.")[:12] not in end["text"]
     if reading is not None:
         assert kit.script("Alone.").startswith(reading.text)
@@ -580,6 +580,7 @@ async def test_no_content_no_id_and_no_key_in_log_events_or_store(system: Any, t
     said = set[str]()
     for model in ("ok@1", "cut@1", "refusal@1", "400@1", "500@alone", "crawl@1"):
         limit = {"max_tokens": 20} if model == "crawl@1" else {}
+        ids["request_id"] = f"{CANARY}-request-{model}"
         end = await talk.whole(prompt, model=model, labels=labels, **ids, **limit)
         said.add((end.get("text") or "")[:24])
     resumed = {"run_id": "x", "text": f"{CANARY}-resumed"}

@@ -33,6 +33,7 @@ from understudy.messages.step import (
     Send,
     Stopping,
     Store,
+    Unheard,
     Wake,
     Woke,
 )
@@ -169,6 +170,25 @@ def test_the_deadline_ends_the_call_once() -> None:
     for late in (CallFailed(1.0, "r1.0", "cancelled"), CallText(1.0, "r1.0", "x", 1), Woke(1.0, "r1.0", 0)):
         assert desk.feed(late) == []
     assert desk.state.busy["m/1"] == 0
+
+
+def test_a_selector_that_died_is_noticed_by_its_silence() -> None:
+    desk = Desk()
+    desk.ask("r1", left=60_000.0)
+    send = desk.feed(CallText(1.0, "r1.0", "x", 1))[0]
+    assert send.reply == "_INBOX_A.i1.vanished.r1.0"
+    assert desk.feed(Unheard(20_000.0, send.reply)) == []  # perhaps only its connection
+    assert desk.feed(Unheard(20_500.0, send.reply)) == []
+    out = desk.feed(Unheard(21_000.0, send.reply))
+    assert out[0] == CancelCall("r1.0") and desk.state.calls == {} and desk.state.busy["m/1"] == 0
+    assert desk.feed(Unheard(21_100.0, send.reply)) == []
+
+
+def test_two_short_absences_are_not_one_long() -> None:
+    desk = Desk()
+    desk.ask("r1", left=60_000.0)
+    for at in (20_000.0, 35_000.0, 35_500.0):
+        assert desk.feed(Unheard(at, "_INBOX_A.i1.vanished.r1.0")) == []
 
 
 def test_ready_says_loaded_and_beats() -> None:

@@ -10,7 +10,16 @@ import pytest
 from understudy.actors.selector import core
 from understudy.messages.events import Event, TopologyApplied
 from understudy.messages.generate import Cancel, Delta, Failed, Finished, Generate, Seam, Usage
-from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunModel, RunnerBeat, RunStarted, RunText
+from understudy.messages.run import (
+    ProcessGone,
+    RunEnded,
+    RunFailed,
+    RunModel,
+    RunnerBeat,
+    RunStarted,
+    RunText,
+    SelectorBeat,
+)
 from understudy.messages.slugs import slug
 from understudy.messages.step import (
     Asked,
@@ -39,6 +48,8 @@ class Stage:
         self.now, self.seq, self.state = T0, 0, core.State()
         self.settings = core.Settings(**(settings or {}))
         self.effects: list[Any] = []
+        self.begun = self.deadline = 0.0
+        self.deaf = False  # our own heartbeats do not come back
         self.calls: dict[str, RunModel] = {}
         self.pieces: dict[tuple[str, int], int] = {}
         self.timers: dict[str, Wake] = {}
@@ -88,13 +99,15 @@ class Stage:
 
     def ask(self, run: str = "r1", reply: str = "caller", **fields: Any) -> list[Any]:
         raw = {"messages": [{"role": "user", "content": "Tell."}], "stream": True, **fields}
-        return self.put(msgspec.convert(raw, Generate), reply, run)
+        ask = msgspec.convert(raw, Generate)
+        self.begun, self.deadline = self.now, self.now + (ask.deadline_ms or 60_000)
+        return self.put(ask, reply, run)
 
     def cancel(self, run: str = "r1", reply: str = "") -> list[Any]:
         return self.put(Cancel(run_id=run), reply, "x")
 
     def vanish(self, run: str = "r1") -> list[Any]:
-        return self.feed(Unheard(self.now, f"_INBOX_A.s1.vanished.{run}"))
+        return self.feed(Unheard(self.now, f"_INBOX_A.s1.vanished.{run}.0"))
 
     def said(self, kind: Any = object, reply: str = "caller") -> list[Any]:
         """What the caller was told, in order."""
@@ -158,6 +171,8 @@ class Stage:
         """Let the newest timer of this key come at its time."""
         timer = self.timers.pop(key)
         self.now = max(self.now, timer.at_ms)
+        if key == "sweep" and not self.deaf:
+            self.hear(SelectorBeat(instance="s1"))
         return self.feed(Woke(self.now, key, timer.generation))
 
     def stores(self, prefix: str = "") -> list[Store]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded
 from understudy.messages.generate import Delta, Failed, Finished, Seam, Started, Waiting
 from understudy.messages.run import CancelRun, RunFailure, RunStarted, RunText
-from understudy.messages.step import Send, Store, Trace, Wake, Woke
+from understudy.messages.step import Probe, Send, Store, Trace, Wake, Woke
 
 ENDING = {"caller_fault": "caller_fault", "deadline": "deadline_exceeded", "cancelled": "cancelled"}
 ENDING |= {"refused": "refused", "context_too_long": "context_too_long"}
@@ -283,13 +283,35 @@ def test_the_next_model_gets_what_is_left_of_the_time(stage: Any) -> None:
 # --- cancel --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["cancel", "vanish"])
-def test_cancelling_stops_the_runner_and_ends(stage: Any, how: str) -> None:
+def test_a_vanished_caller_stops_the_runner(stage: Any) -> None:
     s = stage()
     s.ask()
     s.started()
     s.text("One")
-    out = getattr(s, how)()
+    assert cancels(s.vanish()) == [("tta.ask.runner.cancel.i-a", 0)]
+    s.stored()
+    assert [e.code for e in s.ends()] == ["cancelled"] and s.state.runs == {}
+
+
+def test_a_caller_is_looked_for_while_nothing_is_said(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    probes: list[Any] = []
+    for _ in range(10):
+        probes += [(s.now, e) for e in s.wake("sweep") if isinstance(e, Probe)]
+    reply = "_INBOX_A.s1.vanished.r1.0"
+    assert {(e.subject, e.reply) for _, e in probes} == {("caller", reply)}
+    assert len(probes) == 2 and s.now - s.begun <= 1000
+    s.text("One")
+    assert [e.reply for e in s.effects if isinstance(e, Send) and isinstance(e.message, Delta)] == [reply]
+
+
+def test_cancelling_stops_the_runner_and_ends(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.started()
+    s.text("One")
+    out = s.cancel()
     assert cancels(out) == [("tta.ask.runner.cancel.i-a", 0)]
     assert s.cancel() == []
     s.stored()
@@ -428,18 +450,51 @@ def test_resuming_nothing_is_a_plain_run(stage: Any) -> None:
 def test_busy_everywhere_is_overloaded(stage: Any) -> None:
     s = stage()
     s.ask()
-    for _ in range(3):
-        s.failed("busy")
+    while not s.stores("end."):
+        for _ in range(3):
+            s.failed("busy")
+        if not s.stores("end."):
+            s.wake()
     s.stored()
     end = s.ends()[0]
     assert (end.code, end.retry_after_ms) == ("overloaded", 1000)
     assert [a.outcome for a in end.attempts] == ["busy"] * 3
+    assert s.deadline - 2_000 < s.now < s.deadline  # it was worth waiting
+    assert [m.reason for m in s.said(Waiting)] == ["failover", "failover", "busy"]
+
+
+def test_room_after_a_rest(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    for reason in ("busy", "server_error", "no_responders"):
+        s.failed(reason)
+    assert s.stores("end.") == [] and [m.reason for m in s.said(Waiting)][-1] == "busy"
+    s.failed("busy")  # said twice
+    s.wake()
+    assert (s.call().model, s.call().attempt) == ("a", 3)
+    s.text("Hi")
+    s.ended()
+    s.stored()
+    assert s.ends()[0].text == "Hi"
+    assert [a.outcome for a in s.ends()[0].attempts] == ["busy", "server_error", "no_responders", "ok"]
+
+
+@pytest.mark.parametrize("how", ["cancel", "vanish"])
+def test_a_rest_ends_when_the_caller_leaves(stage: Any, how: str) -> None:
+    s = stage({"a": {}})
+    s.ask()
+    s.failed("busy")
+    getattr(s, how)()
+    s.stored()
+    assert s.ends()[0].code == "cancelled" and len(s.ends()[0].attempts) == 1
+    assert s.state.runs == {} and "r1" not in s.timers
+    assert s.state.local.in_flight == {"a": 0}
 
 
 def test_every_model_failed(stage: Any) -> None:
     s = stage()
     s.ask()
-    for reason in ("server_error", "busy", "rate_limited"):
+    for reason in ("server_error", "stall_timeout", "rate_limited"):
         s.failed(reason)
     s.stored()
     assert s.ends()[0].code == "all_failed" and len(s.ends()[0].attempts) == 3
@@ -484,13 +539,13 @@ def test_the_end_is_said_only_after_the_log_has_it(stage: Any) -> None:
     assert len(s.ends()) == 1 and s.ends()[0].recorded
 
 
-@pytest.mark.parametrize("answer", ["bus_down", "log_full", "duplicate"])
+@pytest.mark.parametrize("answer", ["bus_down", "log_full"])
 def test_an_end_that_the_log_did_not_confirm_says_so(stage: Any, answer: str) -> None:
     s = stage()
     s.ask()
     s.text("Hi")
     s.ended()
-    s.stored(duplicate=True) if answer == "duplicate" else s.not_stored(code=answer)
+    s.not_stored(code=answer)
     assert [e.recorded for e in s.ends()] == [False] and s.ends()[0].text == "Hi"
     s.stored()  # the log is back, later
     assert len(s.ends()) == 1

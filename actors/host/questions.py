@@ -1,0 +1,71 @@
+"""What an actor asks the bus itself: who holds a key, what stands at a place in the log, who listens on a subject."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from understudy.bus import tracing
+from understudy.bus.port import Bus, BusError, Received
+from understudy.bus.subjects import evt_stream
+from understudy.messages.events import Event
+from understudy.messages.step import Claim, Claimed, Input, Probe, Recall, Recalled, Unheard
+from understudy.messages.wire import WireError, decode
+
+RECALL_RETRIES_S = (0.05, 0.2, 0.5, 1.0)
+CLAIM_RETRIES_S = (0.05, 0.2)
+
+
+class Questions:
+    """Performs `Recall`, `Claim` and `Probe`; answers through `feed`. None is awaited by the host's loop."""
+
+    def __init__(
+        self, bus: Bus, app: str, inbox: str, now_ms: Callable[[], float], feed: Callable[[Input], None]
+    ) -> None:
+        self._bus, self._app, self._inbox, self._now_ms, self._feed = bus, app, inbox, now_ms, feed
+        self.asking: dict[asyncio.Task[None], None] = {}  # a set has no order that two runs share
+
+    def put(self, effect: Recall | Claim) -> None:
+        """Ask."""
+        work: Coroutine[Any, Any, None] = self._recall(effect) if isinstance(effect, Recall) else self._claim(effect)
+        task = asyncio.get_running_loop().create_task(work)
+        self.asking[task] = None
+        task.add_done_callback(lambda done: self.asking.pop(done, None))
+
+    def probe(self, effect: Probe) -> dict[str, str]:
+        """The headers that turn a message to `effect.subject` into a question; the answer comes to `on_trace`."""
+        return tracing.trace_only(f"{self._inbox}.traced{effect.reply.removeprefix(self._inbox)}")
+
+    def on_trace(self, received: Received) -> None:
+        """Where nobody listens, the reply subject of the probe hears so."""
+        if tracing.nobody_listens(received.payload):
+            reply = self._inbox + received.subject.removeprefix(f"{self._inbox}.traced")
+            self._feed(Unheard(self._now_ms(), reply))
+
+    async def _recall(self, effect: Recall) -> None:
+        event: Event | None = None
+        for wait_s in RECALL_RETRIES_S:
+            try:
+                found = await self._bus.get(evt_stream(self._app), effect.seq)
+            except BusError:
+                await asyncio.sleep(wait_s)
+                continue
+            with suppress(WireError):
+                message = decode(found.payload) if found is not None else None
+                event = message if isinstance(message, Event) else None
+            break
+        self._feed(Recalled(self._now_ms(), effect.key, event))
+
+    async def _claim(self, effect: Claim) -> None:
+        holder: str | None = None
+        for wait_s in CLAIM_RETRIES_S:
+            try:
+                held = await self._bus.claim(effect.key, effect.value.encode(), ttl_s=effect.ttl_s)
+            except BusError:
+                await asyncio.sleep(wait_s)
+                continue
+            holder = "" if held is None else held.decode()
+            break
+        self._feed(Claimed(self._now_ms(), effect.key, holder))

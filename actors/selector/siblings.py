@@ -1,0 +1,79 @@
+"""What the other selectors have in hand, and what becomes of it when one of them dies.
+
+Every selector reads the decisions of all from the trace stream and crosses out those whose end the log holds. When one
+dies, each survivor stores `interrupted` as the end of its open runs; the log takes the first, and whoever comes second
+says that one. A run that ended while its selector was dying thus keeps its true end. Pure.
+
+Silence is measured against our own heartbeats as they come back from the bus: while we are deaf (a cut connection, a
+stopped process), nobody is declared dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from understudy.messages.events import SelectionMade
+
+FORGET_MS = 10_000.0
+"""An open decision is forgotten so long after its deadline: its caller has gone."""
+
+
+@dataclass(slots=True)
+class Siblings:
+    """Open decisions of other selectors (and of an earlier life of our own), and when each was last heard."""
+
+    mine: str = ""
+    born_ms: float = 0.0
+    open: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])
+    heard_ms: dict[str, float] = field(default_factory=dict[str, float])
+
+    def decided(self, made: SelectionMade, now: float) -> None:
+        """A decision was made. Our own, of this life, are in our hands already."""
+        if made.instance == self.mine and made.at_ms >= self.born_ms:
+            return
+        if made.deadline_at_ms + FORGET_MS > now:
+            self.open[made.run_id] = made
+            self.heard_ms.setdefault(made.instance, now)
+
+    def ended(self, run_id: str) -> None:
+        """The log holds its end."""
+        self.open.pop(run_id, None)
+
+    def beat(self, instance: str, now: float) -> None:
+        """It is alive."""
+        self.heard_ms[instance] = now
+
+    def now_as_heard(self, limit_ms: float, now: float) -> float | None:
+        """The time by our own last heartbeat that came back; None while we are deaf."""
+        own = self.heard_ms.get(self.mine)
+        return None if own is None or now - own > limit_ms / 2 else own
+
+    def silent(self, limit_ms: float, now: float) -> list[str]:
+        """Selectors that have not been heard for longer than the limit while we ourselves were."""
+        heard = self.now_as_heard(limit_ms, now)
+        if heard is None:
+            return []
+        return sorted(name for name, at in self.heard_ms.items() if heard - at > limit_ms)
+
+    def orphans(self, instance: str, until_ms: float) -> list[SelectionMade]:
+        """Take the open runs of a dead selector: those it had begun until then."""
+        found = [m for m in self.open.values() if m.instance == instance and m.at_ms <= until_ms]
+        self._forget(m.run_id for m in found)
+        return found
+
+    def orphan(self, run_id: str) -> SelectionMade | None:
+        """Take one open run."""
+        return self.open.pop(run_id, None)
+
+    def former_life(self) -> list[SelectionMade]:
+        """What we ourselves had in hand before we were started again."""
+        return self.orphans(self.mine, self.born_ms)
+
+    def sweep(self, now: float) -> None:
+        """Forget what nobody waits for any longer."""
+        self._forget([run_id for run_id, made in self.open.items() if made.deadline_at_ms + FORGET_MS < now])
+
+    def _forget(self, run_ids: Iterable[str]) -> None:
+        for run_id in list(run_ids):
+            del self.open[run_id]

@@ -1,0 +1,49 @@
+"""End the runs of a selector that died, and say whichever end the log took. Pure."""
+
+from __future__ import annotations
+
+from understudy.actors.selector import ends
+from understudy.actors.selector.state import State
+from understudy.messages.events import RequestEnded, SelectionMade
+from understudy.messages.step import Effect, Recall, Recalled, Send, Store, Stored, StoreFailed
+
+
+def selector_gone(state: State, instance: str, until_ms: float, now: float) -> list[Effect]:
+    """A selector is dead: what it had begun until then is over."""
+    if instance != state.where.instance:
+        state.siblings.heard_ms.pop(instance, None)
+    return take_over(state, state.siblings.orphans(instance, until_ms), now)
+
+
+def take_over(state: State, orphans: list[SelectionMade], now: float) -> list[Effect]:
+    """Propose `interrupted` as the end of each; the log decides whether it came first."""
+    out: list[Effect] = []
+    for made in orphans:
+        state.taken[made.run_id] = made
+        out.append(Store(ends.interrupted(made, state.where.instance, now), f"end.{made.run_id}"))
+    return out
+
+
+def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effect]:
+    """The log answered about the end of a run that we took over. Not reached: it goes on trying, and so do we."""
+    made = state.taken.get(run_id)
+    if made is None or isinstance(answer, StoreFailed):
+        return []
+    if answer.duplicate:
+        return [Recall(answer.seq, f"taken.{run_id}")]
+    del state.taken[run_id]
+    return _say(state, made, ends.as_message(ends.interrupted(made, state.where.instance, 0.0), made.stream))
+
+
+def recalled(state: State, run_id: str, answer: Recalled) -> list[Effect]:
+    """The end that came before ours."""
+    made = state.taken.pop(run_id, None)
+    if made is None or not isinstance(answer.event, RequestEnded):
+        return []
+    return _say(state, made, ends.as_message(answer.event, made.stream))
+
+
+def _say(state: State, made: SelectionMade, end: ends.End) -> list[Effect]:
+    """To the caller, and to whoever asked again meanwhile."""
+    replies = [made.reply, *state.repeats.pop(made.run_id, [])]
+    return [Send(reply, end) for reply in replies if reply]
