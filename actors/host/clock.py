@@ -1,15 +1,31 @@
-"""Time and identity for a process: the only place under `actors/` where a core's time and luck come from."""
+"""Time and identity for a process: the only place under `actors/` where a core's time and luck come from.
+
+The host takes a `Clock`, so that a simulation can bring one on virtual time with seeded luck.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from typing import Protocol
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-class Clock:
-    """Unix milliseconds that never go back: the wall at the start, moved on by the monotonic clock."""
+class Clock(Protocol):
+    """Where a host's time and luck come from."""
+
+    def now_ms(self) -> float:
+        """Unix milliseconds that never go back within a process."""
+        ...
+
+    def new_id(self, now_ms: float) -> str:
+        """A fresh ULID of that time."""
+        ...
+
+
+class SystemClock:
+    """The wall at the start, moved on by the monotonic clock; luck from the operating system."""
 
     def __init__(self) -> None:
         self._wall_ms = time.time() * 1000
@@ -19,8 +35,12 @@ class Clock:
         """Now."""
         return self._wall_ms + (time.monotonic() - self._mono) * 1000
 
+    def new_id(self, now_ms: float) -> str:
+        """See `ulid`."""
+        return ulid(now_ms, int.from_bytes(os.urandom(10)))
 
-def ulid(now_ms: float) -> str:
+
+def ulid(now_ms: float, luck: int) -> str:
     """A ULID: 48 bits of time, 80 of luck, 26 characters that sort by time (specification: github.com/ulid/spec)."""
-    value = (int(now_ms) << 80) | int.from_bytes(os.urandom(10))
+    value = (int(now_ms) << 80) | luck
     return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from understudy.actors.host.clock import Clock, ulid
+from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
@@ -79,14 +79,18 @@ class Host:
         settings: Any,
         edge: Edge | None,
         log: Log,
+        clock: Clock | None = None,
         max_ask_bytes: int = MAX_ASK_BYTES,
         listen_s: float = 0.0,
     ) -> None:
-        """`max_ask_bytes` bounds what components may ask. `listen_s`: hear observations so long before taking asks."""
+        """`clock` is the system's unless another is brought; `max_ask_bytes` bounds what components may ask.
+
+        `listen_s`: hear observations so long before taking asks.
+        """
         self.core, self.bus, self.plan, self.seat, self.app, self.settings = core, bus, plan, seat, app, settings
         self.edge, self.log = edge, log
         self.max_ask_bytes, self.listen_s = max_ask_bytes, listen_s
-        self.clock = Clock()
+        self.clock: Clock = clock or SystemClock()
         self.state = core.State()
         self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
         self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
@@ -95,7 +99,7 @@ class Host:
         self._wake_writer = asyncio.Event()
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stores: dict[str, Event] = {}
-        self.id = ulid(self.clock.now_ms())
+        self.id = self.clock.new_id(self.clock.now_ms())
         # Of this process alone: what answers an earlier life of the same instance finds nobody, and notices.
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
         self.questions = Questions(bus, app, self.inbox, self.clock.now_ms, self.feed)
@@ -320,7 +324,7 @@ class Host:
             text = f"{error.text} {ADVICE['invalid']}"
             self._refuse(received, Failed(code="invalid", text=text, path=error.path))
             return
-        self.feed(Asked(now, ulid(now), received.subject, received.reply, message))
+        self.feed(Asked(now, self.clock.new_id(now), received.subject, received.reply, message))
 
     def _refuse(self, received: Received, failed: Failed) -> None:
         if received.reply:
