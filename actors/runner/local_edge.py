@@ -59,6 +59,7 @@ class LocalEdge:
             "reason": info.reason,
             "parameters": info.parameters,
             "dtype": info.dtype,
+            "device": info.device,
             "context_tokens": info.context_tokens,
         }
         return {"engine": "transformers", self._id: facts}

@@ -1,12 +1,18 @@
 """Keys and values of many requests of different age in one set of tensors, and the model's forward pass over it.
 
-Rows 0..n-1 belong to the running requests. The row after the last slot is the *spare* row, where a prompt is read:
-running rows may trade places between two pieces of a prompt, the spare row stays. Whatever is not in use is zero: a
-masked position still takes part in `0 * value`, so a NaN left by an earlier request would poison the row's next user.
+Rows 0..n-1 belong to the running requests. The row after the last slot is the *spare* row, where prompts are read:
+running rows may trade places between two pieces of a prompt, the spare row stays. Short prompts stand in it side by
+side, each blind to the others: one pass over the weights reads them all. Whatever is not in use is zero: a masked
+position still takes part in `0 * value`, so a NaN left by an earlier request would poison the row's next user.
+
+Everything stays on the model's device. A pass sends it one small tensor (ids, positions); nothing comes back but what
+the caller asks of the logits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -26,9 +32,9 @@ class Place:
 
     def __init__(self, slots: int, context: int) -> None:
         self.slots, self.context = slots, context
-        self.prompt_start: int | None = None  # not None: a piece of a prompt, for the spare row
-        self.positions = torch.zeros(0, dtype=torch.long)  # [n], one new token per running row
-        self.span = 0  # positions to read, counted from 0
+        self.prompt_start: int | None = None  # not None: pieces of prompts, for the spare row from this place on
+        self.rows = self.positions = torch.zeros(0, dtype=torch.long)  # [n] each, one new token per running row
+        self.span = 0  # places to read, counted from 0
 
 
 class SlotLayer(DynamicLayer):
@@ -52,9 +58,8 @@ class SlotLayer(DynamicLayer):
             keys[rows, :, place.prompt_start : place.span] = key_states
             values[rows, :, place.prompt_start : place.span] = value_states
         else:
-            index = torch.arange(key_states.shape[0])
-            keys[index, :, place.positions] = key_states[:, :, 0]
-            values[index, :, place.positions] = value_states[:, :, 0]
+            keys[place.rows, :, place.positions] = key_states[:, :, 0]
+            values[place.rows, :, place.positions] = value_states[:, :, 0]
         return keys[rows, :, : place.span], values[rows, :, : place.span]
 
     def _empty(self, states: Tensor) -> Tensor:
@@ -70,10 +75,11 @@ class SlotLayer(DynamicLayer):
 
 
 class SlotModel:
-    """A model over slots: `prefill` reads a prompt piece by piece, `admit` gives it a row, `decode` steps all rows."""
+    """A model over slots: `prefill` reads prompts, `admit` gives each a row, `decode` steps all rows."""
 
     def __init__(self, model: Any, slots: int, context: int) -> None:
         self.model, self.slots, self.context = model, slots, context
+        self.device: torch.device = model.device
         self.place = Place(slots, context)
         config = model.config.get_text_config(decoder=True)
         self.layers = [SlotLayer(self.place) for _ in range(config.num_hidden_layers)]
@@ -84,34 +90,58 @@ class SlotModel:
         self.lowest = torch.finfo(model.dtype).min
 
     @torch.inference_mode()
-    def prefill(self, ids: list[int], start: int) -> Tensor:
-        """Reads `ids` at positions `start`.. of the spare row; returns the last token's logits, [vocabulary]."""
-        self.place.prompt_start, self.place.span = start, start + len(ids)
-        return self._forward([ids], torch.arange(start, start + len(ids))[None])[0]
+    def prefill(self, pieces: Sequence[list[int]], start: int = 0) -> Tensor:
+        """Reads pieces of prompts into the spare row; returns each one's last logits, [pieces, vocabulary].
+
+        They stand side by side from place `start` on. What is there before `start` is the beginning of the first one's
+        prompt; the others are whole prompts.
+        """
+        ends = [end - 1 for end in accumulate(len(piece) for piece in pieces)]
+        # by place: token (not needed again for what was read before), position in its prompt, number of its prompt
+        ids, positions, owners = [0] * start, list(range(start)), [0] * start
+        for number, piece in enumerate(pieces):
+            ids += piece
+            first = 0 if number else start
+            positions += range(first, first + len(piece))
+            owners += [number] * len(piece)
+        table = torch.tensor([ids, positions, owners]).to(self.device)
+        self.place.prompt_start, self.place.span = start, table.shape[1]
+        asked, at, owner = table[:, None, start:]
+        seen = (table[1] <= at[..., None]) & (table[2] == owner[..., None])
+        near = table[1] > at[..., None] - (self.window or 0)
+        keep = 1 if len(pieces) == 1 else torch.tensor(ends).to(self.device)
+        return self._forward(asked, at, seen, near, keep)[0]
 
     @torch.inference_mode()
     def decode(self, last: list[int], positions: list[int]) -> Tensor:
         """One token per running row, written at the row's position; returns logits [rows, vocabulary]."""
+        table = torch.tensor([last, positions]).to(self.device)
+        asked, at = table[:, :, None]
         self.place.prompt_start, self.place.span = None, max(positions) + 1
-        self.place.positions = torch.tensor(positions)
-        return self._forward([[token] for token in last], self.place.positions[:, None])
+        self.place.positions = table[1]
+        self.place.rows = torch.arange(len(last), device=self.device)
+        keys = torch.arange(self.place.span, device=self.device)
+        seen, near = keys <= at[..., None], keys > at[..., None] - (self.window or 0)
+        return self._forward(asked, at, seen, near, 1)[:, 0]
 
     @torch.inference_mode()
-    def admit(self, row: int, length: int) -> None:
-        """Gives the `length` positions of the spare row to `row`, which must be clear."""
-        self._copy(self.slots, row, length)
+    def admit(self, row: int, start: int, length: int) -> None:
+        """Gives `length` places of the spare row, from `start` on, to `row`, which must be clear."""
+        for states in self._states():
+            states[row, :, :length] = states[self.slots, :, start : start + length]
 
     @torch.inference_mode()
     def free(self, row: int, last: int, length: int, last_length: int) -> None:
         """Ends `row` (its `length` positions); row `last` moves into its place, so that the rows stay dense."""
         self._zero(row, length)
         if row != last:
-            self._copy(last, row, last_length)
+            for states in self._states():
+                states[row, :, :last_length] = states[last, :, :last_length]
             self._zero(last, last_length)
 
     @torch.inference_mode()
     def clear_spare(self, length: int) -> None:
-        """Clears the first `length` positions of the spare row."""
+        """Clears the first `length` places of the spare row."""
         self._zero(self.slots, length)
 
     def reset(self) -> None:
@@ -119,10 +149,6 @@ class SlotModel:
         for row in range(self.slots + 1):
             with torch.inference_mode():
                 self._zero(row, self.context)
-
-    def _copy(self, source: int, target: int, length: int) -> None:
-        for states in self._states():
-            states[target, :, :length] = states[source, :, :length]
 
     def _zero(self, row: int, length: int) -> None:
         for states in self._states():
@@ -132,26 +158,25 @@ class SlotModel:
         ready = [layer for layer in self.layers if layer.is_initialized]
         return [states for layer in ready for states in (layer.keys, layer.values) if states is not None]
 
-    def _forward(self, ids: list[list[int]], positions: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, seen: Tensor, near: Tensor, keep: int | Tensor) -> Tensor:
+        """Logits [rows, kept tokens, vocabulary] of new tokens [rows, new tokens]; masks [rows, new tokens, span]."""
         out = self.model(
-            input_ids=torch.tensor(ids),
+            input_ids=ids,
             position_ids=positions,
-            attention_mask=self._masks(positions),
+            attention_mask=self._masks(seen, near),
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
-        return out.logits[:, -1].float()
+        return out.logits.float()
 
-    def _masks(self, queries: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive masks [rows, 1, new tokens, span] from query positions [rows, new tokens]."""
-        keys, asked = torch.arange(self.place.span)[None, None], queries[:, :, None]
-        seen = keys <= asked
+    def _masks(self, seen: Tensor, near: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive masks [rows, 1, new tokens, span]: what may be seen, and what of it lies within the window."""
         if self.window is None:
             return {"full_attention": self._additive(seen)} if self.mask_by_kind else self._additive(seen)
-        near = self._additive(seen & (keys > asked - self.window))
-        return {"full_attention": self._additive(seen), "sliding_attention": near} if self.mask_by_kind else near
+        within = self._additive(seen & near)
+        return {"full_attention": self._additive(seen), "sliding_attention": within} if self.mask_by_kind else within
 
     def _additive(self, allowed: Tensor) -> Tensor:
-        zeros = torch.zeros(allowed.shape, dtype=self.model.dtype)
+        zeros = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
         return zeros.masked_fill_(~allowed, self.lowest)[:, None]

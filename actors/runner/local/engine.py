@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from understudy.actors.runner.local import Event, FailCode, GenerateSpec, Text
-from understudy.actors.runner.local.load import DType, Loaded, load
+from understudy.actors.runner.local.load import Device, DType, Loaded, load
 from understudy.actors.runner.local.serial import SerialLoop
 from understudy.actors.runner.local.slots import SlotLoop, why_not
 from understudy.actors.runner.local.text import PromptError, Request, prepare, refused
@@ -30,6 +30,7 @@ class EngineInfo:
     reason: str
     parameters: int
     dtype: str
+    device: str  # cpu, or the GPU's name
     context_tokens: int
 
 
@@ -51,12 +52,14 @@ class Engine:
         emit: Callable[[list[Event]], None],
         threads: int = 1,
         dtype: DType = "auto",
+        device: Device = "auto",
         tokens_per_s: float | None = None,
     ) -> None:
         if slots < 1 or max_context_tokens < 16 or threads < 1 or (tokens_per_s is not None and not tokens_per_s > 0):
             raise ValueError("slots, threads and tokens_per_s must be positive and the context at least 16 tokens")
         self._folder, self._slots, self._context, self._threads = folder, slots, max_context_tokens, threads
         self._dtype: DType = dtype
+        self._device: Device = device
         self._rate, self._emit = tokens_per_s, emit
         self._loaded: Loaded | None = None
         self._loop: SlotLoop | SerialLoop | None = None
@@ -73,7 +76,7 @@ class Engine:
     def load(self) -> None:
         """Loads and checks the model; blocking, seconds for a large one. Raises `LoadError`."""
         torch.set_num_threads(self._threads)
-        loaded = load(self._folder, self._dtype, self._context)
+        loaded = load(self._folder, self._dtype, self._context, self._device)
         served, reason = why_not(loaded.model, self._slots, loaded.context_tokens)
         if served is None:
             self._loop = SerialLoop(loaded.model, self._rate, self._pulse)
@@ -81,7 +84,9 @@ class Engine:
             self._loop = SlotLoop(served, self._rate)
         path: Literal["slots", "generate"] = "generate" if served is None else "slots"
         self._loaded = loaded
-        self._info = EngineInfo(loaded.arch, path, reason, loaded.parameters, loaded.dtype, loaded.context_tokens)
+        self._info = EngineInfo(
+            loaded.arch, path, reason, loaded.parameters, loaded.dtype, loaded.device, loaded.context_tokens
+        )
 
     @property
     def info(self) -> EngineInfo:

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as hf_logging
 
-LoadCode = Literal["not_found", "unsafe_format", "missing_tensors", "bad_weights", "unsupported"]
+LoadCode = Literal["not_found", "unsafe_format", "missing_tensors", "bad_weights", "unsupported", "no_memory"]
 DType = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
 
 MAX_HEADER_BYTES = 32 << 20  # of one safetensors file; 100 000 tensors need about a third of it
 TINY_WEIGHT_BYTES = 64 << 20  # below this, bfloat16 saves nothing that matters and float32 is exact
@@ -32,19 +33,20 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode on the CPU, its tokenizer, and what the engine needs to know about them."""
+    """A model in evaluation mode on its device, its tokenizer, and what the engine needs to know about them."""
 
     model: Any
     tokenizer: Any
     arch: str
     parameters: int
     dtype: str
+    device: str  # cpu, or the GPU's name
     context_tokens: int
     vocab: int  # rows of the embedding: every token id must be below it
     end_ids: frozenset[int]  # tokens that end an answer
 
 
-def load(folder: Path, dtype: DType, max_context_tokens: int) -> Loaded:
+def load(folder: Path, dtype: DType, max_context_tokens: int, device: Device = "auto") -> Loaded:
     """Loads `folder`, whose context is at most `max_context_tokens` tokens. Blocking."""
     files = weight_files(folder)
     for file in files:
@@ -52,8 +54,9 @@ def load(folder: Path, dtype: DType, max_context_tokens: int) -> Loaded:
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     config = _config(folder)
-    kind = pick_dtype(dtype, sum(file.stat().st_size for file in files))
-    model = _model(folder, kind)
+    place = pick_device(device)
+    kind = pick_dtype(dtype, sum(file.stat().st_size for file in files), place)
+    model = _moved(_model(folder, kind), place)
     tokenizer = _tokenizer(folder)
     text: Any = config.get_text_config(decoder=True)
     ends = _end_ids(model, text, tokenizer)
@@ -66,6 +69,7 @@ def load(folder: Path, dtype: DType, max_context_tokens: int) -> Loaded:
         arch=str(config.model_type),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(kind).removeprefix("torch."),
+        device="cpu" if place.type == "cpu" else torch.cuda.get_device_name(place),
         context_tokens=min(max_context_tokens, int(own_context)),
         vocab=int(model.get_input_embeddings().weight.shape[0]),
         end_ids=ends,
@@ -106,15 +110,33 @@ def check_header(file: Path) -> None:
         raise LoadError("bad_weights", f"{file.name}: header length {length} in a file of {size} bytes")
 
 
-def pick_dtype(dtype: DType, weight_bytes: int) -> torch.dtype:
-    """`auto`: bfloat16 where the CPU computes in it (1.3 to 2.5 times as fast) and the model is not tiny."""
+def pick_device(device: Device) -> torch.device:
+    """`auto`: the first GPU that CUDA shows, else the CPU. CUDA_VISIBLE_DEVICES chooses among GPUs, or hides them."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LoadError("unsupported", "no CUDA device; install a CUDA build of torch, or choose device `cpu`")
+    return torch.device("cuda", 0)
+
+
+def pick_dtype(dtype: DType, weight_bytes: int, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where the device computes in it (a CPU: 1.3 to 2.5 times as fast) and the model is not tiny."""
     if dtype == "float32":
         return torch.float32
     if dtype == "bfloat16":
         return torch.bfloat16
-    # private functions of torch: a version without them gets float32, which is always right
-    able = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    if device.type == "cuda":
+        able = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:  # private functions of torch: a version without them gets float32, which is always right
+        able = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.bfloat16 if able and weight_bytes > TINY_WEIGHT_BYTES else torch.float32
+
+
+def _moved(model: Any, device: torch.device) -> Any:
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise LoadError("no_memory", f"the weights do not fit on {torch.cuda.get_device_name(device)}") from error
 
 
 def _config(folder: Path) -> Any:

@@ -27,25 +27,31 @@ class Draw:
 
 @torch.inference_mode()
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
-    """One token id per row of `logits` [rows, vocabulary]; None for a row that is not a number or infinite."""
+    """One token id per row of `logits` [rows, vocabulary]; None for a row that is not a number or infinite.
+
+    The random numbers come from the CPU, so that they do not depend on the device; one copy back, whatever the rows.
+    """
     best = logits.amax(-1)  # not a number as soon as one of the row is; -inf alone is how a model forbids a token
     chosen = logits.argmax(-1)
     hot = [row for row, draw in enumerate(draws) if draw.temperature >= COLDEST]
     if hot:
-        chosen[hot] = _drawn(logits[hot].float(), chosen[hot], [draws[row] for row in hot])
-    return [token if fine else None for token, fine in zip(chosen.tolist(), torch.isfinite(best).tolist(), strict=True)]
+        rows = torch.tensor(hot).to(logits.device)
+        drawn = _drawn(logits[rows].float(), chosen[rows], [draws[row] for row in hot])
+        chosen = chosen.index_copy(0, rows, drawn)
+    told = torch.where(torch.isfinite(best), chosen, -1).tolist()
+    return [None if token < 0 else token for token in told]
 
 
 def _drawn(logits: Tensor, best: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Token ids [rows]: the uniform number's place in the cumulated probabilities."""
-    heat = torch.tensor([draw.temperature for draw in draws])[:, None]
-    uniform = torch.stack([torch.rand((), generator=draw.generator) for draw in draws])[:, None]
+    uniforms = [float(torch.rand((), generator=draw.generator)) for draw in draws]
+    table = torch.tensor([uniforms, [draw.temperature for draw in draws], [draw.top_p for draw in draws]])
+    uniform, heat, kept = table.to(logits.device)[:, :, None]
     # the best logit is taken off first, so that a low temperature cannot overflow
     chances = ((logits - logits.amax(-1, keepdim=True)) / heat).softmax(-1)
     order: Tensor | None = None
     if any(draw.top_p < 1 for draw in draws):
         chances, order = torch.sort(chances, dim=-1, descending=True, stable=True)
-        kept = torch.tensor([draw.top_p for draw in draws])[:, None]
         chances = chances.masked_fill(chances.cumsum(-1) - chances >= kept, 0.0)
     total = chances.cumsum(-1)
     place = torch.searchsorted(total, uniform * total[:, -1:], right=True).clamp_(max=chances.shape[1] - 1)

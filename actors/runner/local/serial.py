@@ -57,7 +57,7 @@ class SerialLoop:
             return []
         request = self.requests[0]
         run = _Run(request, self._told)
-        ids = torch.tensor([request.ids])
+        ids = torch.tensor([request.ids], device=self.model.device)
         # no end token here: the request itself knows its ends, and stops generate() through `_Stop`
         config = GenerationConfig(do_sample=False, max_new_tokens=request.limit, pad_token_id=0)
         with torch.inference_mode():
@@ -135,4 +135,4 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         """One truth value per row, [1]."""
-        return torch.full((input_ids.shape[0],), self._run.request.done, dtype=torch.bool)
+        return torch.full((input_ids.shape[0],), self._run.request.done, dtype=torch.bool, device=input_ids.device)

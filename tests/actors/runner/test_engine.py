@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 import threading
@@ -20,6 +21,7 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402 - after the skip for installs without torch
 
 from understudy.actors.runner.local import Event, Failed, Finished, GenerateSpec, Text  # noqa: E402
+from understudy.actors.runner.local import cache as cache_module  # noqa: E402
 from understudy.actors.runner.local import engine as engine_module  # noqa: E402
 from understudy.actors.runner.local import slots as slots_module  # noqa: E402
 from understudy.actors.runner.local.engine import Engine  # noqa: E402
@@ -140,7 +142,7 @@ def test_greedy_tokens_equal_generate_in_a_batch_of_16(arch: str, models: dict[s
     running.submit(*(ask(str(i), content, max_tokens=24) for i, content in enumerate(contents)))
     loaded = load(models[arch], "float32", 512)
     for i, content in enumerate(contents):
-        ids = torch.tensor([render(loaded.tokenizer, (("user", content),), "")])
+        ids = torch.tensor([render(loaded.tokenizer, (("user", content),), "")], device=loaded.model.device)
         out = loaded.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, eos_token_id=make.END, pad_token_id=0
         )
@@ -178,6 +180,8 @@ def test_a_model_that_the_loop_serves_wrongly_is_found_at_load(models: dict[str,
     real = slots_module.SlotModel._additive
     monkeypatch.setattr(slots_module.SlotModel, "_additive", lambda self, allowed: real(self, allowed) * 0)
     assert slots_module.why_not(model, 4, 64) == (None, "parity")
+    monkeypatch.setattr(slots_module.SlotModel, "_additive", lambda self, allowed: real(self, allowed) * math.nan)
+    assert slots_module.why_not(model, 4, 64) == (None, "parity")  # not a number is not equal
     monkeypatch.setattr(slots_module.SlotModel, "_masks", lambda self, queries: {}["no such kind"])
     assert slots_module.why_not(model, 4, 64) == (None, "forward")
 
@@ -239,6 +243,50 @@ def test_nan_fails_one_request_alone_and_the_next_user_of_its_slot_is_unhurt(pla
         for name in "bcd":
             assert isinstance(sick.last(f"{name}{turn}"), Finished)
             assert sick.tokens[f"{name}{turn}"] == calm.tokens[name]
+
+
+def test_prompts_are_read_together_and_a_nan_in_one_spoils_none_of_the_others(run: Any) -> None:
+    contents = ["Take the lantern.", "Take ~ the lantern.", "Listen.", "Go east."]
+    asked = [ask(str(i), content, max_tokens=20) for i, content in enumerate(contents)]
+    calm, sick = run(LEAD), run(LEAD, begin=False)
+    calm.submit(*asked)
+    bad = sick.engine._loaded.tokenizer.encode("~")[0]
+    read: list[int] = []  # tokens of each pass
+
+    def poison(module: Any, args: Any, out: Any) -> Any:
+        read.append(args[0].shape[1])
+        return out.masked_fill((args[0] == bad)[..., None], float("nan"))
+
+    sick.engine._loaded.model.get_input_embeddings().register_forward_hook(poison)
+    for spec in asked:
+        assert sick.engine.submit(spec)
+    sick.engine.start()  # all are waiting by now
+    for number in (0, 2, 3):
+        assert isinstance(sick.last(str(number)), Finished)
+        assert sick.tokens[str(number)] == calm.tokens[str(number)]
+    failed = sick.last("1")
+    assert isinstance(failed, Failed)
+    assert failed.code == "nan_logits"
+    sizes = [len(render(sick.engine._loaded.tokenizer, spec.messages, "")) for spec in asked]
+    assert read[:2] == [sum(sizes), sizes[0]]  # together, then the first alone
+
+
+def test_what_does_not_fit_into_memory_is_no_other_path(models: dict[str, Path], monkeypatch: Any) -> None:
+    model = load(models["llama"], "float32", 512).model
+
+    def full(self: Any, states: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(cache_module.SlotLayer, "_empty", full)
+    with pytest.raises(LoadError, match="no_memory: 4 slots of 64 tokens"):
+        slots_module.why_not(model, 4, 64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(models: dict[str, Path]) -> None:
+    with pytest.raises(LoadError, match="CUDA"):
+        load(models["llama"], "float32", 512, "cuda")
+    assert load(models["llama"], "float32", 512).device == "cpu"
 
 
 def test_rows_are_zero_when_nobody_uses_them(models: dict[str, Path], run: Any) -> None:
