@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import (
@@ -30,9 +30,11 @@ from nats.errors import (
     ConnectionReconnectingError,
     Error,
     MaxPayloadError,
+    NoRespondersError,
     SlowConsumerError,
 )
 
+from understudy.bus.nats_fast import FastClient
 from understudy.bus.port import BusDown
 
 _HEADER_LINE_BYTES = len("NATS/1.0\r\n\r\n")
@@ -67,7 +69,7 @@ async def end_task(task: asyncio.Task[None], *, timeout_s: float = 2.0) -> bool:
     return task.done()
 
 
-class GuardedClient(Client):
+class GuardedClient(FastClient):
     """A nats-py client that does not go deaf, does not leak, and comes back. Open with `open`, end with `shut`.
 
     `slow_consumers` counts messages lost because a subscription's queue was full. Functions in `on_reconnect` are
@@ -159,8 +161,16 @@ class GuardedClient(Client):
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """As in nats-py, but refused at once when it cannot be sent now. MaxPayloadError, Connection...Error."""
+        if self._pending_data_size > self._max_pending_size:
+            self._refuse_unsendable(payload, headers)
+            await super().publish(subject, payload, reply=reply, headers=headers)  # waits until the socket takes it
+        else:
+            self.send(subject, payload, reply, headers)
+
+    def send(self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """As `publish`, without ever waiting: OutboundBufferLimitError while the socket takes nothing."""
         self._refuse_unsendable(payload, headers)
-        await super().publish(subject, payload, reply=reply, headers=headers)
+        self.post(subject, payload, reply, headers)
 
     async def request(
         self,
@@ -172,7 +182,12 @@ class GuardedClient(Client):
     ) -> Msg:
         """As in nats-py; the check comes before a reply future exists, so nothing is left behind."""
         self._refuse_unsendable(payload, headers)
-        return await super().request(subject, payload, timeout=timeout, old_style=old_style, headers=headers)
+        if old_style:
+            return await super().request(subject, payload, timeout=timeout, old_style=True, headers=headers)
+        msg = await self.ask(subject, payload, headers, timeout)
+        if msg.headers and msg.headers.get("Status") == "503":
+            raise NoRespondersError
+        return msg
 
     async def settle(self, *, timeout_s: float = 2.0) -> bool:
         """Wait until the server has taken what was sent so far; False when it did not say so in time."""
@@ -189,6 +204,7 @@ class GuardedClient(Client):
             async with asyncio.timeout(timeout_s):
                 await (sub.drain() if deliver and self.is_connected else sub.unsubscribe())
         # A drain that broke off has told the server but left the subscription and its task in place.
+        self.direct.pop(sub._id, None)  # pyright: ignore[reportPrivateUsage]
         self._subs.pop(sub._id, None)  # pyright: ignore[reportPrivateUsage]
         sub._stop_processing()  # pyright: ignore[reportPrivateUsage]
 

@@ -80,6 +80,12 @@ class MemoryBus(Connection):
         message = Core(subject, bytes(payload), reply, dict(headers) if headers else None)
         self.broker.faults.to_server(self.link, lambda: self.broker.publish(self, message))
 
+    def send(self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """See `port.Bus.send`."""
+        self.check(payload, headers)
+        message = Core(subject, bytes(payload), reply, dict(headers) if headers else None)
+        self.broker.faults.to_server(self.link, lambda: self.broker.publish(self, message))
+
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> Received:
         """See `port.Bus.request`; a BusError when the answering service's handler failed."""
         reply = f"{self._answers.pattern[:-1]}{self.broker.luck.getrandbits(64):016x}"

@@ -7,20 +7,20 @@ them. Reading and working live in `nats_reader` and `nats_worker`, the log's req
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
 from nats import micro
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
-from nats.micro.request import Request, ServiceError
-from nats.micro.service import Service, ServiceConfig
+from nats.micro.service import Endpoint, Service, ServiceConfig
 
 from understudy.bus import nats_log
 from understudy.bus.guarded import GuardedClient
-from understudy.bus.nats_message import received
+from understudy.bus.nats_fast import Direct
+from understudy.bus.nats_message import received, received_from
 from understudy.bus.nats_reader import OrderedReader
 from understudy.bus.nats_worker import Worker
 from understudy.bus.port import (
@@ -38,7 +38,6 @@ from understudy.bus.subjects import claims_bucket
 PENDING_MESSAGES = 1 << 18
 """Messages one subscription may hold unhandled before the newest are lost and counted."""
 
-_YIELD_EVERY = 64
 _API_TIMEOUT_S = 3.0
 
 
@@ -114,6 +113,13 @@ class NatsBus:
         except (Error, OSError) as error:
             raise nats_log.translate(error) from error
 
+    def send(self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """See `port.Bus.send`."""
+        try:
+            self.client.send(subject, payload, reply, dict(headers) if headers else None)
+        except (Error, OSError) as error:
+            raise nats_log.translate(error) from error
+
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> Received:
         """See `port.Bus.request`; a BusError when the answering service's handler failed."""
         msg = await nats_log.raw_request(self.client, subject, payload, timeout_s=timeout_s)
@@ -124,11 +130,10 @@ class NatsBus:
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """See `port.Bus.subscribe`. Interest is registered when this returns; while disconnected, at the reconnect."""
         try:
-            sub = await self.client.subscribe(
-                subject, queue=queue, cb=self._callback(handler), pending_msgs_limit=self.pending_limit
-            )
+            sub = await self.client.subscribe(subject, queue=queue, cb=_elsewhere)
         except Error as error:
             raise nats_log.translate(error) from error
+        self.client.direct[sub._id] = self._direct(handler)  # pyright: ignore[reportPrivateUsage]
         await self.client.settle()
         return self._track(lambda: self.client.end_subscription(sub, deliver=True))
 
@@ -139,7 +144,11 @@ class NatsBus:
             service = await micro.add_service(self.client, config)
             for subject, handler in endpoints.items():
                 endpoint = subject.replace(".", "-").replace("*", "any").replace(">", "all")
-                await service.add_endpoint(name=endpoint, subject=subject, handler=self._endpoint(handler))
+                await service.add_endpoint(name=endpoint, subject=subject, handler=_elsewhere)
+                made = service._endpoints[-1]  # pyright: ignore[reportPrivateUsage]
+                sub = made._subscription  # pyright: ignore[reportPrivateUsage]
+                assert sub is not None
+                self.client.direct[sub._id] = self._direct(handler, made)  # pyright: ignore[reportPrivateUsage]
         except Error as error:
             raise nats_log.translate(error) from error
         await self.client.settle()
@@ -207,32 +216,28 @@ class NatsBus:
         self._running.add(ending)
         return ending
 
-    def _callback(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:
-        seen = 0
+    def _direct(self, handler: Handler, endpoint: Endpoint | None = None) -> Direct:
+        """Called by the read loop itself. What a service's handler takes is counted as micro does it."""
 
-        async def on_message(msg: Msg) -> None:
-            nonlocal seen
+        def on_message(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+            began = time.perf_counter_ns()
             try:
-                handler(received(msg))
-            except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the subscription
+                handler(received_from(subject, payload, reply, headers))
+            except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
                 self._report(error)
-            seen += 1
-            if not seen % _YIELD_EVERY:
-                await asyncio.sleep(0)  # else a backlog runs to its end before anybody else does
+                if endpoint is not None and reply:
+                    self._answer_failed(endpoint, reply, error)
+            if endpoint is not None:
+                _count(endpoint, time.perf_counter_ns() - began)
 
         return on_message
 
-    def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[None]]:
-        async def on_request(request: Request) -> None:
-            msg = request._msg  # pyright: ignore[reportPrivateUsage]  # micro shows no reply subject
-            try:
-                handler(received(msg))
-            except Exception as error:
-                self._report(error)
-                if msg.reply:  # else micro would fail at answering
-                    raise ServiceError("500", "the handler failed") from error
-
-        return on_request
+    def _answer_failed(self, endpoint: Endpoint, reply: str, error: Exception) -> None:
+        endpoint._num_errors += 1  # pyright: ignore[reportPrivateUsage]
+        endpoint._last_error = repr(error)  # pyright: ignore[reportPrivateUsage]
+        headers = {"Nats-Service-Error": "the handler failed", "Nats-Service-Error-Code": "500"}
+        with suppress(Error, OSError):
+            self.client.send(reply, b"", headers=headers)
 
     async def _end_service(self, service: Service) -> None:
         """Micro would throw away the asks that have arrived; deliver them first."""
@@ -247,6 +252,18 @@ class NatsBus:
     def _report(self, error: Exception) -> None:
         with suppress(Exception):
             self._on_error(error)
+
+
+async def _elsewhere(_: object) -> None:
+    """nats-py wants a callback; messages go to the handler in `client.direct`."""
+
+
+def _count(endpoint: Endpoint, took_ns: int) -> None:
+    """Micro's own statistics, which it keeps where we do not pass."""
+    endpoint._num_requests += 1  # pyright: ignore[reportPrivateUsage]
+    endpoint._processing_time += took_ns  # pyright: ignore[reportPrivateUsage]
+    average = endpoint._processing_time // endpoint._num_requests  # pyright: ignore[reportPrivateUsage]
+    endpoint._average_processing_time = average  # pyright: ignore[reportPrivateUsage]
 
 
 class _Ending:

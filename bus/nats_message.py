@@ -39,15 +39,19 @@ def place(reply: str) -> Place | None:
 
 def received(msg: Msg) -> Received:
     """A core message; for republished ones with the stream's sequence and store time."""
-    headers = msg.headers
+    return received_from(msg.subject, msg.data, msg.reply, msg.headers)
+
+
+def received_from(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> Received:
+    """The same from a message's parts."""
     if headers is None:
-        return Received(msg.subject, msg.data, msg.reply)
+        return Received(subject, payload, reply)
     if headers.get("Status") == "503":
-        return Received(msg.subject, b"", no_responders=True)
+        return Received(subject, b"", no_responders=True)
     seq, at = headers.get("Nats-Sequence"), headers.get("Nats-Time-Stamp")
     if seq is None or at is None:
-        return Received(msg.subject, msg.data, msg.reply)
-    return Received(msg.subject, msg.data, msg.reply, _number(seq), unix_ms(at))
+        return Received(subject, payload, reply)
+    return Received(subject, payload, reply, _number(seq), unix_ms(at))
 
 
 def _number(text: str) -> int:

@@ -134,6 +134,10 @@ class Bus(Protocol):
         """Send at most once. Raises BusDown (nothing was sent), TooLarge, Closed."""
         ...
 
+    def send(self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """As `publish`, without waiting. BusDown also while the server takes so little that too much waits for it."""
+        ...
+
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> Received:
         """Ask once and wait for one reply. Raises NoResponders, BusDown (no answer in time), TooLarge, Closed."""
         ...

@@ -6,7 +6,7 @@ Asks refuse unknown tags and fields, with the path; folds count and skip what th
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import msgspec
 
@@ -41,6 +41,10 @@ REGISTRY: dict[str, type[Message | Ask]] = _tagged(generate, run, events, catalo
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+
+
+_any: msgspec.json.Decoder[Message | Ask] = msgspec.json.Decoder(Union[tuple(REGISTRY.values())])  # noqa: UP007
+"""Reads the tag and the rest in one pass; what it refuses is looked at again, for the exact reason."""
 
 
 class _Head(msgspec.Struct):
@@ -81,6 +85,13 @@ def decode_as(cls: type[T], payload: bytes) -> T:
 
 def decode(payload: bytes) -> Message | Ask:
     """Decode by tag, older versions lifted by their upcasts. Raises WireError `unknown_tag` or `invalid`."""
+    try:
+        return _any.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_step_by_step(payload)
+
+
+def _decode_step_by_step(payload: bytes) -> Message | Ask:
     try:
         tag = _head.decode(payload).type
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

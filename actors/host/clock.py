@@ -5,11 +5,12 @@ The host takes a `Clock`, so that a simulation can bring one on virtual time wit
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from typing import Protocol
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
 
 class Clock(Protocol):
@@ -43,4 +44,4 @@ class SystemClock:
 def ulid(now_ms: float, luck: int) -> str:
     """A ULID: 48 bits of time, 80 of luck, 26 characters that sort by time (specification: github.com/ulid/spec)."""
     value = (int(now_ms) << 80) | luck
-    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return base64.b32encode(value.to_bytes(20))[6:].translate(_TO_CROCKFORD).decode()

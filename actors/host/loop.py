@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,12 @@ import msgspec
 from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge
 from understudy.actors.host.logs import FLUSH_S, Log
+from understudy.actors.host.outbox import Outbox, Overflow
 from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
 from understudy.actors.host.questions import Questions
 from understudy.actors.host.storer import Storer
 from understudy.actors.host.timers import Timers
-from understudy.bus.port import Bus, BusDown, BusError, Received
+from understudy.bus.port import Bus, BusError, Received
 from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import AttemptEnded, Event, RequestEnded, SelectionMade
@@ -50,7 +50,6 @@ from understudy.messages.step import (
 from understudy.messages.topology import ActorPlan
 from understudy.messages.wire import WireError, decode, decode_as, encode, tag_of
 
-OUT_LIMIT = 100_000
 QUIET_S = 1.0
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
@@ -95,8 +94,7 @@ class Host:
         self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
         self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
         self.unknown = 0  # messages whose tag or form we do not know
-        self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
-        self._wake_writer = asyncio.Event()
+        self._out = Outbox(bus, self._not_sent)
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stores: dict[str, Event] = {}
         self.id = self.clock.new_id(self.clock.now_ms())
@@ -110,7 +108,7 @@ class Host:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[dict[str, Any]], None]) -> None:
         """Fold the log, get the edge ready, take asks, work until stopped. Raises Crashed."""
-        tasks = [asyncio.create_task(t) for t in (self.storer.run(), self._write(), self._flush_log())]
+        tasks = [asyncio.create_task(t) for t in (self.storer.run(), self._out.run(), self._flush_log())]
         try:
             now = self.clock.now_ms()
             inbox = self.inbox
@@ -372,26 +370,13 @@ class Host:
     # --- the way out -----------------------------------------------------------------------------------------------
 
     def _send(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
-        if len(self._out) >= OUT_LIMIT:
-            raise Crashed("the bus has been down for so long that 100,000 messages wait")
-        self._out.append((subject, payload, reply, headers))
-        self._wake_writer.set()
+        try:
+            self._out.send(subject, payload, reply, headers)
+        except Overflow as error:
+            self._give_in(Crashed(str(error)))
 
-    async def _write(self) -> None:
-        """The one writer: order is kept; while the bus is down, messages wait."""
-        while True:
-            while not self._out:
-                self._wake_writer.clear()
-                await self._wake_writer.wait()
-            subject, payload, reply, headers = self._out[0]
-            try:
-                await self.bus.publish(subject, payload, reply=reply, headers=headers)
-            except BusDown:
-                await asyncio.sleep(0.02)
-                continue
-            except BusError as error:
-                self.log.line("not_sent", subject=subject, code=error.code, bytes=len(payload))
-            self._out.popleft()
+    def _not_sent(self, subject: str, error: BusError, size: int) -> None:
+        self.log.line("not_sent", subject=subject, code=error.code, bytes=size)
 
 
 async def _until_seen(moved: asyncio.Event, head_seen: Callable[[], bool]) -> None:

@@ -1,10 +1,11 @@
-"""Puts facts into the log: one at a time while the log is fast, gathered into one atomic batch while it is slow."""
+"""Puts facts into the log: in order, many under way at once, each again and again until the log has it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -13,71 +14,101 @@ from understudy.messages.base import Message
 from understudy.messages.step import Store, Stored, StoreFailed
 from understudy.messages.wire import encode, tag_of
 
-BATCH = 100
+WINDOW = 64
+"""Stores under way at once. Each costs the server one fsync; atomic batches cost it three times as much below 16."""
+TIMEOUT_S = 2.0
 RETRY_S = 0.05
 RETRY_CAP_S = 1.0
+
+
+@dataclass(slots=True)
+class _Item:
+    number: int
+    store: Store
+    outgoing: Outgoing
+    until_ms: float
 
 
 class Storer:
     """Stores events in order, each once by its id, retrying until it gives up; answers through `feed`.
 
-    While one store is under way the next ones queue up and travel together, so a slow fsync is paid once for many.
+    After a failure nothing new leaves until all that was under way has been answered or given up; then everything that
+    failed is sent again, in its old order and before what came later.
     """
 
     def __init__(self, bus: Bus, app: str, now_ms: Callable[[], float], feed: Callable[[Stored | StoreFailed], None]):
         self._bus, self._app, self._now_ms, self._feed = bus, app, now_ms, feed
-        self._queue: deque[tuple[Store, Outgoing, float]] = deque()
-        self._wake = asyncio.Event()
+        self._waiting: deque[_Item] = deque()
+        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._failed: list[_Item] = []
+        self._trouble = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._count = 0
+        self._wait_s = RETRY_S
 
     @property
     def pending(self) -> int:
         """Events not yet confirmed."""
-        return len(self._queue)
+        return len(self._waiting) + len(self._under_way) + len(self._failed)
 
     def put(self, store: Store) -> None:
-        """Take an event; it is stored as soon as the log takes it."""
+        """Take an event; it is on its way when this returns, unless the log is slow or away."""
         name = tag_of(type(store.event)).rsplit(".", 1)[0]
         subject = f"{self._app}.evt.{name}" + (f".{store.key}" if store.key else "")
         outgoing = Outgoing(subject, encode(_with_id(store)), store.msg_id)
-        self._queue.append((store, outgoing, self._now_ms() + store.give_up_ms))
-        self._wake.set()
+        self._count += 1
+        self._waiting.append(_Item(self._count, store, outgoing, self._now_ms() + store.give_up_ms))
+        self._launch()
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        wait_s = RETRY_S
-        while True:
-            while not self._queue:
-                self._wake.clear()
-                await self._wake.wait()
-            batch = [self._queue[i] for i in range(min(BATCH, len(self._queue)))]
-            try:
-                acks = await self._bus.store([one[1] for one in batch], timeout_s=2.0)
-            except (LogFull, TooLarge) as error:
-                self._refused(len(batch), error.code)
-            except BusError:
+        """Repeat what failed, until cancelled."""
+        try:
+            while True:
+                await self._trouble.wait()
+                while self._under_way:
+                    self._settled.clear()
+                    await self._settled.wait()
+                self._waiting.extendleft(sorted(self._failed, key=lambda item: -item.number))
+                self._failed.clear()
                 self._expire()
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, RETRY_CAP_S)
-            else:
-                wait_s = RETRY_S
-                for _ in batch:
-                    self._queue.popleft()
-                now = self._now_ms()
-                for (store, _, _), ack in zip(batch, acks, strict=True):
-                    self._feed(Stored(now, store.msg_id, ack.seq, ack.duplicate))
+                await asyncio.sleep(self._wait_s)
+                self._wait_s = min(self._wait_s * 2, RETRY_CAP_S)
+                self._trouble.clear()
+                self._launch()
+        finally:
+            for task in self._under_way.values():
+                task.cancel()
 
-    def _refused(self, count: int, code: str) -> None:
-        for _ in range(count):
-            store, _, _ = self._queue.popleft()
-            self._feed(StoreFailed(self._now_ms(), store.msg_id, code))
+    def _launch(self) -> None:
+        while self._waiting and len(self._under_way) < WINDOW and not self._trouble.is_set():
+            item = self._waiting.popleft()
+            self._under_way[item.number] = asyncio.create_task(self._store(item))
+
+    async def _store(self, item: _Item) -> None:
+        answer: Stored | StoreFailed | None = None
+        try:
+            (ack,) = await self._bus.store([item.outgoing], timeout_s=TIMEOUT_S)
+            answer = Stored(self._now_ms(), item.store.msg_id, ack.seq, ack.duplicate)
+            self._wait_s = RETRY_S
+        except (LogFull, TooLarge) as error:
+            answer = StoreFailed(self._now_ms(), item.store.msg_id, error.code)
+        except BusError:
+            self._failed.append(item)
+            self._trouble.set()
+        finally:
+            del self._under_way[item.number]
+            self._settled.set()
+        self._launch()
+        if answer is not None:
+            self._feed(answer)
 
     def _expire(self) -> None:
         """Those who waited long enough hear so; their events stay queued, with the same ids, until the log is back."""
         now = self._now_ms()
-        for i, (store, outgoing, until) in enumerate(self._queue):
-            if until <= now:
-                self._queue[i] = (store, outgoing, float("inf"))
-                self._feed(StoreFailed(now, store.msg_id, "bus_down"))
+        for item in list(self._waiting):
+            if item.until_ms <= now:
+                item.until_ms = float("inf")
+                self._feed(StoreFailed(now, item.store.msg_id, "bus_down"))
 
 
 def _with_id(store: Store) -> Message:

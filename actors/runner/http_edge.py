@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from understudy.actors.runner import openai
+from understudy.actors.runner.gather import Gather
 from understudy.actors.runner.sse import Lines, Malformed
 from understudy.messages.run import RunFailure
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
@@ -103,6 +104,16 @@ class HttpEdge:
             await self._read(call.call_id, response.content)
 
     async def _read(self, call_id: str, content: aiohttp.StreamReader) -> None:
+        out = Gather(lambda text, tokens: self._feed(CallText(self._now_ms(), call_id, text, tokens)))
+        try:
+            end = await self._read_whole(content, out)
+        finally:
+            out.flush()
+        tokens = end.prompt_tokens, end.completion_tokens
+        self._feed(CallEnded(self._now_ms(), call_id, end.finish or "stop", *tokens, served_by=end.model))
+
+    async def _read_whole(self, content: aiohttp.StreamReader, out: Gather) -> openai.Piece:
+        """Text goes to `out` as it arrives. Raises Cut unless the dialect's terminator came."""
         lines, end = Lines(), openai.Piece()
         while True:
             chunk = await content.readany()
@@ -112,23 +123,17 @@ class HttpEdge:
             for data in lines.feed(chunk):
                 piece = openai.read(data)
                 if piece.failure is not None:
-                    self._say(call_id, text, count)
+                    out.add(text, count)
                     raise Cut(piece.failure, 200)
                 if piece.text:
                     text, count = text + piece.text, count + 1
                 _merge(end, piece)
-            self._say(call_id, text, count)
+            out.add(text, count)
             if end.done:
                 break
         if end.finish is None:
             raise Cut("broken_stream", 200)
-        tokens = end.prompt_tokens, end.completion_tokens
-        self._feed(CallEnded(self._now_ms(), call_id, end.finish, *tokens, served_by=end.model))
-
-    def _say(self, call_id: str, text: str, count: int) -> None:
-        """Text coalesced as it arrived: one message per read."""
-        if text:
-            self._feed(CallText(self._now_ms(), call_id, text, count))
+        return end
 
 
 def _merge(end: openai.Piece, piece: openai.Piece) -> None:

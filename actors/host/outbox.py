@@ -1,0 +1,61 @@
+"""What an actor sends: at once while the bus takes it, in order after the bus was down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from understudy.bus.port import Bus, BusDown, BusError
+
+LIMIT = 100_000
+RETRY_S = 0.02
+
+
+class Overflow(Exception):
+    """The bus has been down for so long that no more messages can wait."""
+
+
+class Outbox:
+    """Hands messages straight to the connection; only what it does not take now waits here, and all that comes after.
+
+    `refused(subject, error, size)` is told of a message that will never be taken (too large, closed).
+    """
+
+    def __init__(self, bus: Bus, refused: Callable[[str, BusError, int], None]) -> None:
+        self._bus, self._refused = bus, refused
+        self._waiting: deque[tuple[str, bytes, str, Mapping[str, str] | None]] = deque()
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def send(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None = None) -> None:
+        """Send, or keep until the bus is back. Raises Overflow."""
+        if not self._waiting and self._sent(subject, payload, reply, headers):
+            return
+        if len(self._waiting) >= LIMIT:
+            raise Overflow(f"the bus has been down for so long that {LIMIT:,} messages wait")
+        self._waiting.append((subject, payload, reply, headers))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send what waits as soon as the bus takes it, until cancelled."""
+        while True:
+            self._wake.clear()
+            while self._waiting:
+                if self._sent(*self._waiting[0]):
+                    self._waiting.popleft()
+                else:
+                    await asyncio.sleep(RETRY_S)
+            await self._wake.wait()
+
+    def _sent(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> bool:
+        """Whether this message is done with: taken, or refused for good."""
+        try:
+            self._bus.send(subject, payload, reply=reply, headers=headers)
+        except BusDown:
+            return False
+        except BusError as error:
+            self._refused(subject, error, len(payload))
+        return True
