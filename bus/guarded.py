@@ -293,6 +293,10 @@ class GuardedClient(FastClient):
         except Exception as error:  # noqa: BLE001  # raising into nats-py would kill its read loop
             self._report(error)
 
+    def handler_failed(self, error: Exception) -> None:
+        """A handler's mistake is reported and ends nothing."""
+        self._report(error)
+
     def _report(self, error: Exception) -> None:
         with suppress(Exception):
             self._on_error(error)

@@ -19,7 +19,7 @@ from nats.micro.service import Endpoint, Service, ServiceConfig
 
 from understudy.bus import nats_log
 from understudy.bus.guarded import GuardedClient
-from understudy.bus.nats_fast import Direct
+from understudy.bus.nats_fast import Direct, elsewhere
 from understudy.bus.nats_message import received, received_from
 from understudy.bus.nats_reader import OrderedReader
 from understudy.bus.nats_worker import Worker
@@ -35,9 +35,6 @@ from understudy.bus.port import (
 )
 from understudy.bus.subjects import claims_bucket
 
-PENDING_MESSAGES = 1 << 18
-"""Messages one subscription may hold unhandled before the newest are lost and counted."""
-
 _API_TIMEOUT_S = 3.0
 
 
@@ -46,7 +43,6 @@ class NatsBus:
 
     def __init__(self, client: GuardedClient, *, app: str, on_error: Callable[[Exception], None]) -> None:
         self.client = client
-        self.pending_limit = PENDING_MESSAGES
         self._bucket = claims_bucket(app)
         self._on_error = on_error
         self._running: set[_Ending] = set()
@@ -130,10 +126,9 @@ class NatsBus:
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """See `port.Bus.subscribe`. Interest is registered when this returns; while disconnected, at the reconnect."""
         try:
-            sub = await self.client.subscribe(subject, queue=queue, cb=_elsewhere)
+            sub = await self.client.listen(subject, self._direct(handler), queue)
         except Error as error:
             raise nats_log.translate(error) from error
-        self.client.direct[sub._id] = self._direct(handler)  # pyright: ignore[reportPrivateUsage]
         await self.client.settle()
         return self._track(lambda: self.client.end_subscription(sub, deliver=True))
 
@@ -144,7 +139,7 @@ class NatsBus:
             service = await micro.add_service(self.client, config)
             for subject, handler in endpoints.items():
                 endpoint = subject.replace(".", "-").replace("*", "any").replace(">", "all")
-                await service.add_endpoint(name=endpoint, subject=subject, handler=_elsewhere)
+                await service.add_endpoint(name=endpoint, subject=subject, handler=elsewhere)
                 made = service._endpoints[-1]  # pyright: ignore[reportPrivateUsage]
                 sub = made._subscription  # pyright: ignore[reportPrivateUsage]
                 assert sub is not None
@@ -169,7 +164,6 @@ class NatsBus:
             handler,
             after_seq=after_seq,
             since_ms=since_ms,
-            pending_limit=self.pending_limit,
             report=self._report,
         )
         try:
@@ -252,10 +246,6 @@ class NatsBus:
     def _report(self, error: Exception) -> None:
         with suppress(Exception):
             self._on_error(error)
-
-
-async def _elsewhere(_: object) -> None:
-    """nats-py wants a callback; messages go to the handler in `client.direct`."""
 
 
 def _count(endpoint: Endpoint, took_ns: int) -> None:

@@ -19,12 +19,13 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import BadHeaderError, BadSubjectError, OutboundBufferLimitError
 from nats.errors import TimeoutError as NoAnswer
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 Direct = Callable[[str, bytes, str, dict[str, str] | None], None]
-"""Called with subject, payload, reply and headers; must return at once and not raise."""
+"""Called with subject, payload, reply and headers; must return at once. What it raises is reported."""
 
 BACKED_UP_BYTES = 8 << 20
 """Bytes that wait for the socket before a `post` is refused: the server takes nothing."""
@@ -42,6 +43,8 @@ class FastClient(Client):
         self._ps = FastParser(self)
         self._write_due = False
         self._asked = 0
+        self._answers_at = ""
+        self._answers: dict[str, asyncio.Future[Msg]] = {}
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send without waiting; the caller has made sure of the connection and the size.
@@ -84,37 +87,53 @@ class FastClient(Client):
         commands, self._pending, self._pending_data_size = self._pending, [], 0
         writer.write(b"".join(commands))
 
+    async def listen(self, subject: str, handler: Direct, queue: str = "") -> Subscription:
+        """Subscribe with a handler that the read loop calls itself."""
+        sub = await self.subscribe(subject, queue=queue, cb=elsewhere)
+        self.direct[sub._id] = handler  # pyright: ignore[reportPrivateUsage]
+        return sub
+
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float) -> Msg:
         """One request, one answer. Raises what `post` raises, and nats-py's TimeoutError."""
-        if not self._resp_sub_prefix:
-            await self._init_request_sub()
-            sid = next(n for n, s in self._subs.items() if s._cb == self._request_sub_callback)  # pyright: ignore[reportPrivateUsage]
-            self.direct[sid] = self._answered
+        if not self._answers_at:
+            prefix = self.new_inbox() + "."
+            await self.listen(f"{prefix}*", self._answered)
+            self._answers_at = prefix
         loop = asyncio.get_running_loop()
         self._asked += 1
         token, answer = f"{self._asked:x}", loop.create_future()
-        self._resp_map[token] = answer
+        self._answers[token] = answer
         late = loop.call_later(timeout_s, _give_up, answer)
         try:
-            self.post(subject, payload, self._resp_sub_prefix.decode() + token, headers)
+            self.post(subject, payload, self._answers_at + token, headers)
             return await answer
         finally:
             late.cancel()
-            self._resp_map.pop(token, None)
+            self._answers.pop(token, None)
 
     def _answered(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
-        answer = self._resp_map.get(subject.rpartition(".")[2])
+        answer = self._answers.get(subject.rpartition(".")[2])
         if answer is not None and not answer.done():
             answer.set_result(Msg(self, subject, reply, payload, headers))
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self.direct.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
+    def hand_over(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
+        """A message that has arrived, to the handler of its subscription."""
         self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
-        handler(subject.decode(), data, reply.decode(), await self._process_headers(headers))
+        self.stats["in_bytes"] += len(payload)
+        try:
+            found = None if headers is None else header_fields(headers)
+            self.direct[sid](subject.decode(), payload, reply.decode(), found)
+        except Exception as error:  # noqa: BLE001  # raising into nats-py would kill its read loop
+            self.handler_failed(error)
+
+    def handler_failed(self, error: Exception) -> None:
+        """Told what a handler in `direct` raised."""
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if sid in self.direct:
+            self.hand_over(sid, subject, reply, data, headers or None)
+        else:
+            await super()._process_msg(sid, subject, reply, data, headers)
 
 
 class FastParser(Parser):
@@ -127,30 +146,54 @@ class FastParser(Parser):
         if self.buf or self.state != AWAITING_CONTROL_LINE:
             await super().parse(data)
             return
-        at, seen, nc = 0, 0, self.nc
-        while data.startswith(b"MSG ", at):
+        at, seen, size, nc = 0, 0, len(data), self.nc
+        while at < size:
+            has_headers = data.startswith(b"HMSG ", at)
+            if not has_headers and not data.startswith(b"MSG ", at):
+                break
             eol = data.find(b"\r\n", at)
-            words = data[at + 4 : eol].split(b" ")
-            if eol < 0 or not 3 <= len(words) <= 4 or not words[-1].isdigit():
+            words = data[at:eol].split(b" ")
+            if eol < 0 or not 4 + has_headers <= len(words) <= 5 + has_headers or not words[-1].isdigit():
                 break
             begin = eol + 2
             end = begin + int(words[-1])
-            if end + 2 > len(data):
+            if end + 2 > size:
                 break
-            at, payload = end + 2, data[begin:end]
-            reply = words[2] if len(words) == 4 else b""
-            handler = nc.direct.get(int(words[1]))
-            if handler is None:
-                await nc._process_msg(int(words[1]), words[0], reply, payload, None)  # type: ignore[arg-type]
+            at, headers = end + 2, None
+            if has_headers:
+                headers = data[begin : begin + int(words[-2])]
+                begin += len(headers)
+            reply = words[3] if len(words) == 5 + has_headers else b""
+            sid = int(words[2])
+            if sid in nc.direct:
+                nc.hand_over(sid, words[1], reply, data[begin:end], headers)
             else:
-                nc.stats["in_msgs"] += 1
-                nc.stats["in_bytes"] += len(payload)
-                handler(words[0].decode(), payload, reply.decode(), None)
+                await nc._process_msg(sid, words[1], reply, data[begin:end], headers)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
             seen += 1
             if not seen % _YIELD_EVERY:
                 await asyncio.sleep(0)  # else a backlog runs to its end before anybody else does
-        if at < len(data):
+        if at < size:
             await super().parse(data[at:] if at else data)
+
+
+async def elsewhere(_: object) -> None:
+    """nats-py wants a callback; messages go to the handler in `direct`."""
+
+
+def header_fields(raw: bytes) -> dict[str, str]:
+    """Headers as nats-py gives them: the status line as `Status` and `Description`, where there is one."""
+    first, *lines = raw.decode(errors="surrogateescape").split("\r\n")
+    fields: dict[str, str] = {}
+    words = first.split(" ", 2)
+    if len(words) > 1:
+        fields["Status"] = words[1]
+        if len(words) > 2:
+            fields["Description"] = words[2]
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if colon:
+            fields[key] = value.strip()
+    return fields
 
 
 def _header_lines(headers: dict[str, str]) -> bytes:

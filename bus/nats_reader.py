@@ -15,11 +15,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from understudy.bus.guarded import GuardedClient, end_task
+from understudy.bus.nats_fast import Direct
 from understudy.bus.nats_log import api
 from understudy.bus.nats_message import place
 from understudy.bus.port import BusError, Handler, Received
@@ -28,7 +28,6 @@ HEARTBEAT_S = 0.5
 _SILENCE_S = 3 * HEARTBEAT_S
 _ABANDONED_AFTER_S = 5
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_YIELD_EVERY = 64
 
 
 class OrderedReader:
@@ -43,14 +42,14 @@ class OrderedReader:
         *,
         after_seq: int,
         since_ms: int = 0,
-        pending_limit: int,
         report: Callable[[Exception], None],
     ) -> None:
         self.last_seq = after_seq
         self.recreated = 0
         self._since_ms = since_ms
         self._client, self._stream, self._subjects, self._handler = client, stream, list(subjects), handler
-        self._pending_limit, self._report = pending_limit, report
+        self._report = report
+        self._loop = asyncio.get_running_loop()
         self._name, self._live = "", False
         self._sub: Subscription | None = None
         self._next = 1
@@ -75,17 +74,16 @@ class OrderedReader:
 
     async def _create(self) -> None:
         """A consumer of its own name with an inbox of its own: nothing of an earlier one can be mistaken for it."""
-        loop = asyncio.get_running_loop()
         name, inbox = f"read-{secrets.token_hex(8)}", self._client.new_inbox()
         self._next, self._name, self._live = 1, name, True
         self._broken.clear()
-        self._sub = await self._client.subscribe(inbox, cb=self._callback(name), pending_msgs_limit=self._pending_limit)
+        self._sub = await self._client.listen(inbox, self._hearer(name))
         try:
             await api(self._client, f"CONSUMER.CREATE.{self._stream}.{name}", self._config(name, inbox))
         except BusError:
             await self._forget(deliver=False)
             raise
-        self._heard_at = loop.time()
+        self._heard_at = self._loop.time()
 
     def _config(self, name: str, inbox: str) -> dict[str, Any]:
         return {
@@ -113,14 +111,14 @@ class OrderedReader:
             return {"deliver_policy": "by_start_time", "opt_start_time": at.replace("+00:00", "Z")}
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.last_seq + 1}
 
-    def _callback(self, name: str) -> Callable[[Msg], Any]:
-        async def on_message(msg: Msg) -> None:
+    def _hearer(self, name: str) -> Direct:
+        def on_message(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
             if name != self._name or not self._live:
                 return
-            self._heard_at = asyncio.get_running_loop().time()
-            at = place(msg.reply)
+            self._heard_at = self._loop.time()
+            at = place(reply)
             if at is None:
-                await self._control(msg)
+                self._control(reply, headers or {})
                 return
             if at.consumer_seq != self._next:
                 self._break()
@@ -128,24 +126,21 @@ class OrderedReader:
             self._next += 1
             self.last_seq = at.seq
             try:
-                self._handler(Received(msg.subject, msg.data, seq=at.seq, at_ms=at.at_ms))
+                self._handler(Received(subject, payload, seq=at.seq, at_ms=at.at_ms))
             except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
                 self._report(error)
-            if not self._next % _YIELD_EVERY:
-                await asyncio.sleep(0)
 
         return on_message
 
-    async def _control(self, msg: Msg) -> None:
+    def _control(self, reply: str, headers: dict[str, str]) -> None:
         """Heartbeats, flow control, and the end of the consumer."""
-        headers = msg.headers or {}
         if headers.get("Status") != "100":
             self._break()
             return
-        answer_to = msg.reply or headers.get("Nats-Consumer-Stalled", "")
+        answer_to = reply or headers.get("Nats-Consumer-Stalled", "")
         if answer_to:
             with suppress(Error, OSError):
-                await self._client.publish(answer_to)
+                self._client.send(answer_to, b"")
         delivered = headers.get("Nats-Last-Consumer")
         if delivered is not None and int(delivered) != self._next - 1:
             self._break()  # the last messages before this heartbeat were lost
@@ -155,14 +150,13 @@ class OrderedReader:
         self._broken.set()
 
     async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            wait_s = self._heard_at + _SILENCE_S - loop.time()
+            wait_s = self._heard_at + _SILENCE_S - self._loop.time()
             try:
                 async with asyncio.timeout(max(wait_s, 0)):
                     await self._broken.wait()
             except TimeoutError:
-                if loop.time() < self._heard_at + _SILENCE_S:
+                if self._loop.time() < self._heard_at + _SILENCE_S:
                     continue
             await self._recreate()
 

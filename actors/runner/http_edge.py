@@ -46,7 +46,15 @@ class HttpEdge:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         # Bodies are answers to private text: no redirects (they could lead off this machine), no proxy from outside.
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, trust_env=False)
+        self._session = aiohttp.ClientSession(
+            timeout=timeout,
+            connector=connector,
+            headers=headers,
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # a provider is no web site: nothing is to be remembered between calls
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            auto_decompress=False,  # none was offered; streams of small pieces gain nothing from it
+        )
         return {"engine": "openai"}
 
     def perform(self, effect: CallModel | CancelCall) -> None:
