@@ -23,7 +23,12 @@ class DescribeModel(Ask, tag="model.describe.v1", frozen=True, kw_only=True):
 
 
 class Select(Generate, tag="model.select.v1", frozen=True, kw_only=True):
-    """The decision alone: what `generate` would choose for this request, ranked, with reasons."""
+    """The decision alone: what `generate` would choose for this request, ranked, with reasons.
+
+    `explain`: name every rejected model as well, which is a long answer where there are many.
+    """
+
+    explain: bool = False
 
 
 class GiveFeedback(Ask, Finite, tag="feedback.give.v1", frozen=True, kw_only=True):
@@ -80,13 +85,17 @@ class Candidate(Part, Finite, frozen=True, kw_only=True):
 
 
 class Selected(Message, tag="model.selected.v1", frozen=True, kw_only=True):
-    """The answer to `model.select`."""
+    """The answer to `model.select`: who would be tried, in order (the policy's `chain_length`), and why not the others.
+
+    `rejected` counts the others per reason; `rejected_models` names them where the ask said `explain`.
+    """
 
     as_of_seq: Count
     task: str
     chain: tuple[Candidate, ...]
-    rejected: dict[str, tuple[str, ...]]
+    rejected: dict[str, Count]
     topology: str
+    rejected_models: dict[str, tuple[str, ...]] = {}
 
 
 class FeedbackTaken(Message, tag="feedback.taken.v1", frozen=True, kw_only=True):

@@ -60,14 +60,18 @@ def card(model: str, view: ModelView, knowledge: Knowledge, local: LocalView) ->
     )
 
 
-def selected(knowledge: Knowledge, task: str, decision: Decision) -> Selected:
-    """The decision alone, with the rejected listed per reason word."""
-    rejected: dict[str, tuple[str, ...]] = {}
-    for model, reason in sorted(decision.rejected.items()):
-        rejected[reason] = (*rejected.get(reason, ()), model)
-    chain = tuple(Candidate(model=r.model, score=r.score, parts=r.parts) for r in decision.chain)
+def selected(knowledge: Knowledge, task: str, decision: Decision, explain: bool) -> Selected:
+    """The decision alone; with `explain`, the rejected listed per reason word."""
+    named: dict[str, list[str]] = {}
+    for model, reason in sorted(decision.rejected.items()) if explain else ():
+        named.setdefault(reason, []).append(model)
     return Selected(
-        as_of_seq=knowledge.seq, task=task, chain=chain, rejected=rejected, topology=knowledge.topology_hash
+        as_of_seq=knowledge.seq,
+        task=task,
+        chain=tuple(Candidate(model=r.model, score=r.score, parts=r.parts) for r in decision.chain),
+        rejected=decision.counts(),
+        topology=knowledge.topology_hash,
+        rejected_models={reason: tuple(models) for reason, models in named.items()},
     )
 
 

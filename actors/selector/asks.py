@@ -137,11 +137,11 @@ def _decide(
 
 def _select(state: State, asked: Asked) -> Message:
     ask = asked.message
-    assert isinstance(ask, Generate)
+    assert isinstance(ask, Select)
     admit.check(ask)
     question, _, _, _ = admit.question(ask, state.knowledge, admit.seed_of(asked.id))
     decision = decide(state.knowledge, local_view(state, asked.at_ms), question)
-    return answers.selected(state.knowledge, question.task, decision)
+    return answers.selected(state.knowledge, question.task, decision, ask.explain)
 
 
 def _cancel(state: State, asked: Asked, cancel: Cancel) -> list[Effect]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import sys
 
 BENCHES = {
+    "bus": "select beside a bare echo, our relay beside a bare relay, memory of a selector",
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
 }
@@ -22,6 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("name", choices=sorted(BENCHES), help="; ".join(f"{n}: {t}" for n, t in BENCHES.items()))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="bus: show that it works, in seconds; no figures to quote")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,8 +33,11 @@ def run(args: argparse.Namespace) -> int:
     from understudy.tools.common import show
 
     module = importlib.import_module(f"understudy.tools.bench.{args.name}")
+    if args.quick and not hasattr(module, "QUICK"):
+        print(f"bench {args.name} has no quick form; leave --quick out", file=sys.stderr)
+        return 2
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        result = runner.run(module.measure())
+        result = runner.run(module.measure(quick=True) if args.quick else module.measure())
     if args.json:
         show(result)
     else:

@@ -91,9 +91,12 @@ def test_select_shows_the_decision_alone(stage: Any) -> None:
     s = stage({"a": {}, "b": {}, "c": {"capabilities": ["json"]}})
     s.put(make(Select, requirements={"capabilities": ["chat"]}))
     answer = s.said(Selected)[0]
-    assert [c.model for c in answer.chain] == ["a", "b"] and answer.rejected == {"no_capability": ("c",)}
+    assert [c.model for c in answer.chain] == ["a", "b"] and answer.rejected == {"no_capability": 1}
+    assert answer.rejected_models == {}, "names only where they are asked for: there may be hundreds"
     assert (answer.as_of_seq, answer.task, answer.topology) == (1, "general", "h1")
     assert answer.chain[0].parts.keys() == {"quality", "speed", "cost", "fit"}
+    s.put(make(Select, requirements={"capabilities": ["chat"]}, explain=True))
+    assert s.said(Selected)[-1].rejected_models == {"no_capability": ("c",)}
     assert s.state.runs == {} and not s.stores()
 
 

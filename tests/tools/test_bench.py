@@ -1,0 +1,28 @@
+"""A bench runs and says its bars; what they measure needs a quiet machine and is no test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(120)
+def test_bench_bus_measures_what_runs_and_prints_its_bars(root: Path):
+    code = "from understudy.tools.cli import main; main(['bench', 'bus', '--quick', '--json'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=110
+    )
+    report = json.loads(done.stdout)
+    values = {one["id"]: one["value"] for one in report["bars"]}
+    assert set(values) == {
+        "select_p50_ratio", "select_rate_ratio", "relay_ratio", "relay_added_ms", "rss_rest_mb", "rss_load_mb",
+    }  # fmt: skip
+    assert all(value > 0 for value in values.values()), values
+    relay, select = report["detail"]["relay"], report["detail"]["select"]["3"]
+    assert relay["chunks_under_load"] >= 50 * 20, "every stream of the load arrived"
+    assert select["candidates"] == {"models": 3, "ranked": 3, "rejected": {}}
+    assert done.returncode == (0 if all(one["holds"] for one in report["bars"]) else 1)
