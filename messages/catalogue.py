@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from understudy.messages.base import Ask, Finite, Message, Part
-from understudy.messages.events import Health
+from understudy.messages.events import Health, ProbeWord
 from understudy.messages.generate import Generate
 from understudy.messages.units import Count, Key, ModelId, Word
 
@@ -50,7 +50,7 @@ class ModelCard(Part, Finite, frozen=True, kw_only=True):
     quality: float
     context_tokens: Count
     capabilities: tuple[str, ...]
-    continues: str
+    continues: str  # in effect: as declared, or as probed, else `none`
     loaded: bool = False
     instances: Count = 0
     in_flight: Count = 0
@@ -59,6 +59,7 @@ class ModelCard(Part, Finite, frozen=True, kw_only=True):
     success_ratio: float | None = None
     first_token_ms: float | None = None
     aliases: tuple[str, ...] = ()
+    continues_by: Literal["declared", "pending"] | ProbeWord = "declared"  # whose word `continues` is
 
 
 class Models(Message, tag="model.models.v1", frozen=True, kw_only=True):

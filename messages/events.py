@@ -9,10 +9,15 @@ from typing import Any, Literal
 
 from understudy.messages.base import Finite, Message
 from understudy.messages.generate import Attempt, FinishReason, Parameters, Usage
+from understudy.messages.run import Continuation
 from understudy.messages.topology import Topology
 from understudy.messages.units import Count, ModelId, Usd, Word
 
 Health = Literal["healthy", "degraded", "unavailable"]
+
+
+ProbeWord = Literal["matched", "no_match", "costs_money"]
+"""What a continuation probe found. `costs_money`: not asked, as the model has a price and nobody allowed it."""
 
 
 class Event(Message, frozen=True, kw_only=True):
@@ -137,7 +142,20 @@ class ModelRecovered(Event, tag="model.recovered.v1", frozen=True, kw_only=True)
 
     model: ModelId
     was: Health
-    by: Literal["probe", "outcome", "loaded"]
+    by: Literal["probe", "outcome", "loaded", "quiet"]  # quiet: no failure for a while, so the old ones are forgiven
+
+
+class ModelProbed(Event, tag="model.probed.v1", frozen=True, kw_only=True):
+    """How a model that is declared `continues: probe` goes on with a known text that another one began.
+
+    It holds for the model as it is since position `since_seq` of the log (its last load, or a change of its
+    declaration); a later load makes it unknown again, which counts as `none`.
+    """
+
+    model: ModelId
+    continues: Continuation
+    reason: ProbeWord
+    since_seq: Count
 
 
 class ModelSwitched(Event, tag="model.switched.v1", frozen=True, kw_only=True):

@@ -172,6 +172,8 @@ class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
     """Another model goes on from here: drop every delta with `seq > keep_seq`, then append.
 
     `next_seq` is the number of the delta that follows, so that a reader who was sent a seam again knows it.
+    `trimmed_chars`: so many characters at the beginning of the next model's text repeated the end of ours (in a
+    `continue` of the instructed form) and were left out.
     """
 
     run_id: str
@@ -181,6 +183,7 @@ class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
     from_model: ModelId
     to_model: ModelId
     reason: str
+    trimmed_chars: Count = 0
 
 
 class Finished(Message, Finite, tag="model.finished.v1", frozen=True, kw_only=True):

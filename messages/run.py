@@ -45,6 +45,9 @@ CALLERS_FAULT: frozenset[str] = frozenset({"caller_fault", "context_too_long", "
 Continuation = Literal["none", "native", "instructed"]
 """How a model goes on with text that another one began: not at all, by prefill, or by being asked to."""
 
+MIN_OVERLAP_CHARS = 12
+"""An instructed continuation may repeat the end of the text before it; from this many equal characters on it is cut."""
+
 
 class RunModel(Message, Finite, tag="runner.run.v1", frozen=True, kw_only=True):
     """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver."""

@@ -15,6 +15,9 @@ from understudy.messages.generate import Capability
 from understudy.messages.run import Continuation
 from understudy.messages.units import Count, ModelId, Positive, PositiveMs, PositiveTokens, Ratio, Usd, Word
 
+DeclaredContinuation = Continuation | Literal["probe"]
+"""The operator's word, or `probe`: the health tracker finds out with a known text, each time the model was loaded."""
+
 
 class BusPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The embedded nats-server. `max_payload_bytes` bounds every message, `max_request_bytes` what callers may send."""
@@ -60,7 +63,7 @@ class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True)
     slots: Positive = 8  # requests at once
     quality: dict[str, Ratio] = {}
     capabilities: tuple[Capability, ...] = ("chat",)
-    continues: Continuation = "none"
+    continues: DeclaredContinuation = "none"  # how it goes on with another model's text; `probe`: find out (if free)
     fallbacks: tuple[ModelId, ...] = ()
     usd_per_mtok_in: Usd = 0.0
     usd_per_mtok_out: Usd = 0.0

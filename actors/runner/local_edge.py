@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from understudy.actors.runner.openai import CONTINUE_WORDS
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
 from understudy.messages.topology import Model
@@ -85,10 +86,13 @@ class LocalEdge:
         from understudy.actors.runner.local import GenerateSpec
 
         p = run.parameters
+        messages, prefill = tuple((turn.role, turn.content) for turn in run.messages), run.prefill
+        if run.continuation == "instructed":
+            messages, prefill = (*messages, ("user", CONTINUE_WORDS.format(prefill))), ""
         return GenerateSpec(
             call_id=call_id,
-            messages=tuple((turn.role, turn.content) for turn in run.messages),
-            prefill=run.prefill,
+            messages=messages,
+            prefill=prefill,
             max_tokens=p.max_tokens,
             temperature=p.temperature,
             top_p=p.top_p,

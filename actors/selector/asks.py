@@ -12,6 +12,7 @@ from understudy.actors.selector.choose import Decision, Question, decide
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark, mark_of
 from understudy.actors.selector.state import Settings, State, conducted, local_view
+from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
 from understudy.messages.events import FeedbackGiven, SelectionMade
@@ -88,6 +89,8 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
         chain=[one.model for one in decision.chain],
         decision=made,
         topology=topology,
+        continues=state.knowledge.continues,
+        script=Script(stops=parameters.stop),
         begun_ms=asked.at_ms,
         deadline_ms=deadline_ms,
         emergency_reply=topology.tasks[question.task].emergency_reply,

@@ -11,6 +11,7 @@ of the next model, so a model that fails before its first word leaves no trace i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -32,7 +33,16 @@ from understudy.messages.generate import (
     Started,
     Usage,
 )
-from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunFailure, RunModel, RunStarted, RunText
+from understudy.messages.run import (
+    CancelRun,
+    Continuation,
+    RunEnded,
+    RunFailed,
+    RunFailure,
+    RunModel,
+    RunStarted,
+    RunText,
+)
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Probe, Recall, Recalled, Send, Stored, StoreFailed, Wake
 from understudy.messages.topology import Latency, Topology
@@ -74,6 +84,7 @@ class Conduct:
     chain: list[str]
     decision: SelectionMade
     topology: Topology
+    continues: Callable[[str], Continuation]  # how a model goes on with another's text, as far as the log tells now
     begun_ms: float
     deadline_ms: float
     emergency_reply: str | None = None
@@ -89,12 +100,11 @@ class Conduct:
     due_ms: float = 0.0
     pieces: int = 0
     tokens: int = 0  # of the current attempt
-    spoke: bool = False  # the current attempt said more than white space
     spent_tokens: int = 0  # kept from attempts before
     seam: Seam | None = None  # announced with the next text
     seams: int = 0
     continued: bool = False
-    empties: int = 0
+    mute: set[str] = field(default_factory=set[str])  # models that had nothing to add to the text
     ending: Message | None = None
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
@@ -104,7 +114,7 @@ class Conduct:
     later: list[str] = field(default_factory=list[str])  # models that had no room: asked again after a rest
     rests: int = 0
     resting: bool = False
-    script: Script = field(default_factory=Script)
+    script: Script = field(default_factory=Script)  # holds back beginnings of our stop strings
     tried: list[Attempt] = field(default_factory=list[Attempt])
 
     # --- beginning -------------------------------------------------------------------------------------------------
@@ -124,11 +134,10 @@ class Conduct:
         """Ask the chain's next model."""
         self.attempt += 1
         self.model = self.chain.pop(0)
-        self.runner, self.first_ms, self.pieces, self.tokens, self.spoke = "", None, 0, 0, False
+        self.runner, self.first_ms, self.pieces, self.tokens = "", None, 0, 0
         self.asked_ms = now
         self.due_ms = min(now + self.latency.first_token_ms, self.deadline_ms)
         self.news.append((self.model, "asked"))
-        declared = self.topology.models[self.model]
         run = RunModel(
             run_id=self.run_id,
             attempt=self.attempt,
@@ -137,7 +146,7 @@ class Conduct:
             parameters=self._left_parameters(),
             remaining_ms=max(0.0, self.deadline_ms - now),
             prefill=self.script.text() if self.continued else "",
-            continuation=declared.continues if self.continued else "none",
+            continuation=self.continues(self.model) if self.continued else "none",
         )
         subject = self.where.run_subject(slug(self.model))
         inbox = self.where.inbox_of(self.run_id, self.attempt)
@@ -174,8 +183,6 @@ class Conduct:
             return self.fail("text_lost", now)
         self.pieces += 1
         self.tokens += message.tokens
-        if message.text.strip():
-            self.spoke, self.empties = True, 0
         if self.first_ms is None:
             self.first_ms = now
         self.due_ms = min(now + self.latency.stall_ms, self.deadline_ms)
@@ -200,7 +207,7 @@ class Conduct:
         self.seams += 1
         if not self.ask.stream:
             return []
-        seam = replace(seam, next_seq=next_seq)
+        seam = replace(seam, next_seq=next_seq, trimmed_chars=self.script.trimmed_chars)
         self.journal.append(seam)
         return self.say(seam)
 
@@ -209,21 +216,13 @@ class Conduct:
             return self.fail("text_lost", now)
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
             return self.fail("refused", now)
-        silent = self.pieces == 0 if self.continued else not self.spoke
-        if silent and message.finish_reason != "refusal":
-            self.empties += 1
-            # Two models agreeing that nothing is to be added is an end; one alone may be broken.
-            if not (self.continued and self.empties > 1):
-                return self.fail("empty", now)
+        if not self.script.added() and message.finish_reason != "refusal":
+            if self.continued:
+                failover.mute(self)
+            return self.fail("empty", now)
         out = self.show(self.script.finish())
         out += self.announce_seam(self.script.seq)
-        usage = message.usage
-        if self.tried:
-            usage = Usage(
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens + self.spent_tokens,
-                estimated=True,
-            )
+        usage = ends.spent(self, message.usage)
         self.tried.append(self._attempt("ok", now))
         return out + self.finish(message.finish_reason, usage, now)
 
@@ -253,6 +252,8 @@ class Conduct:
             self.chain = [m for m in self.chain if self.topology.models[m].context_tokens > window]
         over = reason in ("caller_fault", "deadline", "cancelled") or now >= self.deadline_ms
         over = over or (reason == "refused" and self.ask.on_refusal != "next")
+        if not over and failover.used_up(self, reason):
+            return out + failover.cut_by_length(self, now)
         if not over and not self.chain and self.later:
             return out + failover.rest(self, reason, now)
         first_failover = len(self.tried) == 1
@@ -308,7 +309,8 @@ class Conduct:
     def end_failed(self, code: FailCode, now: float) -> list[Effect]:
         """End without a whole answer."""
         self.ending = ends.failed(self, code)
-        return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, code, None, Usage(estimated=True), now)]
+        usage = ends.spent(self, Usage(estimated=True))
+        return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, code, None, usage, now)]
 
     def finish(self, reason: FinishReason, usage: Usage, now: float, degraded: bool = False) -> list[Effect]:
         """End with the whole answer."""

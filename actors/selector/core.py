@@ -15,6 +15,7 @@ from understudy.messages.events import (
     FeedbackGiven,
     ModelDegraded,
     ModelLoaded,
+    ModelProbed,
     ModelRecovered,
     ModelSwitched,
     ModelUnavailable,
@@ -66,7 +67,16 @@ ASKS: dict[str, type[Ask | Message]] = {
 }
 HEARS = (RunnerBeat, SelectorBeat, ProcessGone)
 FOLLOWS = (SelectionMade,)
-FOLDS = (TopologyApplied, AttemptEnded, RequestEnded, ModelLoaded, ModelDegraded, ModelUnavailable, ModelRecovered)
+FOLDS = (
+    TopologyApplied,
+    AttemptEnded,
+    RequestEnded,
+    ModelLoaded,
+    ModelDegraded,
+    ModelUnavailable,
+    ModelRecovered,
+    ModelProbed,
+)
 EMITS = (AttemptEnded, RequestEnded, ModelSwitched, FeedbackGiven)
 SENDS = ("runner.run", "runner.cancel", "selector.attach")
 OBSERVES = (SelectorBeat,)

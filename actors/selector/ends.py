@@ -30,7 +30,7 @@ def failed(run: Conduct, code: FailCode) -> Failed:
         run_id=run.run_id,
         attempts=tuple(run.tried),
         last_seq=run.script.seq - 1,
-        resumable=run.ask.stream and bool(run.script.pieces),
+        resumable=run.ask.stream and bool(run.script.pieces),  # of a single reply nobody holds any text
         retry_after_ms=RETRY_AFTER_MS if code == "overloaded" else None,
         recorded=True,
     )
@@ -51,6 +51,19 @@ def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degra
         degraded=degraded,
         total_ms=round(now - run.begun_ms, 3),
         labels=run.ask.labels,
+    )
+
+
+def spent(run: Conduct, last: Usage) -> Usage:
+    """All tokens of a run: the last attempt's, and an estimate for those before it that broke off in their text."""
+    lost = [attempt for attempt in run.tried if attempt.tokens]
+    if not lost:
+        return last
+    prompt = int(run.decision.features.get("prompt_tokens", 0))
+    return Usage(
+        prompt_tokens=last.prompt_tokens + prompt * len(lost),
+        completion_tokens=last.completion_tokens + sum(attempt.tokens for attempt in lost),
+        estimated=True,
     )
 
 

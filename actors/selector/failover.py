@@ -28,7 +28,7 @@ def resume(run: Conduct, text: str) -> None:
     text, first = text.rstrip(), run.chain[0]
     if not text:
         return
-    continues = run.topology.models[first].continues
+    continues = run.continues(first)
     if continues == "none":
         run.seam = _seam(run, "restart", -1, first, first, "resume")
         return
@@ -73,16 +73,40 @@ def rested(run: Conduct, now: float) -> list[Effect]:
 
 def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
     """Continue where the next model can; else begin anew, visibly. A refusal is nothing to go on from."""
-    after = run.topology.models[next_model]
-    left = run.parameters.max_tokens - run.spent_tokens - run.tokens
-    if not run.script.pieces or after.continues == "none" or left < 1 or reason == "refused":
+    continues = run.continues(next_model)
+    if not run.script.pieces or continues == "none" or next_model in run.mute or reason == "refused":
         run.script.restart()
         run.continued, run.spent_tokens = False, 0
         return "restart"
-    run.script.continue_from_here(after.continues == "instructed")
+    run.script.continue_from_here(continues == "instructed")
     run.continued = True
     run.spent_tokens += run.tokens
     return "continue"
+
+
+def mute(run: Conduct) -> None:
+    """The model had nothing to add to another's text: that may be whole, or this model broken, and nobody can tell.
+
+    Whoever is left goes on. The last one is asked for the whole answer instead, visibly: so no cut-off text is ever
+    passed off as whole, and a whole one whose end was lost is not called a failure.
+    """
+    if not run.chain and not run.later and run.model not in run.mute:
+        run.chain.append(run.model)
+    run.mute.add(run.model)
+
+
+def used_up(run: Conduct, reason: str) -> bool:
+    """Are all tokens that were asked for out already? Then a broken end is none: the limit would have cut here."""
+    if reason == "refused":
+        return False
+    said = bool(run.script.pieces) or run.script.added()
+    return said and run.spent_tokens + run.tokens >= run.parameters.max_tokens
+
+
+def cut_by_length(run: Conduct, now: float) -> list[Effect]:
+    """End as the limit would have ended it."""
+    out = run.show(run.script.finish()) + run.announce_seam(run.script.seq)
+    return out + run.finish("length", ends.spent(run, Usage(estimated=True)), now)
 
 
 def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
@@ -104,7 +128,7 @@ def _emergency(run: Conduct, words: str, now: float) -> list[Effect]:
         run.seam = _seam(run, "restart", -1, spoke, "emergency", "all_failed")
     run.script.restart()
     out = run.show(run.script.add(words)) + run.show(run.script.finish()) + run.announce_seam(run.script.seq)
-    return out + run.finish("stop", Usage(estimated=True), now, degraded=True)
+    return out + run.finish("stop", ends.spent(run, Usage(estimated=True)), now, degraded=True)
 
 
 def _seam(run: Conduct, mode: SeamMode, keep: int, before: str, after: str, reason: str) -> Seam:

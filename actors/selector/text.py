@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-MIN_OVERLAP = 12
-"""An instructed continuation may repeat the end of the text before it; from this many equal characters on it is cut."""
+from understudy.messages.run import MIN_OVERLAP_CHARS
+
 MAX_OVERLAP = 400
 
 
 @dataclass(slots=True)
 class Script:
-    """The answer so far. Trailing white space is held back, so that a next model joins at a word's end."""
+    """The answer so far.
 
+    Held back are trailing white space, so that a next model joins at a word's end, and what may be the beginning of a
+    stop string: a seam drops it and the next model says it again, so no seam ever splits a stop string.
+    """
+
+    stops: tuple[str, ...] = ()
     pieces: list[str] = field(default_factory=list[str])
     seq: int = 0  # the next delta's number
     held: str = ""
     unsure: str | None = None  # instructed continuation: beginning not yet compared with our end
+    trimmed_chars: int = 0  # of the current continuation: what it repeated
+    begun_seq: int = 0  # of the current attempt
 
     def text(self) -> str:
         """What readers have."""
@@ -28,29 +35,34 @@ class Script:
             self.unsure += text
             if len(self.unsure) < MAX_OVERLAP and self._may_overlap():
                 return ""
-            text, self.unsure = self._trimmed(self.unsure), None
+            text = self._settle()
         text = self.held + text
-        shown = text.rstrip()
+        shown = self._safe(text)
         self.held = text[len(shown) :]
         return self._show(shown)
 
     def finish(self) -> str:
         """The attempt ended well: nothing is held back any longer."""
-        rest = "" if self.unsure is None else self._trimmed(self.unsure)
-        self.unsure = None
-        text, self.held = self.held + rest, ""
+        text, self.held = self.held + self._settle(), ""
         return self._show(text)
+
+    def added(self) -> bool:
+        """Has the current attempt said more than white space, beyond what it repeated?"""
+        waits = self.held + ("" if self.unsure is None else self._trimmed(self.unsure))
+        return self.seq > self.begun_seq or bool(waits.strip())
 
     def continue_from_here(self, instructed: bool) -> int:
         """Another model goes on: the last sequence number that stays."""
         self.held = ""
         self.unsure = "" if instructed else None
+        self.trimmed_chars, self.begun_seq = 0, self.seq
         return self.seq - 1
 
     def restart(self) -> int:
         """Another model begins anew: readers drop everything. Sequence numbers go on."""
         self.pieces.clear()
         self.held, self.unsure = "", None
+        self.trimmed_chars, self.begun_seq = 0, self.seq
         return -1
 
     def _show(self, text: str) -> str:
@@ -58,6 +70,25 @@ class Script:
             self.pieces.append(text)
             self.seq += 1
         return text
+
+    def _settle(self) -> str:
+        """The beginning of an instructed continuation, without what it repeated."""
+        begin, self.unsure = self.unsure or "", None
+        text = self._trimmed(begin) if begin else ""
+        self.trimmed_chars += len(begin) - len(text)
+        return text
+
+    def _safe(self, text: str) -> str:
+        """The part that may be shown: it ends neither in white space nor in the beginning of a stop string."""
+        shown = text.rstrip()
+        while begun := self._stop_begun(shown):
+            shown = shown[:-begun].rstrip()
+        return shown
+
+    def _stop_begun(self, text: str) -> int:
+        """How many characters at the end may be the beginning of a stop string."""
+        sizes = (n for s in self.stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n]))
+        return max(sizes, default=0)
 
     def _may_overlap(self) -> bool:
         """Could what came so far still be the beginning of a repeated end?"""
@@ -67,7 +98,7 @@ class Script:
     def _trimmed(self, begin: str) -> str:
         tail = self.text()[-MAX_OVERLAP:]
         stripped = begin.lstrip()
-        for size in range(min(len(tail), len(stripped)), MIN_OVERLAP - 1, -1):
+        for size in range(min(len(tail), len(stripped)), MIN_OVERLAP_CHARS - 1, -1):
             if tail.endswith(stripped[:size]):
                 return stripped[size:]
         return begin

@@ -11,12 +11,15 @@ from understudy.messages.events import (
     Event,
     Health,
     ModelDegraded,
+    ModelLoaded,
+    ModelProbed,
     ModelRecovered,
     ModelUnavailable,
+    ProbeWord,
     RequestEnded,
     TopologyApplied,
 )
-from understudy.messages.run import CALLERS_FAULT, RunnerBeat
+from understudy.messages.run import CALLERS_FAULT, Continuation, RunnerBeat
 from understudy.messages.topology import Model, Topology
 
 DECAY = 0.98  # an outcome weighs half after about 34 more
@@ -38,6 +41,18 @@ class ModelView:
     good: float = 0.0
     bad: float = 0.0
     first_token_ms: float | None = None
+    since_seq: int = 0  # log position of its last load or change: what a probe found holds from there on
+    probed: Continuation = "none"
+    probe_word: ProbeWord | None = None
+
+    def continues(self) -> Continuation:
+        """How it goes on with another model's text: as declared, or as probed; unknown is none."""
+        word = self.declared.continues
+        return self.probed if word == "probe" else word
+
+    def anew(self, seq: int) -> None:
+        """It was loaded or changed at this position: what a probe found before is no longer known."""
+        self.since_seq, self.probed, self.probe_word = seq, "none", None
 
     def success_ratio(self) -> float | None:
         """Decayed share of attempts that ended well; None before any."""
@@ -85,6 +100,12 @@ class Knowledge:
                 self._status(event.model, "unavailable", event.reason)
             case ModelRecovered():
                 self._status(event.model, "healthy", None)
+                self._forgive(event)
+            case ModelLoaded():
+                if (view := self.models.get(event.model)) is not None:
+                    view.anew(seq)
+            case ModelProbed():
+                self._probed(event)
             case AttemptEnded():
                 self._failed(event)
             case RequestEnded():
@@ -96,8 +117,10 @@ class Knowledge:
         old = self.models
         self.topology, self.topology_hash, self.models = event.body, event.hash, {}
         for model_id, declared in event.body.models.items():
-            view = old.get(model_id) or ModelView(declared)
-            view.declared = declared
+            view = old.get(model_id) or ModelView(declared, since_seq=self.seq)
+            if view.declared != declared:
+                view.declared = declared
+                view.anew(self.seq)
             self.models[model_id] = view
 
     def _status(self, model: str, status: Health, error: str | None) -> None:
@@ -105,6 +128,23 @@ class Knowledge:
         if view is not None:
             view.status = status
             view.last_error = error or view.last_error
+
+    def _forgive(self, event: ModelRecovered) -> None:
+        """A recovery that no outcome brought about: old failures would keep it from the outcomes that clear them."""
+        view = self.models.get(event.model)
+        if view is not None and event.by != "outcome":
+            view.good = view.bad = 0.0
+
+    def _probed(self, event: ModelProbed) -> None:
+        """A finding about the model as it was before its last load or change says nothing about it now."""
+        view = self.models.get(event.model)
+        if view is not None and view.since_seq == event.since_seq:
+            view.probed, view.probe_word = event.continues, event.reason
+
+    def continues(self, model: str) -> Continuation:
+        """How a model goes on with another one's text, as far as the log tells."""
+        view = self.models.get(model)
+        return "none" if view is None else view.continues()
 
     def _failed(self, event: AttemptEnded) -> None:
         view = self.models.get(event.model)

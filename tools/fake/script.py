@@ -19,13 +19,14 @@ CONTINUE = "Continue exactly from where this text stops"
 PREAMBLE = "Sure, here is the continuation: "
 REPEATED_CHARS = 20
 LATE_CHARS = 200
+IGNORED_TOKENS = 30
 BUILT_IN = Path(__file__).with_name("faults.json")
 
 Ms = Annotated[float, Meta(ge=0, le=86_400_000)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+\Z")]
 HeaderValue = Annotated[str, Meta(pattern=r"^[\t -~]*\Z")]
-Continues = Literal["native", "restart", "preamble", "repeat", "eat_space", "late"]
+Continues = Literal["native", "restart", "ignore", "preamble", "repeat", "eat_space", "late"]
 
 
 class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,12 +63,13 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fail_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of requests the fault strikes
     seed: int = 0  # of fail_ratio
     fail_first: Count | None = None  # only the first so many requests of a model id; null: all
+    fail_every: Annotated[int, Meta(ge=1)] = 1  # strikes the first of every so many requests of a model id
     continues: Continues = "native"  # what it does with a last assistant message (prefill)
     instructed: bool = False  # also takes <<<...>>> after the CONTINUE marker as a prefill
     instructed_continues: Continues = "native"  # what it does with that one
 
 
-# What a record keeps while its fault does not strike (fail_ratio, fail_first): its pace and its manners.
+# What a record keeps while its fault does not strike (fail_ratio, fail_first, fail_every): its pace and its manners.
 KEPT = (
     *("docs", "delay_ms", "first_token_delay_ms", "gap_ms", "chunks", "split_utf8", "comments"),
     *("continues", "instructed", "instructed_continues"),
@@ -178,7 +180,7 @@ def struck(fault: Fault, model: str, nth: int) -> Fault:
     """Return the record to apply to the nth request (from 0) of a model id: the fault, or its healthy twin."""
     digest = sha256(f"{fault.seed}:{model}:{nth}".encode()).digest()
     drawn = int.from_bytes(digest[:8], "big") / 2**64 < fault.fail_ratio
-    if drawn and (fault.fail_first is None or nth < fault.fail_first):
+    if drawn and nth % fault.fail_every == 0 and (fault.fail_first is None or nth < fault.fail_first):
         return fault
     return Fault(**{field: getattr(fault, field) for field in KEPT})
 
@@ -251,6 +253,8 @@ def continuation(full: str, prefill: str, how: Continues) -> str:
     if not prefill or how == "restart" or (how == "late" and len(prefill) > LATE_CHARS):
         return full
     rest = full[_resume_at(full, prefill) :]
+    if how == "ignore":
+        return "".join(story(prefill, IGNORED_TOKENS))
     if how == "preamble":
         return PREAMBLE + rest
     if how == "repeat":

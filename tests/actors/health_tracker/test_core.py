@@ -149,6 +149,24 @@ def test_degraded_by_share_and_back() -> None:
     assert t.said() == [("Degraded", "a"), UP] and t.status() == "healthy"
 
 
+def test_a_degraded_model_is_forgiven_after_a_quiet_time() -> None:
+    t = Tracker(open_after=99, minimum_outcomes=1, quiet_ms=10_000)
+    t.now = 500_000.0
+    t.bad()
+    event = AttemptEnded(at_ms=504_000, run_id="r", attempt=0, model="a", reason="server_error")
+    t.now = 504_000.0
+    t.happen(event)
+    assert t.said() == [("Degraded", "a")]
+    t.sweep(9_999.0)
+    assert t.said() == [("Degraded", "a")]
+    t.sweep(1.0)
+    (store,) = [e for e in t.effects[-2:] if isinstance(e, Store)]
+    assert (store.event.by, store.event.was) == ("quiet", "degraded") and t.status() == "healthy"
+    assert t.state.watches["a"].error_ratio() == 0.0
+    t.sweep(60_000.0)
+    assert t.said() == [("Degraded", "a"), UP]
+
+
 def test_degraded_then_unavailable() -> None:
     t = Tracker(minimum_outcomes=1)
     t.bad(times=3)

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded
+from understudy.messages.events import (
+    AttemptEnded,
+    ModelLoaded,
+    ModelProbed,
+    ModelRecovered,
+    ModelSwitched,
+    RequestEnded,
+)
 from understudy.messages.generate import Delta, Failed, Finished, Seam, Started, Waiting
 from understudy.messages.run import CancelRun, RunFailure, RunStarted, RunText
 from understudy.messages.step import Probe, Send, Store, Trace, Wake, Woke
@@ -145,16 +152,36 @@ def test_a_success_without_content_is_a_failure(stage: Any, words: tuple[str, ..
     assert s.said(Finished)[0].text == "Yes"
 
 
-def test_two_models_agreeing_that_nothing_is_to_be_added_is_an_end(stage: Any) -> None:
+def test_where_nobody_has_more_to_say_the_last_one_is_asked_for_the_whole(stage: Any) -> None:
+    """The text may be whole or the models broken: a visible restart is right in both cases."""
     s = stage()
     s.ask()
     s.text("All of it.")
     s.failed("broken_stream")
     s.ended()
-    assert s.call().model == "c"
+    assert (s.call().model, s.call().prefill) == ("c", "All of it.")
+    s.ended()
+    assert (s.call().model, s.call().prefill, s.call().continuation) == ("c", "", "none")
+    s.text("All of it.")
     s.ended()
     s.stored()
     assert s.said(Finished)[0].text == s.kept() == "All of it."
+    assert [(m.mode, m.keep_seq) for m in s.said(Seam)] == [("restart", -1)]
+
+
+@pytest.mark.parametrize("words", [(), (" ", "\n"), ("keeper climbed the stairs",)])
+def test_a_broken_text_that_nobody_completes_is_never_finished(stage: Any, words: tuple[str, ...]) -> None:
+    s = stage({"a": {}, "b": {"continues": "instructed"}})
+    s.ask()
+    s.text("The keeper climbed the stairs")
+    s.failed("broken_stream")
+    s.text(*words)
+    s.ended()
+    assert (s.call().model, s.call().prefill) == ("b", "")
+    s.ended()
+    s.stored()
+    end = s.ends()[0]
+    assert (end.code, end.resumable) == ("all_failed", False) and [a.outcome for a in end.attempts][1:] == ["empty"] * 2
 
 
 def test_an_empty_answer_before_the_text_is_no_agreement(stage: Any) -> None:
@@ -418,12 +445,133 @@ def test_max_tokens_reach_across_the_seam(stage: Any) -> None:
     assert s.said(Finished)[0].usage.completion_tokens == 8 and s.said(Finished)[0].usage.estimated
 
 
-def test_with_no_tokens_left_the_next_model_begins_anew(stage: Any) -> None:
+def test_with_no_tokens_left_the_limit_has_ended_the_answer(stage: Any) -> None:
     s = stage()
     s.ask(max_tokens=2)
-    s.text("One", " two")
+    s.text("One", " two ")
     s.failed("broken_stream")
-    assert s.call().prefill == "" and s.call().parameters.max_tokens == 2
+    s.stored()
+    end = s.said(Finished)[0]
+    assert (end.finish_reason, end.text, end.seams) == ("length", "One two ", 0) and s.kept() == end.text
+    assert [a.outcome for a in end.attempts] == ["broken_stream"]
+    assert (end.usage.completion_tokens, end.usage.estimated) == (2, True)
+
+
+def test_a_refused_answer_with_no_tokens_left_is_still_asked_of_the_next(stage: Any) -> None:
+    s = stage()
+    s.ask(max_tokens=1, on_refusal="next")
+    s.text("No.")
+    s.ended("refusal")
+    assert (s.call().model, s.call().prefill) == ("b", "")
+
+
+def test_a_stop_string_cut_by_the_seam_is_said_anew_by_the_next_model(stage: Any) -> None:
+    s = stage()
+    s.ask(stop=["THE END"])
+    s.text("Home at last. THE")
+    assert s.kept() == "Home at last."
+    s.failed("broken_stream")
+    assert s.call().prefill == "Home at last." and s.call().parameters.stop == ("THE END",)
+    s.text(" THEY slept.")
+    s.ended()
+    s.stored()
+    assert s.said(Finished)[0].text == s.kept() == "Home at last. THEY slept."
+
+
+def test_what_an_instructed_continuation_repeated_is_marked(stage: Any) -> None:
+    s = stage({"a": {}, "b": {"continues": "instructed"}})
+    s.ask()
+    s.text("The old keeper climbed the stairs")
+    s.failed("broken_stream")
+    s.text(" climbed the stairs", " and lit the lamp.")
+    s.ended()
+    assert [m.trimmed_chars for m in s.said(Seam)] == [len(" climbed the stairs")]
+    assert s.kept() == "The old keeper climbed the stairs and lit the lamp."
+
+
+@pytest.mark.parametrize("code", ["all_failed", "cancelled"])
+def test_a_run_that_failed_books_the_tokens_it_spent(stage: Any, code: str) -> None:
+    s = stage({"a": {}, "b": NONE})
+    s.ask()
+    s.text("One", tokens=3)
+    s.failed("broken_stream")
+    s.text("Two", tokens=4)
+    s.failed("broken_stream") if code == "all_failed" else s.cancel()
+    usage = s.stores("end.")[0].event.usage
+    prompt = s.stores("end.")[0].event.decision.features["prompt_tokens"]
+    assert (usage.completion_tokens, usage.prompt_tokens, usage.estimated) == (7, 2 * prompt, True) and prompt > 0
+
+
+def test_tokens_of_a_text_that_was_dropped_are_booked_too(stage: Any) -> None:
+    s = stage({"a": {}, "b": NONE})
+    s.ask()
+    s.text("One", tokens=3)
+    s.failed("broken_stream")
+    s.text("Two")
+    s.ended()
+    s.stored()
+    assert s.said(Finished)[0].usage.completion_tokens == 4
+
+
+def test_failures_without_text_leave_the_provider_s_own_count(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.failed("server_error")
+    s.text("Two")
+    s.ended()
+    s.stored()
+    assert not s.said(Finished)[0].usage.estimated
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_only_a_reader_who_holds_text_can_resume(stage: Any, stream: bool) -> None:
+    s = stage({"a": {}})
+    s.ask(stream=stream)
+    s.text("One")
+    s.failed("broken_stream")
+    s.stored()
+    assert s.ends()[0].resumable is stream
+
+
+# --- continuation found by probe -----------------------------------------------------------------------------------
+
+PROBE = {"a": {}, "b": {"continues": "probe"}}
+
+
+@pytest.mark.parametrize("found", ["native", "instructed", "none", None])
+def test_what_a_probe_found_decides_the_seam(stage: Any, found: Any) -> None:
+    s = stage(PROBE)
+    if found is not None:
+        word = "no_match" if found == "none" else "matched"
+        s.happen(ModelProbed(at_ms=0, model="b", continues=found, reason=word, since_seq=1))
+    s.ask()
+    s.text("One")
+    s.failed("broken_stream")
+    assert s.call().continuation == (found or "none")
+    assert s.call().prefill == ("One" if found in ("native", "instructed") else "")
+
+
+@pytest.mark.parametrize(("by", "ratio"), [("quiet", None), ("probe", None), ("loaded", None), ("outcome", 0.0)])
+def test_a_recovery_without_an_outcome_forgives_old_failures(stage: Any, by: Any, ratio: float | None) -> None:
+    s = stage()
+    s.happen(AttemptEnded(at_ms=0, run_id="r", attempt=0, model="a", reason="server_error"))
+    s.happen(ModelRecovered(at_ms=0, model="a", was="degraded", by=by))
+    assert s.state.knowledge.models["a"].success_ratio() == ratio
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_finding_holds_until_the_model_is_loaded_anew(stage: Any, later: bool) -> None:
+    s = stage(PROBE)
+    loaded = ModelLoaded(at_ms=0, model="b", instance="i-b", engine="http")
+    s.happen(loaded)
+    probed = ModelProbed(at_ms=0, model="b", continues="native", reason="matched", since_seq=s.seq)
+    if later:
+        s.happen(probed)
+        assert s.state.knowledge.continues("b") == "native"
+    s.happen(loaded)
+    if not later:  # the finding was on its way while the model was loaded anew
+        s.happen(probed)
+    assert s.state.knowledge.continues("b") == "none"
 
 
 @pytest.mark.parametrize(("continues", "prefill", "seams"), [("native", "Kept so far", []), ("none", "", ["restart"])])
@@ -612,7 +760,7 @@ def test_any_history_ends_once_and_readers_hold_exactly_the_text(
 ) -> None:
     models = {f"m{i}": {"continues": c} for i, c in enumerate(continues)}
     s = stage(models, tasks={"general": {"emergency_reply": emergency}})
-    s.ask(on_refusal="next" if next_one else "answer")
+    s.ask(on_refusal="next" if next_one else "answer", stop=["bab", "fox jumps high"], max_tokens=12)
     for name, word in actions:
         before = s.call().attempt
         act(s, name, word)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.actors.selector.text import MAX_OVERLAP, MIN_OVERLAP, Script
+from understudy.actors.selector.text import MAX_OVERLAP, Script
+from understudy.messages.run import MIN_OVERLAP_CHARS
 
 PIECES = st.lists(st.text(alphabet="abc \n", max_size=8), max_size=12)
 
@@ -36,6 +37,48 @@ def test_a_restart_drops_everything_but_counts_on() -> None:
     script.add("One ")
     assert script.restart() == -1
     assert (script.text(), script.held, script.seq) == ("", "", 1)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (["a b"], ["a b"]),
+        (["go EN"], ["go"]),
+        (["go E", "ND"], ["go", " END"]),  # a whole stop string is the engine's to cut, not ours
+        (["go E", "at"], ["go", " Eat"]),
+        (["go ENE"], ["go"]),
+        (["go \n", "\nx"], ["go", " \n\nx"]),
+    ],
+)
+def test_the_beginning_of_a_stop_string_is_held_back(pieces: list[str], shown: list[str]) -> None:
+    script = Script(stops=("END", "\n\n\n"))
+    assert [script.add(p) for p in pieces] == shown
+    script.finish()
+    assert script.text() == "".join(pieces)
+
+
+@given(PIECES, st.text(alphabet="abc", min_size=2, max_size=4))
+def test_readers_never_hold_the_beginning_of_a_stop_string(pieces: list[str], stop: str) -> None:
+    script = Script(stops=(stop,))
+    for piece in pieces:
+        script.add(piece)
+        assert stop in script.text() + script.held or not any(
+            script.text().endswith(stop[:n]) for n in range(1, len(stop))
+        )
+    script.finish()
+    assert script.text() == "".join(pieces)
+
+
+def test_what_was_repeated_is_counted_and_adds_nothing() -> None:
+    script = Script()
+    script.add(SHOWN)
+    script.continue_from_here(True)
+    script.add("  fox began to sing")
+    assert not script.added()
+    script.add(" home")
+    assert script.added() and script.trimmed_chars == len("  fox began to sing")
+    script.continue_from_here(False)
+    assert (script.added(), script.trimmed_chars) == (False, 0)
 
 
 SHOWN = "Deep in the forest the fox began to sing"
@@ -94,16 +137,16 @@ def test_a_continuation_loses_at_most_an_overlap(before: list[str], after: list[
     new, whole = script.text()[len(kept) :], "".join(after)
     assert script.text().startswith(kept) and whole.endswith(new)
     cut = whole[: len(whole) - len(new)].lstrip()
-    assert not cut or (instructed and len(cut) >= MIN_OVERLAP and kept.endswith(cut))
+    assert not cut or (instructed and len(cut) >= MIN_OVERLAP_CHARS and kept.endswith(cut))
 
 
-@given(st.text(alphabet="abcdefgh ", min_size=MIN_OVERLAP, max_size=60), st.integers(0, 60), st.text(max_size=9))
+@given(st.text(alphabet="abcdefgh ", min_size=MIN_OVERLAP_CHARS, max_size=60), st.integers(0, 60), st.text(max_size=9))
 def test_a_repeated_end_is_always_found(words: str, size: int, more: str) -> None:
     script = Script()
     script.add(words)
     kept = script.text()
-    overlap = kept[-max(size, MIN_OVERLAP) :]
-    if len(overlap.lstrip()) < MIN_OVERLAP:
+    overlap = kept[-max(size, MIN_OVERLAP_CHARS) :]
+    if len(overlap.lstrip()) < MIN_OVERLAP_CHARS:
         return
     script.continue_from_here(True)
     for char in overlap + "|" + more:

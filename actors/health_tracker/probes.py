@@ -1,0 +1,56 @@
+"""Half open: one small request to a model that rested, so that it is used again when it answers. Pure."""
+
+from __future__ import annotations
+
+from understudy.actors.health_tracker.state import Settings, State, Watch, recover, rest_ms
+from understudy.messages.generate import Parameters, Turn
+from understudy.messages.run import RunModel
+from understudy.messages.slugs import slug
+from understudy.messages.step import Effect, Send
+
+
+def look(state: State, model: str, watch: Watch, now: float, settings: Settings) -> list[Effect]:
+    """Ask when the rest is over; count a probe without an answer as failed."""
+    if watch.probing and now >= watch.probe_until_ms:
+        failed(state, watch.probing, "first_token_timeout", now, settings)
+    free = watch.status == "unavailable" and bool(watch.beats) and not watch.probing and watch.trial is None
+    return _ask(state, model, watch, now, settings) if free and now >= watch.retry_at_ms else []
+
+
+def _ask(state: State, model: str, watch: Watch, now: float, settings: Settings) -> list[Effect]:
+    """Never two at a time, none that costs money unless allowed."""
+    if watch.costs() and not settings.probe_paid:
+        return []
+    run_id = state.fresh(now)
+    watch.probing, watch.probe_until_ms = run_id, now + settings.probe_timeout_ms
+    run = RunModel(
+        run_id=run_id,
+        attempt=0,
+        model=model,
+        messages=(Turn(role="user", content="Say yes."),),
+        parameters=Parameters(max_tokens=4, temperature=0.0, top_p=1.0, seed=0),
+        remaining_ms=float(settings.probe_timeout_ms),
+        probe=True,
+    )
+    return [Send(f"{state.app}.ask.runner.run.{slug(model)}", run, reply=f"{state.inbox}.probe.{run_id}")]
+
+
+def answered(state: State, run_id: str, now: float) -> list[Effect]:
+    """It spoke: that is enough."""
+    for model, watch in state.watches.items():
+        if watch.probing and watch.probing == run_id:
+            return recover(state, model, watch, "probe", now)
+    return []
+
+
+def failed(state: State, run_id: str, reason: str, now: float, settings: Settings) -> None:
+    """Rest again, twice as long; a busy model is alive, and others use it."""
+    for watch in state.watches.values():
+        if not watch.probing or watch.probing != run_id:
+            continue
+        watch.probing = ""
+        if reason == "busy":
+            watch.retry_at_ms = now + settings.backoff_ms
+            continue
+        watch.opened += 1
+        watch.retry_at_ms = now + rest_ms(settings, watch.opened)

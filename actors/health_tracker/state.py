@@ -1,0 +1,154 @@
+"""What the health tracker knows of each model, and how it says that something changed. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from understudy.messages.events import Event, Health, ModelDegraded, ModelRecovered, ModelUnavailable
+from understudy.messages.slugs import slug
+from understudy.messages.step import Effect, Store
+from understudy.messages.topology import Model
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a model is bad and how long it rests. `decay`: what an old outcome weighs after each new one."""
+
+    open_after: int = 3  # failures in a row
+    backoff_ms: int = 1_000
+    backoff_cap_ms: int = 60_000
+    beat_timeout_ms: int = 1_500
+    grace_ms: int = 5_000  # after the start, before an unheard runner counts as silent
+    sweep_ms: int = 250
+    probe_timeout_ms: int = 5_000
+    degraded_ratio: float = 0.3
+    healthy_ratio: float = 0.1
+    quiet_ms: int = 60_000  # a degraded model without a failure for so long is healthy again
+    decay: float = 0.9
+    minimum_outcomes: int = 5
+    probe_paid: bool = False  # may probes, of health and of continuation, cost money?
+    trial_timeout_ms: int = 10_000  # for each question of a continuation probe
+    trial_idle_ms: int = 10_000  # a continuation probe waits so long for an idle model, then only for a free slot
+    trials_at_once: int = 4  # over all models
+
+
+@dataclass(slots=True)
+class Trial:
+    """One question of a continuation probe under way, and the answer so far."""
+
+    run_id: str
+    until_ms: float
+    form: Literal["native", "instructed"]
+    cut: int  # which of the cuts of the known text
+    text: str = ""
+    pieces: int = 0
+
+
+@dataclass(slots=True)
+class Load:
+    """A runner instance as its last beat told."""
+
+    heard_ms: float
+    in_flight: int = 0
+    slots: int = 1
+
+
+@dataclass(slots=True)
+class Watch:
+    """One model: what was announced last, and what speaks for a change."""
+
+    declared: Model
+    status: Health = "healthy"
+    reason: str = ""
+    in_a_row: int = 0
+    opened: int = 0
+    retry_at_ms: float = 0.0
+    probing: str = ""  # run id of the health probe under way
+    probe_until_ms: float = 0.0
+    good: float = 0.0
+    bad: float = 0.0
+    outcomes: int = 0
+    last_bad_ms: float = 0.0
+    loaded: bool = False  # some runner has said so; one that never was ready is not missed
+    beats: dict[str, Load] = field(default_factory=dict[str, Load])  # by instance
+
+    since_seq: int = 0  # log position of its last load or change: what a continuation probe finds holds from there on
+    probed_seq: int = -1  # the `since_seq` that the last finding is about
+    trial: Trial | None = None
+    trial_at_ms: float = 0.0  # not before
+    trial_failures: int = 0
+    wanted_ms: float | None = None  # since when a continuation probe waits for an idle model
+
+    def error_ratio(self) -> float:
+        """Decayed share of failures; 0 before enough outcomes."""
+        total = self.good + self.bad
+        return self.bad / total if total else 0.0
+
+    def anew(self, seq: int) -> None:
+        """It was loaded or changed at this position: how it continues is unknown again."""
+        self.since_seq, self.trial, self.trial_at_ms, self.trial_failures = seq, None, 0.0, 0
+        self.wanted_ms = None
+
+    def costs(self) -> bool:
+        """Would a probe cost money?"""
+        return self.declared.usd_per_mtok_in > 0 or self.declared.usd_per_mtok_out > 0
+
+
+@dataclass(slots=True)
+class State:
+    """`live` is False while the log is folded: what happened then was announced then."""
+
+    app: str = ""
+    instance: str = ""
+    inbox: str = ""
+    live: bool = False
+    live_since_ms: float = 0.0
+    said: int = 0
+    watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
+
+    def fresh(self, now: float) -> str:
+        """An id for a probe's run that no other has."""
+        self.said += 1
+        return f"probe-{self.instance}-{int(now)}-{self.said}"
+
+
+def say(state: State, event: Event, model: str) -> Store:
+    """Announce a change, once."""
+    state.said += 1
+    return Store(event, f"health.{state.instance}.{event.at_ms}.{state.said}", key=slug(model))
+
+
+def rest_ms(settings: Settings, times: int) -> int:
+    """Exponential backoff: how long to wait after so many failures in a row (from 1)."""
+    return min(settings.backoff_ms * 2 ** min(times - 1, 30), settings.backoff_cap_ms)
+
+
+def open_breaker(state: State, model: str, watch: Watch, reason: str, now: float, settings: Settings) -> list[Effect]:
+    """Open the breaker (the model is not used): rest for a while that doubles with each opening in a row."""
+    was, watch.status, watch.reason = watch.status, "unavailable", reason
+    watch.opened += 1
+    watch.retry_at_ms = now + rest_ms(settings, watch.opened)
+    event = ModelUnavailable(
+        at_ms=int(now), model=model, reason=reason, was=was, retry_at_ms=int(watch.retry_at_ms), opened=watch.opened
+    )
+    return [say(state, event, model)]
+
+
+def degrade(state: State, model: str, watch: Watch, reason: str, now: float) -> list[Effect]:
+    """Used after the healthy ones from now on."""
+    was, watch.status, watch.reason = watch.status, "degraded", reason
+    ratio = round(watch.error_ratio(), 4)
+    return [say(state, ModelDegraded(at_ms=int(now), model=model, reason=reason, was=was, error_ratio=ratio), model)]
+
+
+def recover(
+    state: State, model: str, watch: Watch, by: Literal["probe", "outcome", "loaded", "quiet"], now: float
+) -> list[Effect]:
+    """Healthy again. By other things than an outcome, old failures are forgiven: nothing else would clear them."""
+    was, watch.status, watch.reason = watch.status, "healthy", ""
+    watch.in_a_row, watch.opened, watch.probing = 0, 0, ""
+    if by != "outcome":
+        watch.good, watch.bad, watch.outcomes = 0.0, 0.0, 0
+    return [say(state, ModelRecovered(at_ms=int(now), model=model, was=was, by=by), model)]
