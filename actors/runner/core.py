@@ -122,16 +122,31 @@ def _admit(state: State, asked: Asked, settings: Settings) -> list[Effect]:
     call_id = _call_id(run.run_id, run.attempt)
     if not asked.reply or call_id in state.calls:
         return []
-    free = settings.models.get(run.model, 0) - state.busy.get(run.model, 0)
-    if not state.accepting or free <= 0:
-        return [_failure(asked.reply, run, "busy")]
     if run.remaining_ms <= 0:
         return [_failure(asked.reply, run, "deadline")]
+    out: list[Effect] = []
+    if _free(state, run.model, settings) <= 0 and not run.probe:
+        out = _make_room(state, run.model)
+    if not state.accepting or _free(state, run.model, settings) <= 0:
+        return [*out, _failure(asked.reply, run, "busy")]
     until = asked.at_ms + run.remaining_ms
     state.calls[call_id] = Call(run, asked.reply, until)
     state.busy[run.model] = state.busy.get(run.model, 0) + 1
     started = RunStarted(run_id=run.run_id, attempt=run.attempt, instance=state.instance)
-    return [Send(asked.reply, started), CallModel(call_id, run), Wake(until, call_id, 0)]
+    return [*out, Send(asked.reply, started), CallModel(call_id, run), Wake(until, call_id, 0)]
+
+
+def _free(state: State, model: str, settings: Settings) -> int:
+    return settings.models.get(model, 0) - state.busy.get(model, 0)
+
+
+def _make_room(state: State, model: str) -> list[Effect]:
+    """A probe gives its slot up to a request; it is asked again later."""
+    probe = next((i for i, c in state.calls.items() if c.run.probe and c.run.model == model), None)
+    call = _forget(state, probe) if probe is not None else None
+    if probe is None or call is None:
+        return []
+    return [CancelCall(probe), Wake(0, probe, 0), _failure(call.reply, call.run, "busy")]
 
 
 def _text(state: State, text: CallText) -> list[Effect]:

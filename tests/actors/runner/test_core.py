@@ -56,9 +56,19 @@ class Desk:
         self.effects += out
         return out
 
-    def ask(self, run: str, model: str = "m/1", at: float = 1000.0, reply: str = "", left: float = 500.0) -> list[Any]:
+    def ask(
+        self,
+        run: str,
+        model: str = "m/1",
+        at: float = 1000.0,
+        reply: str = "",
+        left: float = 500.0,
+        probe: bool = False,
+    ) -> list[Any]:
         turns = (Turn(role="user", content="Hello there"),)
-        one = RunModel(run_id=run, attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=left)
+        one = RunModel(
+            run_id=run, attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=left, probe=probe
+        )
         return self.feed(Asked(at, "id", "s", reply or f"to.{run}", one))
 
     def ends(self, run: str) -> list[Any]:
@@ -72,6 +82,18 @@ def test_admitted() -> None:
     assert started == Send("to.r1", RunStarted(run_id="r1", attempt=0, instance="i1"))
     assert isinstance(call, CallModel) and call.call_id == "r1.0" and call.run.model == "m/1"
     assert wake == Wake(1500.0, "r1.0", 0) and core.in_hand(desk.state) == 1
+
+
+def test_a_probe_gives_its_slot_up_to_a_request() -> None:
+    desk = Desk()
+    desk.ask("p1", "n", probe=True)
+    out = desk.ask("r1", "n")
+    assert out[:2] == [CancelCall("p1.0"), Wake(0, "p1.0", 0)]
+    assert [e.reason for e in desk.ends("p1")] == ["busy"] and desk.ends("r1") == []
+    assert desk.feed(CallFailed(1.0, "p1.0", "cancelled")) == []
+    desk.ask("r2", "n")
+    desk.ask("p2", "n", probe=True)
+    assert [e.reason for e in desk.ends("r2") + desk.ends("p2")] == ["busy", "busy"] and len(desk.state.calls) == 1
 
 
 def test_text_is_numbered_and_the_end_counts_it() -> None:
