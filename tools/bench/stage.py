@@ -23,9 +23,10 @@ READY_S = 60.0
 
 
 @contextlib.asynccontextmanager
-async def fake_provider(cpu: int | None = None) -> AsyncGenerator[str, None]:
-    """The fake provider on a free port; yields its base URL."""
+async def fake_provider(cpu: int | None = None, faults: Path | None = None) -> AsyncGenerator[str, None]:
+    """The fake provider on a free port, with the faults of a file over its own; yields its base URL."""
     command = [sys.executable, "-m", "understudy.tools.fake", "--port", "0"]
+    command += ["--faults", str(faults)] if faults is not None else []
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
