@@ -216,7 +216,8 @@ class Conduct:
             return self.fail("text_lost", now)
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
             return self.fail("refused", now)
-        if not self.script.added() and message.finish_reason != "refusal":
+        silent = not (self.script.added() or self.script.stop_begun)
+        if silent and message.finish_reason != "refusal":
             if self.continued:
                 failover.mute(self)
             return self.fail("empty", now)

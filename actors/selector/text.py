@@ -24,6 +24,7 @@ class Script:
     unsure: str | None = None  # instructed continuation: beginning not yet compared with our end
     trimmed_chars: int = 0  # of the current continuation: what it repeated
     begun_seq: int = 0  # of the current attempt
+    stop_begun: bool = False  # the last seam fell where a stop string may have begun: the next model may just end
 
     def text(self) -> str:
         """What readers have."""
@@ -53,6 +54,8 @@ class Script:
 
     def continue_from_here(self, instructed: bool) -> int:
         """Another model goes on: the last sequence number that stays."""
+        begun = bool(self.held.strip()) or self._stop_begun(self.held) > 0
+        self.stop_begun = begun or (self.stop_begun and not self.added())
         self.held = ""
         self.unsure = "" if instructed else None
         self.trimmed_chars, self.begun_seq = 0, self.seq
@@ -61,7 +64,7 @@ class Script:
     def restart(self) -> int:
         """Another model begins anew: readers drop everything. Sequence numbers go on."""
         self.pieces.clear()
-        self.held, self.unsure = "", None
+        self.held, self.unsure, self.stop_begun = "", None, False
         self.trimmed_chars, self.begun_seq = 0, self.seq
         return -1
 

@@ -162,6 +162,8 @@ def models() -> dict[str, dict[str, Any]]:
         "cut@twice": model(fallbacks=["cut@again", "ok@next"]),
         "cut@again": model("spare"),
         "cut@alone": model(),
+        "cut@whole": model(fallbacks=["ok@next"]),
+        "cut@last": model(fallbacks=["ok@next"]),
         "500@alone": model(),
         "500@best": model(quality={"default": 0.1, "ranked": 1.0}),
         "ok@best": model("spare", quality={"default": 0.1, "ranked": 0.9}),

@@ -233,6 +233,29 @@ async def test_no_truncated_answer_is_called_finished(
     assert outcome["outcome"] == "all_failed"
 
 
+@WHOLE
+async def test_a_whole_text_whose_end_was_lost_is_asked_for_again_visibly(talk: Any, kit: Any, stream: bool) -> None:
+    """The next model has nothing to add: that is no proof that nothing is missing, and no failure either."""
+    prompt = f"Stop {stream}."
+    words = kit.script(prompt).split(" ")
+    stop = f"{words[9]} {words[10]}"  # all before it is out when the stream breaks
+    end, reading = await talk.both(stream, prompt, model="cut@whole", stop=[stop])
+    assert_whole(end, reading, " ".join(words[:9]) + " ")
+    assert (end["finish_reason"], end["seams"]) == ("stop", 1)
+    assert tried(end) == [("cut@whole", "broken_stream"), ("ok@next", "empty"), ("ok@next", "ok")]
+    if reading is not None:
+        assert [seam["mode"] for seam in reading.of("seam")] == ["restart"]
+
+
+@WHOLE
+async def test_a_stream_that_breaks_at_its_last_token_has_ended(talk: Any, kit: Any, stream: bool) -> None:
+    prompt = f"Last {stream}."
+    end, reading = await talk.both(stream, prompt, model="cut@last", max_tokens=10)
+    assert_whole(end, reading, kit.script(prompt, 10))
+    assert (end["finish_reason"], tried(end)) == ("length", [("cut@last", "broken_stream")])
+    assert end["usage"]["completion_tokens"] == 10 and end["usage"]["estimated"]
+
+
 async def test_resume_goes_on_from_the_kept_text(talk: Any, kit: Any) -> None:
     text = kit.script("Resume.")
     end = await talk.whole("Resume.", model="ok@1", resume={"run_id": "01X", "text": text[:60]})

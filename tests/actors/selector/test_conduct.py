@@ -478,6 +478,21 @@ def test_a_stop_string_cut_by_the_seam_is_said_anew_by_the_next_model(stage: Any
     assert s.said(Finished)[0].text == s.kept() == "Home at last. THEY slept."
 
 
+@pytest.mark.parametrize(("stop", "said"), [("THE END", "Home. THE "), ("\n\n", "Home.\n")])
+def test_a_stop_string_cut_by_the_seam_ends_the_text(stage: Any, stop: str, said: str) -> None:
+    """The next model's engine meets the whole of it at once, so it has nothing to say."""
+    s = stage()
+    s.ask(stop=[stop])
+    s.text(said)
+    s.failed("broken_stream")
+    s.failed("server_error")
+    assert (s.call().model, s.call().prefill) == ("c", "Home.")
+    s.ended()
+    s.stored()
+    assert s.said(Finished)[0].text == s.kept() == "Home."
+    assert [m.mode for m in s.said(Seam)] == ["continue"]
+
+
 def test_what_an_instructed_continuation_repeated_is_marked(stage: Any) -> None:
     s = stage({"a": {}, "b": {"continues": "instructed"}})
     s.ask()
