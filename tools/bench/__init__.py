@@ -1,9 +1,10 @@
-"""Measure what `understudy up` starts, as ratios against a baseline in the same run.
+"""Measure what `understudy up` starts, as ratios against a baseline measured in the same run.
 
     understudy bench generate          # what our path adds to a call
     understudy bench generate --json   # bars: id, value, unit, bar, aim, holds
+    understudy bench chaos --help      # what a bench can be told
 
-Benches need a quiet machine to mean much; the machine's own probes stand in `detail`.
+Benches need a quiet machine to mean much; the machine's own probes stand in `detail`. Exit code 1: a bar does not hold.
 """
 
 from __future__ import annotations
@@ -11,37 +12,71 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import sys
 import inspect
 
 BENCHES = {
     "bus": "select beside a bare echo, our relay beside a bare relay, memory of a selector",
+    "chaos": "kills, stops and cut connections under load: one end and the exact text for every request",
+    "coldstart": "a log of 2 million events: until a selector is ready, with and without a snapshot; bytes per request",
+    "engine": "the local engine alone: 16 requests at once beside serial generate(), equal tokens, cancel, pauses",
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
+    "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
+}
+"""Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "bus": ("quick",),
+    "chaos": ("seed", "round", "keep"),
+    "coldstart": ("events",),
+    "failover": ("quick",),
+    "steady": ("seconds",),
 }
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
-    parser.add_argument("name", choices=sorted(BENCHES), help="; ".join(f"{n}: {t}" for n, t in BENCHES.items()))
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="bus: show that it works, in seconds; no figures to quote")
-    parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works (failover)")
+    """One subcommand per bench, with the options that it takes."""
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="NAME")
+    for name, about in BENCHES.items():
+        one = benches.add_parser(name, help=about, description=about)
+        one.add_argument("--json", action="store_true", help="print one JSON object")
+        for option in OPTIONS.get(name, ()):
+            _option(one, option)
+
+
+def _option(parser: argparse.ArgumentParser, name: str) -> None:
+    match name:
+        case "quick":
+            parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works; not to quote")
+        case "seed":
+            parser.add_argument("--seed", type=int, default=1, help="draws the schedule of strikes (default: 1)")
+        case "round":
+            parser.add_argument(
+                "--round",
+                action="append",
+                dest="rounds",
+                choices=("http", "local", "toxic"),
+                help="only this round; may be repeated",
+            )
+        case "keep":
+            parser.add_argument("--keep", default="", dest="keep_in", metavar="DIR", help="keep stores and logs here")
+        case "events":
+            parser.add_argument("--events", type=int, default=2_000_000, metavar="N", help="size of the log")
+        case "seconds":
+            parser.add_argument("--seconds", type=int, default=300, help="how long (default: 300)")
+        case _:
+            raise ValueError(name)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and report; exit code 1 when a bar does not hold."""
     from understudy.tools.bench.stage import loop_factory
-    from understudy.tools.common import complain, show
+    from understudy.tools.common import show
 
-    module = importlib.import_module(f"understudy.tools.bench.{args.name}")
-    if args.quick and not hasattr(module, "QUICK"):
-        print(f"bench {args.name} has no quick form; leave --quick out", file=sys.stderr)
-        return 2
-    if args.quick and "quick" not in inspect.signature(module.measure).parameters:
-        return complain("invalid", f"bench {args.name} has no quick form; leave --quick out", args)
+    module = importlib.import_module(f"understudy.tools.bench.{args.bench}")
+    taken = {name: getattr(args, name) for name in inspect.signature(module.measure).parameters if hasattr(args, name)}
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        result = runner.run(module.measure(quick=True) if args.quick else module.measure())
+        result = runner.run(module.measure(**taken))
     if args.json:
         show(result)
     else:
