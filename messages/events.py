@@ -5,6 +5,7 @@ User and conversation ids appear as keyed hashes only.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from understudy.messages.base import Finite, Message
@@ -59,6 +60,11 @@ class SelectionMade(Event, Finite, tag="selection.made.v1", frozen=True, kw_only
     user: str = ""  # keyed hash
 
 
+def seal_of(decision: bytes) -> str:
+    """What `request.ended` says about the decision inside it: a hash over its very bytes, so that none can change."""
+    return hashlib.sha256(decision).hexdigest()[:32]
+
+
 class AttemptEnded(Event, Finite, tag="attempt.ended.v1", frozen=True, kw_only=True):
     """One model tried in vain. (The successful attempt stands inside `RequestEnded`.)"""
 
@@ -100,6 +106,7 @@ class RequestEnded(Event, Finite, tag="request.ended.v1", frozen=True, kw_only=T
     claim: str = ""  # keyed hash of the caller's `request_id`
     body: str = ""  # keyed hash of the request, where it had a `request_id`
     decision: SelectionMade | None = None
+    seal: str = ""  # `seal_of` the decision as it is encoded here
 
 
 class ModelLoaded(Event, tag="model.loaded.v1", frozen=True, kw_only=True):

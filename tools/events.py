@@ -3,6 +3,7 @@
 understudy events --since 10m
 understudy events --request 01JD...  --json
 understudy events --follow
+understudy events --json > log.jsonl     # an export, byte for byte; `understudy replay --file log.jsonl` checks it
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import time
 from datetime import UTC, datetime
 
 from understudy.bus.client import Change, Client
-from understudy.messages.wire import tag_of
-from understudy.tools.common import add_connection, show, since_s, with_client
+from understudy.bus.port import Received
+from understudy.bus.subjects import evt_stream
+from understudy.messages.events import Event
+from understudy.messages.wire import WireError, decode, tag_of
+from understudy.tools.common import add_connection, since_s, with_client
+from understudy.tools.rawlog import export, stored
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +36,27 @@ def run(args: argparse.Namespace) -> int:
         since_ms = (time.time() - since_s(args.since)) * 1000
 
     async def job(client: Client) -> int:
-        async for change in client.events(follow=args.follow):
-            if change.event.at_ms < since_ms:
+        async for received in stored(client, evt_stream(client.app), f"{client.app}.evt.>", follow=args.follow):
+            event = _event(received)
+            if received.at_ms < since_ms or (args.request and getattr(event, "run_id", None) != args.request):
                 continue
-            if args.request and getattr(change.event, "run_id", None) != args.request:
-                continue
-            show({"seq": change.seq, "event": change.event}) if args.json else print(line(change), flush=True)
+            if args.json:
+                print(export(received).decode(), flush=True)
+            elif event is None:
+                print(f"{received.seq:>8}  {received.subject}: of a kind that this version does not know", flush=True)
+            else:
+                print(line(Change(received.seq, event)), flush=True)
         return 0
 
     return with_client(args, job, operator=True)
+
+
+def _event(received: Received) -> Event | None:
+    try:
+        event = decode(received.payload)
+    except WireError:
+        return None
+    return event if isinstance(event, Event) else None
 
 
 def line(change: Change) -> str:

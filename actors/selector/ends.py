@@ -8,10 +8,11 @@ import msgspec
 from msgspec.structs import replace
 
 from understudy.messages.base import Message
-from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade
+from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
 from understudy.messages.slugs import slug
 from understudy.messages.step import Store
+from understudy.messages.wire import encode
 
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
@@ -99,6 +100,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         body=run.mark.body,
         degraded=isinstance(run.ending, Finished) and run.ending.degraded,
         decision=run.decision,
+        seal=seal_of(encode(run.decision)),
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))
@@ -121,6 +123,7 @@ def interrupted(made: SelectionMade, instance: str, now: float) -> RequestEnded:
         claim=made.claim,
         body=made.body,
         decision=made,
+        seal=seal_of(encode(made)),
     )
 
 

@@ -1,23 +1,36 @@
 """Repeat recorded decisions: fold the log to where a decision stood, decide again from its recorded inputs, compare.
 
-Pure. What is compared: chain, scores, rejected counts, digest and seed; a difference names the field.
+Pure, and over the log's own bytes, since a reader that decodes first no longer sees what it tolerates. A difference
+names its field: `payload` (unreadable), `seal` (a byte of the decision is not what was stored), what the outcome says
+beside its decision (`run_id`, `task`, `as_of_seq`, `topology`, `digest`), or what deciding again gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
 from understudy.actors.selector.admit import seed_of
 from understudy.actors.selector.choose import Local, Question, decide
 from understudy.actors.selector.views import Knowledge
-from understudy.messages.events import Event, RequestEnded, SelectionMade
+from understudy.messages.events import Event, RequestEnded, SelectionMade, seal_of
+from understudy.messages.wire import WireError, decode, tag_of
+
+
+class Record(NamedTuple):
+    """One message of the log as it is stored. An empty `subject` is one that is not known."""
+
+    seq: int
+    subject: str
+    payload: bytes
 
 
 class Difference(msgspec.Struct, frozen=True):
     """A recorded decision that today's code, or an unharmed log, would not have made."""
 
+    seq: int
     run_id: str
     field: str
     recorded: str
@@ -25,41 +38,91 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`compared` decisions were repeated; `never_recorded` stand in the trace without an end in the log."""
+    """`compared` decisions were repeated; `never_recorded` stand in the trace without an end in the log.
+
+    `skipped` events are of kinds that this version does not know.
+    """
 
     compared: int
     differ: tuple[Difference, ...]
     never_recorded: int = 0
+    skipped: int = 0
 
 
-def replay(log: Iterable[tuple[int, Event]], traced: Iterable[str] = (), since_ms: int = 0) -> Report:
+class _Raw(msgspec.Struct):
+    """The decision's very bytes inside an outcome."""
+
+    decision: msgspec.Raw = msgspec.Raw()
+
+
+_raw = msgspec.json.Decoder(_Raw)
+_OUTCOME = ".".join(tag_of(RequestEnded).split(".")[:2])
+
+
+def replay(log: Iterable[Record], traced: Iterable[str] = (), since_ms: int = 0) -> Report:
     """Repeat every decision that the log holds, in the order of the positions they were made at.
 
     `log` in order of its sequence; `traced` are the run ids of the trace stream; decisions older than `since_ms`
     (Unix milliseconds) are folded over, not repeated.
     """
-    events = list(log)
-    ends = [e for _, e in events if isinstance(e, RequestEnded)]
-    decisions = [e.decision for e in ends if e.decision is not None and e.decision.at_ms >= since_ms]
-    decisions.sort(key=lambda d: d.as_of_seq)
-    knowledge, differ, at = Knowledge(), list[Difference](), 0
-    for decision in decisions:
+    events, ends, differ, skipped = list[tuple[int, Event]](), list[tuple[int, RequestEnded]](), list[Difference](), 0
+    for record in log:
+        event = _read(record)
+        if isinstance(event, Difference):
+            differ.append(event)
+        elif event is None:
+            skipped += 1
+        else:
+            events.append((record.seq, event))
+            if isinstance(event, RequestEnded):
+                ends.append((record.seq, event))
+                differ += _harmed(record, event)
+    harmed = {one.seq for one in differ}
+    made = [(seq, e.decision) for seq, e in ends if e.decision is not None and seq not in harmed]
+    made = sorted(((seq, d) for seq, d in made if d.at_ms >= since_ms), key=lambda one: one[1].as_of_seq)
+    knowledge, at = Knowledge(), 0
+    for seq, decision in made:
         while at < len(events) and events[at][0] <= decision.as_of_seq:
             knowledge.apply(*events[at])
             at += 1
-        differ += compare(knowledge, decision)
-    recorded = {e.run_id for e in ends}
-    return Report(len(decisions), tuple(differ), len(set(traced) - recorded))
+        differ += compare(knowledge, decision, seq)
+    recorded = {e.run_id for _, e in ends}
+    return Report(len(made), tuple(differ), len(set(traced) - recorded), skipped)
 
 
-def compare(knowledge: Knowledge, made: SelectionMade) -> list[Difference]:
+def _read(record: Record) -> Event | Difference | None:
+    """The event, None for one of a kind that a newer writer added, or what is wrong with its bytes."""
+    outcome = f".evt.{_OUTCOME}" in record.subject
+    try:
+        event = decode(record.payload)
+    except WireError as error:
+        if error.code == "unknown_tag" and not outcome:
+            return None
+        return Difference(record.seq, "", "payload", record.payload[:80].decode(errors="replace"), error.text[:80])
+    if isinstance(event, RequestEnded) or (isinstance(event, Event) and not outcome):
+        return event
+    return Difference(record.seq, "", "payload", tag_of(type(event)), "an event that belongs on its subject")
+
+
+def _harmed(record: Record, ended: RequestEnded) -> list[Difference]:
+    """The seal over the decision's bytes, and what the outcome repeats of its decision."""
+    found = bytes(_raw.decode(record.payload).decision)
+    pairs = {"seal": (ended.seal, seal_of(found) if found else "")}
+    made = ended.decision
+    if made is not None:
+        for name in ("run_id", "task", "as_of_seq", "topology", "digest"):
+            pairs[name] = getattr(ended, name), getattr(made, name)
+    return _differences(pairs, record.seq, ended.run_id)
+
+
+def compare(knowledge: Knowledge, made: SelectionMade, seq: int = 0) -> list[Difference]:
     """Decide again and list what is not the same."""
     try:
         question = msgspec.convert(made.features, Question)
         local = {m: _local(made, m) for m in knowledge.models}
         again = decide(knowledge, local, question)
     except (msgspec.ValidationError, KeyError) as error:
-        return [Difference(made.run_id, "features", "unusable", type(error).__name__)]
+        return [Difference(seq, made.run_id, "features", "unusable", type(error).__name__)]
     pairs = {
         "topology": (made.topology, knowledge.topology_hash),
         "seed": (made.seed, seed_of(made.run_id)),
@@ -68,7 +131,11 @@ def compare(knowledge: Knowledge, made: SelectionMade) -> list[Difference]:
         "rejected": (made.rejected, again.counts()),
         "digest": (made.digest, again.digest),
     }
-    return [Difference(made.run_id, name, str(a)[:200], str(b)[:200]) for name, (a, b) in pairs.items() if a != b]
+    return _differences(pairs, seq, made.run_id)
+
+
+def _differences(pairs: dict[str, tuple[Any, Any]], seq: int, run_id: str) -> list[Difference]:
+    return [Difference(seq, run_id, name, str(a)[:200], str(b)[:200]) for name, (a, b) in pairs.items() if a != b]
 
 
 def _local(made: SelectionMade, model: str) -> Local:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.selector import core
-from understudy.actors.selector.replay import replay
+from understudy.actors.selector.replay import Record, replay
 from understudy.messages.catalogue import (
     Described,
     DescribeModel,
@@ -39,6 +39,7 @@ from understudy.messages.step import (
     Wake,
     Woke,
 )
+from understudy.messages.wire import encode
 
 TURNS = ({"role": "user", "content": "Hi"},)
 
@@ -410,7 +411,7 @@ def test_recorded_decisions_can_be_repeated_from_the_log_alone(stage: Any, histo
     for store in s.stores()[written:]:
         s.seq += 1
         log.append((s.seq, store.event))
-    report = replay(log)
+    report = replay(Record(seq, "", encode(event)) for seq, event in log)
     assert report.differ == () and report.compared == sum(isinstance(e, RequestEnded) for _, e in log)
 
 

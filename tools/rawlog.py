@@ -1,0 +1,86 @@
+"""The log as it is stored: read from the bus or from an exported file, byte for byte, whatever the events mean.
+
+An exported log has one line per event: `{"seq": 7, "subject": "tta.evt...", "payload": <the event's own bytes>}`;
+a payload that is not one line of JSON stands in `base64` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+
+from understudy.actors.selector.replay import Record
+from understudy.bus.client import Client
+from understudy.bus.port import Received
+
+HEAD_S = 5.0
+"""The log is at its end when its last position is behind us, or when nothing came for so long (it was removed)."""
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One event of an exported log."""
+
+    seq: int
+    subject: str
+    payload: msgspec.Raw = msgspec.Raw()
+    base64: bytes = b""
+
+
+_line = msgspec.json.Decoder(Line)
+
+
+async def stored(client: Client, stream: str, subjects: str, *, follow: bool = False) -> AsyncIterator[Received]:
+    """Everything a stream holds under `subjects`, in order; with `follow` also what comes."""
+    head = await client.bus.last_seq(stream)
+    if not head and not follow:
+        return
+    queue: asyncio.Queue[Received] = asyncio.Queue()
+    reading = await client.bus.read(stream, [subjects], queue.put_nowait)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(None if follow else HEAD_S):
+                    received = await queue.get()
+            except TimeoutError:
+                return
+            yield received
+            if received.seq >= head and not follow:
+                return
+    finally:
+        await reading.stop()
+
+
+def export(received: Received) -> bytes:
+    """One line of an exported log."""
+    return msgspec.json.encode(_as_line(received))
+
+
+def _as_line(received: Received) -> Line:
+    try:
+        msgspec.json.decode(received.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Line(received.seq, received.subject, base64=received.payload)
+    if b"\n" in received.payload:
+        return Line(received.seq, received.subject, base64=received.payload)
+    return Line(received.seq, received.subject, msgspec.Raw(received.payload))
+
+
+def exported(data: bytes) -> Iterator[Record]:
+    """The events of an exported log. A line that cannot be read becomes one that no decoder will accept."""
+    for line in data.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            found = _line.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            yield Record(0, "", b"unreadable line: " + line[:60])
+            continue
+        yield Record(found.seq, found.subject, bytes(found.payload) or found.base64)
+
+
+def exported_file(path: Path) -> Iterator[Record]:
+    """See `exported`."""
+    return exported(path.read_bytes())
