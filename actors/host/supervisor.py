@@ -192,7 +192,8 @@ class Supervisor:
     def _write_run_file(self) -> None:
         """How the command line finds us; readable by this user alone, since it holds the operator's password."""
         path = self.state / "run.json"
-        path.touch(mode=0o600)
+        fresh = path.with_suffix(".new")  # a reader finds the old file or the new one, never half of one
+        fresh.touch(mode=0o600)
         body = {
             "pid": os.getpid(),
             "url": self.url,
@@ -204,7 +205,8 @@ class Supervisor:
                 for p in self.processes
             ],
         }  # fmt: skip
-        path.write_text(json.dumps(body))
+        fresh.write_text(json.dumps(body))
+        fresh.replace(path)
 
     # --- processes -------------------------------------------------------------------------------------------------
 
