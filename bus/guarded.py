@@ -10,6 +10,7 @@ What is guarded, each proved by a test in `tests/bus/test_traps.py`:
 - a request that cannot be sent leaks its future, and one made while disconnected is executed later, when its caller
   has given up; here both are refused before anything exists, and what was still unsent at a disconnect is thrown away
 - `connect` and `close` may hang for ever; here they are bounded
+- a request whose connection breaks waits for its whole timeout; here it fails at once, with an unknown outcome
 - cancelling a task inside nats-py may be swallowed (its flush does so, and Python 3.11's `wait_for`): see `end_task`
 """
 
@@ -272,8 +273,18 @@ class GuardedClient(FastClient):
         # replayed from their own list).
         self._pending.clear()
         self._pending_data_size = 0
+        self._fail_in_flight()
         if not self.is_closed:
             self._tell("disconnected")
+
+    def _fail_in_flight(self) -> None:
+        """No answer comes over a connection that is gone: who waits for one hears so now, not when its time is up."""
+        for answer in list(self._resp_map.values()):
+            if not answer.done():
+                answer.set_exception(ConnectionReconnectingError())
+        for pong in self._pongs:
+            if not pong.done():
+                pong.set_result(False)
 
     async def _was_reconnected(self) -> None:
         self._tries = 0

@@ -119,6 +119,25 @@ async def test_an_oversized_request_leaves_nothing(connect: Opener) -> None:
     assert await answers(bus)
 
 
+async def test_what_is_in_flight_fails_with_its_connection(server: NatsServer, bus: NatsBus, until: Until) -> None:
+    """The plain client lets it wait for its whole timeout."""
+    asked: list[Received] = []
+    await bus.subscribe("slow", asked.append)
+    waiting = asyncio.create_task(bus.request("slow", b"", timeout_s=300))
+    await until(lambda: len(asked) == 1)
+    server.signal(signal.SIGSTOP)
+    settling = asyncio.create_task(bus.client.settle(timeout_s=300))
+    await until(lambda: len(bus.client._pongs) > 0)
+    server.kill9()
+    async with asyncio.timeout(10):
+        with pytest.raises(BusDown):
+            await waiting
+        assert not await settling
+    server.start()
+    await until(lambda: bus.connected, within=5)
+    assert await answers(bus)
+
+
 async def test_headers_count_against_the_limit(connect: Opener) -> None:
     bus = await connect()
     with pytest.raises(TooLarge):

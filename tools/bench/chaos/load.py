@@ -24,6 +24,8 @@ from understudy.messages.generate import Delta
 
 GRACE_S = 5.0
 """So long after its deadline a plain caller still listens."""
+FLOWS_S = 2.0
+"""A stream without a delta for so long is not in the middle of its text but stuck."""
 
 Body = dict[str, Any]
 END_TAGS = ("model.finished.v1", "model.failed.v1")
@@ -41,16 +43,16 @@ class Asked:
     begun: float
     ended: float = 0.0
     deltas: int = 0
+    last_delta: float = -1e9
     outcome: str = ""  # `finished`, the code of `failed`, or `raised: ...` for what no message said
     text: str = ""
     whole: str | None = None  # the text that `finished` carried
     from_bus: bool = False
     heard: list[tuple[float, Body]] = field(default_factory=list[tuple[float, Body]])
 
-    @property
-    def mid_text(self) -> bool:
-        """Some text is out and no end is."""
-        return self.deltas > 0 and not self.outcome
+    def mid_text(self, now: float) -> bool:
+        """Text is out and flows, and no end is."""
+        return not self.outcome and now - self.last_delta < FLOWS_S
 
     @property
     def exact(self) -> bool:
@@ -133,8 +135,9 @@ class Load:
         return time.monotonic() - self.began
 
     def mid_text(self) -> int:
-        """Streams of ours with text out and no end."""
-        return sum(one.mid_text for one in self.asked if one.arm == "ours")
+        """Streams of ours that are in the middle of their text."""
+        now = self.now()
+        return sum(one.mid_text(now) for one in self.asked if one.arm == "ours")
 
     # --- the observer ----------------------------------------------------------------------------------------------
 
@@ -200,7 +203,8 @@ class Load:
         answer = client.generate(one.prompt, task=one.task, deadline_ms=int(self.deadline_s * 1000))
         try:
             async for piece in answer:
-                one.deltas += isinstance(piece, Delta)
+                if isinstance(piece, Delta):
+                    one.deltas, one.last_delta = one.deltas + 1, self.now()
         except AnswerFailed as failure:
             one.outcome, one.text = failure.code, failure.text
             one.from_bus = any(b.get("type") == END_TAGS[1] and b["code"] == failure.code for _, b in one.heard)
