@@ -158,9 +158,9 @@ class MemoryBus(Connection):
         await reader.start()
         return reader
 
-    async def get(self, stream: str, seq: int) -> Received | None:
+    async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
         """See `port.Bus.get`."""
-        entry = await self.call(lambda: self.broker.stream(stream).entries.get(seq), _API_TIMEOUT_S)
+        entry = await self.call(lambda: self.broker.stream(stream).find(seq, subject), _API_TIMEOUT_S)
         if entry is None:
             return None
         return Received(entry.subject, entry.payload, seq=entry.seq, at_ms=entry.at_ms)

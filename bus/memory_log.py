@@ -62,6 +62,12 @@ class Stream:
         for i in range(max(seq + 1, self.first), self.last + 1):
             yield self.entries[i]
 
+    def find(self, seq: int, subject: str) -> Entry | None:
+        """The entry at `seq`, or with a subject the first one on it from there."""
+        if not subject:
+            return self.entries.get(seq)
+        return next((entry for entry in self.after(seq - 1) if matches(subject, entry.subject)), None)
+
     def before(self, at_ms: int) -> int:
         """The last sequence that was stored before a time (Unix milliseconds)."""
         return next((entry.seq - 1 for entry in self.after(0) if entry.at_ms >= at_ms), self.last)

@@ -172,9 +172,9 @@ class NatsBus:
             raise nats_log.translate(error) from error
         return self._track(reader.stop)
 
-    async def get(self, stream: str, seq: int) -> Received | None:
+    async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
         """See `port.Bus.get`."""
-        return await nats_log.get(self.client, stream, seq, timeout_s=_API_TIMEOUT_S)
+        return await nats_log.get(self.client, stream, seq, subject, timeout_s=_API_TIMEOUT_S)
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""

@@ -206,9 +206,9 @@ async def _publish_member(client: GuardedClient, event: Outgoing, headers: dict[
         raise translate(error) from error
 
 
-async def get(client: GuardedClient, stream: str, seq: int, *, timeout_s: float) -> Received | None:
+async def get(client: GuardedClient, stream: str, seq: int, subject: str, *, timeout_s: float) -> Received | None:
     """See `port.Bus.get`."""
-    body = json.dumps({"seq": seq}).encode()
+    body = json.dumps({"seq": seq, "next_by_subj": subject} if subject else {"seq": seq}).encode()
     try:
         answer = await raw_request(client, f"$JS.API.DIRECT.GET.{stream}", body, timeout_s=timeout_s)
     except NoResponders as error:

@@ -166,8 +166,11 @@ class Bus(Protocol):
         """
         ...
 
-    async def get(self, stream: str, seq: int) -> Received | None:
-        """One stored message; None when the stream does not hold it (any longer). Raises BusDown, Closed."""
+    async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
+        """One stored message; None when the stream does not hold it (any longer). Raises BusDown, Closed.
+
+        With `subject` (wildcards allowed) the first one on it at `seq` or later.
+        """
         ...
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:

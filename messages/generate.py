@@ -160,11 +160,15 @@ class Waiting(Message, tag="model.waiting.v1", frozen=True, kw_only=True):
 
 
 class Delta(Message, tag="model.delta.v1", frozen=True, kw_only=True):
-    """A piece of the answer. `seq` counts from 0 without gaps over the whole run."""
+    """A piece of the answer. `seq` counts from 0 without gaps over the whole run.
+
+    `seams` is the number of seams before it: a reader who has seen fewer has lost one.
+    """
 
     run_id: str
     seq: Count
     text: str
+    seams: Count = 0
     kind: Literal["text"] = "text"
 
 

@@ -1,4 +1,4 @@
-"""Model-change announcements, live: loaded, degraded, unavailable, recovered, switched.
+"""All models as they are, then every change, live: loaded, degraded, unavailable, recovered, switched.
 
 understudy watch
 understudy watch --json
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from understudy.bus.client import Client
+from understudy.messages.catalogue import Models
 from understudy.messages.wire import tag_of
 from understudy.tools.common import add_connection, show, with_client
 
@@ -23,7 +24,9 @@ def run(args: argparse.Namespace) -> int:
 
     async def job(client: Client) -> int:
         async for change in client.changes():
-            if args.json:
+            if isinstance(change, Models):
+                _snapshot(change, args)
+            elif args.json:
                 show({"seq": change.seq, "event": change.event})
             else:
                 event = change.event
@@ -33,3 +36,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     return with_client(args, job)
+
+
+def _snapshot(models: Models, args: argparse.Namespace) -> None:
+    """How every model is when the watching begins."""
+    if args.json:
+        show(models)
+        return
+    for card in models.models:
+        print(f"{models.as_of_seq:>8}  {card.id:30}  {card.status:12}  {'loaded' if card.loaded else 'not loaded'}")

@@ -109,9 +109,12 @@ class Conduct:
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
     absent: set[int] = field(default_factory=set[int])  # those of `replies` where nobody listens
+    lost_sight: bool = False  # cancelled because no caller was there
     journal: list[Delta | Seam] = field(default_factory=list[Delta | Seam])  # what a streaming reader was told
     swept_seq: int = -1  # where the text stood when we last looked whether the caller is there
     later: list[str] = field(default_factory=list[str])  # models that had no room: asked again after a rest
+    lost: set[str] = field(default_factory=set[str])  # models whose process or words were lost
+    broken: str = "busy"  # why the attempt before the rest ended
     rests: int = 0
     resting: bool = False
     script: Script = field(default_factory=Script)  # holds back beginnings of our stop strings
@@ -194,7 +197,7 @@ class Conduct:
             return []
         out = self.announce_seam(self.script.seq - 1)
         if self.ask.stream:
-            delta = Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text)
+            delta = Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text, seams=self.seams)
             self.journal.append(delta)
             out += self.say(delta, vanish=True)
         return out
@@ -238,8 +241,7 @@ class Conduct:
         if self.resting:  # no attempt is under way
             return failover.give_up(self, reason, now) if reason in ("cancelled", "deadline") else []
         failed = self._attempt(reason, now, status)
-        if reason in ("busy", "no_responders"):
-            self.later.append(self.model)
+        self._keep_for_later(reason)
         if not self.rests or reason not in ("busy", "no_responders"):  # waiting for room is told once per model
             self.tried.append(failed)
         out: list[Effect] = (
@@ -262,6 +264,14 @@ class Conduct:
             return out + failover.give_up(self, reason, now)
         return out + failover.fail_over(self, reason, now)
 
+    def _keep_for_later(self, reason: RunFailure) -> None:
+        """Models to ask once more when no other is left: those without room, and once each those that lost us."""
+        if reason in ("gone", "silent", "text_lost") and self.model not in self.lost:
+            self.lost.add(self.model)
+            self.later.append(self.model)
+        elif reason in ("busy", "no_responders"):
+            self.later.append(self.model)
+
     def cancel(self, now: float) -> list[Effect]:
         """The caller said so, or is gone."""
         if self.ending is not None:
@@ -271,7 +281,10 @@ class Conduct:
     def vanished(self, which: int, now: float) -> list[Effect]:
         """One of the callers is gone; the work ends with the last of them."""
         self.absent.add(which)
-        return self.cancel(now) if len(self.absent) == len(self.replies) else []
+        if len(self.absent) < len(self.replies):
+            return []
+        self.lost_sight = True
+        return self.cancel(now)
 
     def superseded(self) -> list[Effect]:
         """While we were taken for dead, another selector ended this run: what it said stands."""
@@ -343,9 +356,9 @@ class Conduct:
 
     def attach(self, reply: str) -> list[Effect]:
         """Somebody asked again for this run: tell everything from the start, and go on telling."""
-        if reply in self.replies:
-            return []
-        self.replies.append(reply)
+        if reply not in self.replies:
+            self.replies.append(reply)
+        self.absent.discard(self.replies.index(reply))
         if not self.ask.stream:
             return []
         started: Message = self._started(self.model or self.chain[0], self.deadline_ms - 1)

@@ -31,10 +31,17 @@ def failed(run: Conduct, code: FailCode) -> Failed:
         run_id=run.run_id,
         attempts=tuple(run.tried),
         last_seq=run.script.seq - 1,
-        resumable=run.ask.stream and bool(run.script.pieces),  # of a single reply nobody holds any text
+        resumable=_resumable(run, code),
         retry_after_ms=RETRY_AFTER_MS if code == "overloaded" else None,
         recorded=True,
     )
+
+
+def _resumable(run: Conduct, code: FailCode) -> bool:
+    """Of a single reply nobody holds any text. Who lost the connection may go on; who cancelled does not want to."""
+    if code == "cancelled":
+        return run.ask.stream and run.lost_sight
+    return run.ask.stream and bool(run.script.pieces)
 
 
 def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degraded: bool) -> Finished:
@@ -137,7 +144,7 @@ def as_message(end: RequestEnded, stream: bool) -> End:
             run_id=end.run_id,
             attempts=end.attempts,
             last_seq=end.last_seq,
-            resumable=stream and (end.last_seq >= 0 or code == "interrupted"),
+            resumable=stream and (end.last_seq >= 0 or code in ("interrupted", "cancelled")),
             retry_after_ms=RETRY_AFTER_MS if code == "overloaded" else None,
             recorded=True,
         )

@@ -61,6 +61,8 @@ def rest(run: Conduct, reason: str, now: float) -> list[Effect]:
     out: list[Effect] = []
     if run.ask.stream and not run.rests:
         out += run.say(Waiting(run_id=run.run_id, reason="busy"))
+    if reason not in ("busy", "no_responders"):
+        run.broken = reason
     run.resting, run.rests, run.runner = True, run.rests + 1, ""
     return [*out, Wake(now + wait_ms, run.run_id, run.attempt)]
 
@@ -68,7 +70,7 @@ def rest(run: Conduct, reason: str, now: float) -> list[Effect]:
 def rested(run: Conduct, now: float) -> list[Effect]:
     """Ask those that had no room again, in their order."""
     run.resting, run.chain, run.later = False, run.later, []
-    return fail_over(run, "busy", now)
+    return fail_over(run, run.broken, now)
 
 
 def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:

@@ -413,6 +413,10 @@ def test_one_stored_message(play: Play) -> None:
         assert (got.seq, got.payload) == (2, events("b")[0].payload) and got.at_ms > 0
         assert got.subject == events("b")[0].subject
         assert await bus.get(EVT, 3) is None
+        await bus.store(events("c", subject="tta.evt.other.x"), timeout_s=2)
+        found = await bus.get(EVT, 1, "tta.evt.other.*")
+        assert found is not None and found.seq == 3
+        assert await bus.get(EVT, 4, "tta.evt.other.*") is None
 
     play(story)
 

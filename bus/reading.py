@@ -1,0 +1,138 @@
+"""What a reader of a streamed answer holds, and what it has to do next. Pure.
+
+The one rule: at a seam drop what is later than `keep_seq`, then append. On top of it, what a reader needs who wants the
+whole answer although messages, connections and selectors may be lost: pieces that come twice are dropped, a gap is
+asked for again, and a run whose selector died goes on as another run with the text that was kept. To the application
+both runs are one: numbers go on, and a seam tells where they meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from msgspec.structs import replace
+
+from understudy.messages.base import Message
+from understudy.messages.generate import Delta, Failed, Finished, Resent, Seam, Started, Waiting
+
+Piece = Started | Waiting | Delta | Seam | Finished
+Need = Literal["", "resend", "repeat", "resume", "fail"]
+"""resend: something was lost; repeat: ask for this run again; resume: go on as a new run; fail: it is over."""
+
+GOES_ON = frozenset({"interrupted", "text_lost"})
+"""Ends of a run that are no end of the answer; nor is `cancelled` where a selector had only lost sight of us."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """One answer, over as many runs as it takes."""
+
+    run_id: str = ""
+    instance: str = ""
+    model: str = ""
+    kept: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    failed: Failed | None = None
+    finished: Finished | None = None
+    left: set[str] = field(default_factory=set[str])  # runs that are over
+    _next: int = 0  # of the run: the number of the delta that is expected
+    _offset: int = 0  # what is added to the run's numbers
+    _seam: Seam | None = None  # the last one, until a delta follows
+    _seams: int = 0  # of the run
+    _seams_before: int = 0  # of the runs before, and where they meet
+    _from: str = ""  # who spoke before this run
+
+    @property
+    def text(self) -> str:
+        """What the reader holds now."""
+        return "".join(text for _, text in self.kept)
+
+    @property
+    def next_seq(self) -> int:
+        """The number that `Resend` is to begin with."""
+        return self._next
+
+    def take(self, message: Message) -> tuple[list[Piece], Need]:
+        """What of it is new to the application, and what is to be done."""
+        run_id = getattr(message, "run_id", None) or ""
+        if run_id in self.left:
+            return [], ""
+        match message:
+            case Started():
+                return self._started(message)
+            case Delta():
+                return self._delta(message)
+            case Seam():
+                return self._at_seam(message)
+            case Resent(known=False):
+                return [], "repeat"
+            case Resent():
+                return [], "resend" if message.next_seq < self._next else ""
+            case Finished():
+                return self._ended(message)
+            case Failed():
+                self.failed = message
+                goes_on = message.code in GOES_ON or (message.code == "cancelled" and message.resumable)
+                return [], "resume" if goes_on else "repeat" if message.code == "bus_down" else "fail"
+            case Waiting():
+                return [message], ""
+            case _:
+                return [], ""
+
+    def leave_run(self) -> None:
+        """The next run goes on with the text that is held."""
+        self.left.add(self.run_id)
+        self._offset += self._next
+        self._seams_before, self._seams = self._seams_before + self._seams, 0
+        self._from = self.model
+        self.run_id, self.instance, self._next, self._seam = "", "", 0, None
+
+    def _started(self, message: Started) -> tuple[list[Piece], Need]:
+        if message.run_id == self.run_id:
+            return [], ""
+        self.run_id, self.instance, self.model = message.run_id, message.instance, message.model
+        before, self._from = self._from, ""
+        if not before or not self.kept:
+            return [message], ""
+        self._seams_before += 1
+        seam = Seam(
+            run_id=message.run_id,
+            mode="continue",
+            keep_seq=self._offset - 1,
+            next_seq=self._offset,
+            from_model=before,
+            to_model=message.model,
+            reason="interrupted",
+        )
+        return [message, seam], ""
+
+    def _delta(self, delta: Delta) -> tuple[list[Piece], Need]:
+        if delta.seq != self._next or delta.seams > self._seams:
+            return [], "resend" if delta.seq >= self._next else ""
+        self._next += 1
+        self._seam = None
+        delta = replace(delta, seq=delta.seq + self._offset, seams=delta.seams + self._seams_before)
+        self.kept.append((delta.seq, delta.text))
+        return [delta], ""
+
+    def _at_seam(self, seam: Seam) -> tuple[list[Piece], Need]:
+        if seam.next_seq > self._next:
+            return [], "resend"
+        if seam.next_seq < self._next or seam == self._seam:
+            return [], ""
+        self._seam = seam
+        self._seams += 1
+        # A restart drops all, also what an earlier run said; anything else keeps at least that.
+        keep = -1 if seam.mode != "continue" and seam.keep_seq < 0 else seam.keep_seq + self._offset
+        self.kept = [one for one in self.kept if one[0] <= keep]
+        self.model = seam.to_model
+        return [replace(seam, keep_seq=keep, next_seq=seam.next_seq + self._offset)], ""
+
+    def _ended(self, end: Finished) -> tuple[list[Piece], Need]:
+        if end.text is None and end.last_seq + 1 != self._next:
+            return [], "resume"  # the log holds no text, and we do not hold all of it
+        text = self.text if end.text is None else end.text
+        last_seq = end.last_seq + self._offset if end.last_seq >= 0 else self._offset - 1
+        self.finished = replace(end, text=text, last_seq=last_seq)
+        self.run_id, self.model = end.run_id, end.model
+        return [self.finished], ""
