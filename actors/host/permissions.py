@@ -17,13 +17,21 @@ GUEST_FAMILIES = ("model", "feedback")
 """The families of asks that components may send; `runner` is for actors alone."""
 
 
+REPLIES = {"max": 1, "expires": "5s"}
+"""One answer per question (PING and INFO of the service), for so long; streams of answers have their own grant."""
+
+
 class User(Struct, frozen=True):
-    """A NATS user: name, password, and the subjects it may publish and subscribe."""
+    """A NATS user: name, password, and the subjects it may publish and subscribe.
+
+    `replies`: it may also answer what it was asked, once and soon, wherever the asker waits.
+    """
 
     name: str
     password: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    replies: bool = False
 
 
 class Seat(Struct, frozen=True):
@@ -54,46 +62,48 @@ def users(topology: Topology, seats: list[Seat], passwords: dict[str, str]) -> l
 
 def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], password: str) -> User:
     app = topology.app
-    publish = [f"{app}.evt.{name}{tail}" for name in plan.emits for tail in ("", ".*")]
-    publish += [f"{app}.obs.{name}.*" for name in plan.observes]
+    publish = [f"{app}.evt.{name}{tail}" for name in plan.emits for tail in _tails(seat)]
+    publish += [f"{app}.obs.{name}.{key}" for name in plan.observes for key in seat.slugs or (seat.instance,)]
     publish += [f"{app}.ask.{name}.*" for name in plan.sends]
-    publish += _answers(topology, plan, seat, seats)
-    publish.append(f"{app}.dead.{seat.actor}.>")
-    if plan.emits or plan.folds:
-        publish += [f"$JS.API.{one}" for one in _reading(evt_stream(app))]
-        publish.append("$JS.FC.>")
+    publish += _inboxes_of_askers(topology, plan, seat, seats)
+    publish.append(f"{app}.dead.{seat.actor}.{seat.instance}")
+    if plan.folds:
+        publish += _reading(evt_stream(app))
+    if plan.follows:
+        publish += _reading(trace_stream(app))
     if seat.actor == "selector":
         bucket = claims_bucket(app)
-        publish += [f"{app}.trace.selection.made.*", f"$KV.{bucket}.>", f"$JS.API.DIRECT.GET.KV_{bucket}.>"]
-    if plan.follows:
-        publish += [f"$JS.API.{one}" for one in _reading(trace_stream(app))]
+        publish += [f"{app}.trace.selection.made.{seat.instance}", f"$KV.{bucket}.>"]
+        publish.append(f"$JS.API.DIRECT.GET.KV_{bucket}.>")
     subscribe = [f"{inbox_of(seat.instance)}.>"]
     subscribe += [f"{app}.ask.{s}" for name in plan.asks for s in expand(name, seat)]
     subscribe += [f"{app}.obs.{name}.*" for name in plan.hears]
     if plan.asks:
-        subscribe.append("$SRV.>")
-    return User(seat.instance, password, tuple(publish), tuple(subscribe))
+        # Spelled out: the server takes an allowed `$SRV.*` for `$SRV.>` too.
+        tails = ("", f".{seat.actor}", f".{seat.actor}.*")
+        subscribe += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in tails]
+    replies = bool(plan.asks) and "_INBOX.>" not in publish
+    return User(seat.instance, password, tuple(publish), tuple(subscribe), replies)
 
 
 def _reading(stream: str) -> list[str]:
-    """The API calls of an ordered reader and of fetching one message."""
-    calls = ("STREAM.INFO.{}", "CONSUMER.CREATE.{}.>", "CONSUMER.CREATE.{}", "CONSUMER.DELETE.{}.>")
-    return [one.format(stream) for one in (*calls, "DIRECT.GET.{}", "DIRECT.GET.{}.>")]
+    """The API calls of an ordered reader and of fetching one message, and its flow control."""
+    calls = ("STREAM.INFO.{}", "CONSUMER.CREATE.{}.*", "CONSUMER.DELETE.{}.*", "DIRECT.GET.{}", "DIRECT.GET.{}.>")
+    return [*(f"$JS.API.{one.format(stream)}" for one in calls), f"$JS.FC.{stream}.>"]
 
 
-def _answers(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat]) -> list[str]:
-    """Where replies may go: guests' inboxes if guests may ask us, and the inboxes of actors that send to us."""
-    families = {name.split(".")[0] for name in plan.asks}
-    found = ["_INBOX.>"] if plan.asks else []
-    if families & set(GUEST_FAMILIES) or plan.asks:
-        asked = {".".join(name.split(".")[:2]) for name in plan.asks}
-        found += [
-            f"{inbox_of(s.instance)}.>"
-            for s in seats
-            if s.actor != seat.actor and asked & set(topology.actors[s.actor].sends)
-        ]
-    # Its own inbox: the client's watchdog asks itself whether it still hears.
-    return [*found, f"{inbox_of(seat.instance)}.>"]
+def _tails(seat: Seat) -> list[str]:
+    """The keys under which a process may state facts: a runner its own models alone."""
+    return [f".{s}" for s in seat.slugs] or ["", ".*"]
+
+
+def _inboxes_of_askers(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat]) -> list[str]:
+    """Where answers may stream to: guests' inboxes if guests may ask us, and the inboxes of other actors that send to
+    us (what instances of one actor send each other are orders without an answer)."""
+    found = ["_INBOX.>"] if {name.split(".")[0] for name in plan.asks} & set(GUEST_FAMILIES) else []
+    asked = {".".join(name.split(".")[:2]) for name in plan.asks}
+    askers = [s for s in seats if s.actor != seat.actor and asked & set(topology.actors[s.actor].sends)]
+    return found + [f"{inbox_of(s.instance)}.>" for s in askers]
 
 
 def _guest(topology: Topology) -> User:
@@ -101,7 +111,7 @@ def _guest(topology: Topology) -> User:
     publish = [f"{app}.ask.{family}.>" for family in GUEST_FAMILIES]
     # Reading the log (it holds no content) without consumers: a consumer could deliver where a guest may not publish.
     publish += [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"]
-    publish += ["$SRV.>", "_INBOX.>"]
+    publish.append("$SRV.>")
     return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>"))
 
 
@@ -112,6 +122,8 @@ def server_text(found: list[User]) -> str:
         allow = (
             f"publish: {{ allow: {json.dumps(user.publish)} }}, subscribe: {{ allow: {json.dumps(user.subscribe)} }}"
         )
+        if user.replies:
+            allow += f", allow_responses: {json.dumps(REPLIES)}"
         name, password = json.dumps(user.name), json.dumps(user.password)
         lines.append(f"    {{ user: {name}, password: {password}, permissions: {{ {allow} }} }}")
     return "\n".join([*lines, "  ]", "}", "no_auth_user: guest", ""])
