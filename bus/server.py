@@ -163,6 +163,27 @@ class NatsServer:
         path.write_text(text)
         return path
 
+    def reload(self, *, wait_s: float = 5.0) -> None:
+        """Let the running child read `extra` again: users and permissions change without cutting who stays allowed.
+
+        Raises ServerFailed when it refuses or does not answer; it then goes on with what it had.
+        """
+        log_path = self.folder / "nats.log"
+        self.write_config()
+        log_from = log_path.stat().st_size if log_path.exists() else 0
+        if not self.pid:
+            return  # it reads the file when it is started again
+        os.kill(self.pid, signal.SIGHUP)
+        end = time.monotonic() + wait_s
+        while time.monotonic() < end:
+            said = log_path.read_bytes()[log_from:].decode(errors="replace")
+            if "Reloaded server configuration" in said:
+                return
+            if "Failed to reload" in said:
+                raise ServerFailed(f"nats-server refused its new configuration: {said[-500:]}")
+            time.sleep(0.01)
+        raise ServerFailed(f"nats-server did not read its configuration within {wait_s:g} s")
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -153,9 +153,13 @@ class EdgeReady(Struct, frozen=True):
 
 
 class Stopping(Struct, frozen=True):
-    """The process was asked to stop: take nothing new, end what is in hand."""
+    """The process was asked to stop: take nothing new, end what is in hand.
+
+    What is in hand may go on until `until_ms` (0: not at all); the process ends as soon as nothing is.
+    """
 
     at_ms: float
+    until_ms: float = 0.0
 
 
 Input = (

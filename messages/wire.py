@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union
 
 import msgspec
 
-from understudy.messages import catalogue, events, generate, run
+from understudy.messages import catalogue, events, generate, operate, run
 from understudy.messages.base import Ask, Message
 from understudy.messages.upcasts import UPCASTS
 
@@ -36,7 +36,7 @@ def _tagged(*modules: Any) -> dict[str, type[Message | Ask]]:
 
 T = TypeVar("T", bound=Message | Ask)
 
-REGISTRY: dict[str, type[Message | Ask]] = _tagged(generate, run, events, catalogue)
+REGISTRY: dict[str, type[Message | Ask]] = _tagged(generate, run, events, catalogue, operate)
 """Every tag and its class."""
 
 _encoder = msgspec.json.Encoder()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from understudy.actors.host.supervisor import seats_of
+from understudy.actors.host.seats import seats_of
 from understudy.actors.host.topology import TopologyError, hash_of, read
 from understudy.tools.common import show
 

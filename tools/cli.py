@@ -9,6 +9,8 @@ import sys
 COMMANDS = {
     "up": "start the topology on this machine and keep it going",
     "status": "what runs here: processes, models",
+    "reload": "apply the changed topology file to what runs",
+    "restart": "restart processes one after the other, without failing a request",
     "check": "validate topology.yaml without starting anything",
     "ask": "one request from the command line",
     "models": "the catalogue: every model and how it is",

@@ -22,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from understudy.actors.host.supervisor import CannotStart, Supervisor
+from understudy.actors.host.bus_side import CannotStart
+from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import TopologyError, read
 from understudy.bus.client import AnswerFailed, Client
 from understudy.messages.events import RequestEnded

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from understudy.actors.host.supervisor import CannotStart, Supervisor
+from understudy.actors.host.bus_side import CannotStart
+from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import TopologyError, read
 from understudy.tools.common import DEFAULT_STATE, show
 
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     tell = _json_line if args.json else _line
 
     async def go() -> None:
-        supervisor = Supervisor(topology, args.topology.resolve().parent, args.state.resolve(), tell, url=args.nats)
+        file = args.topology.resolve()
+        supervisor = Supervisor(topology, file.parent, args.state.resolve(), tell, url=args.nats, file=file)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop.set)
@@ -70,6 +72,8 @@ def _line(word: str, **facts: Any) -> None:
             text = f"FAILED         {facts['instance']}: {facts['why']}"
         case "actor_ended":
             text = f"ended          {facts['instance']} with {facts['code']}; again in {facts['again_in_s']} s"
+        case "order_done":
+            text = f"order done     {'; '.join(facts['problems']) or 'ok'}"
         case "ready":
             text = 'up             all actors are ready; try: understudy ask "Look around."  (Ctrl-C stops)'
         case _:

@@ -192,6 +192,10 @@ def _beat(state: State, beat: RunnerBeat, now: float) -> list[Effect]:
     watch = state.watches.get(beat.model)
     if watch is None:
         return []
+    if not beat.accepting:  # it leaves in good order, so it will not be missed
+        watch.beats.pop(beat.instance, None)
+        watch.loaded = bool(watch.beats)
+        return []
     watch.beats[beat.instance] = Load(now, beat.in_flight, beat.slots)
     if state.live and watch.status == "unavailable" and watch.reason in AWAY:
         return recover(state, beat.model, watch, "loaded", now)

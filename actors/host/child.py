@@ -20,6 +20,7 @@ from understudy.actors.host.core_port import Edge
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
+from understudy.actors.host.seats import listen_s
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError
 from understudy.messages.topology import Model, Provider, Topology
@@ -42,6 +43,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     models: tuple[str, ...] = ()
     key: str | None = None
+    drain_ms: float = 10_000  # after SIGUSR1: what is in hand may go on for so long (after SIGTERM: not at all)
 
 
 def _say(**fields: Any) -> None:
@@ -66,12 +68,6 @@ def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
     return HttpEdge(provider, models, errand.key, now_ms)
 
 
-def _listen_s(topology: Topology) -> float:
-    """A little longer than the runners' beat: then everyone who is alive has been heard."""
-    runner = topology.actors.get("runner")
-    return 1.2 * float(runner.settings.get("beat_ms", 250) if runner is not None else 0) / 1000
-
-
 async def _parent_gone(stop: asyncio.Event) -> None:
     """Standard input ends when the supervisor does, however it died: stop in order, and in any case soon."""
     reader = asyncio.StreamReader()
@@ -85,7 +81,7 @@ async def _parent_gone(stop: asyncio.Event) -> None:
 async def run(errand: Errand) -> int:
     """Connect, run the host, stop in order. Returns the exit code."""
     seat = errand.seat
-    stop, closed = asyncio.Event(), asyncio.Event()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     watch = asyncio.create_task(_parent_gone(stop))
@@ -93,8 +89,8 @@ async def run(errand: Errand) -> int:
 
     def on_state(word: str) -> None:
         log.line("bus", state=word)
-        if word == "closed":
-            closed.set()
+        if word == "closed":  # for good: a process without a connection is of no use
+            stop.set()
 
     try:
         bus = await NatsBus.open(
@@ -122,9 +118,16 @@ async def run(errand: Errand) -> int:
         edge=None,
         log=log,
         max_ask_bytes=errand.topology.bus.max_request_bytes,
-        listen_s=_listen_s(errand.topology),
+        listen_s=listen_s(errand.topology),
     )
     host.edge = edge_of(errand, host.clock.now_ms)
+
+    def end(within_ms: float) -> None:
+        host.drain_ms = within_ms
+        stop.set()
+
+    for number, within_ms in ((signal.SIGTERM, 0.0), (signal.SIGINT, 0.0), (signal.SIGUSR1, errand.drain_ms)):
+        asyncio.get_running_loop().add_signal_handler(number, end, within_ms)
     try:
         await host.run(stop, lambda facts: _say(ready=True, facts=facts))
     except Crashed as crash:

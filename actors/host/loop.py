@@ -17,7 +17,7 @@ from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inb
 from understudy.actors.host.questions import Questions
 from understudy.actors.host.storer import Storer
 from understudy.actors.host.timers import Timers
-from understudy.bus.port import Bus, BusError, Received
+from understudy.bus.port import Bus, BusError, Received, Subscription
 from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import AttemptEnded, Event, RequestEnded, SelectionMade
@@ -93,6 +93,7 @@ class Host:
         self.state = core.State()
         self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
         self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
+        self.drain_ms = 0.0  # set before `stop`: so long what is in hand may go on
         self.unknown = 0  # messages whose tag or form we do not know
         self._out = Outbox(bus, self._not_sent)
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -127,13 +128,15 @@ class Host:
             facts = await self.edge.start(self.feed_threadsafe()) if self.edge is not None else {}
             if self.edge is not None:
                 self.feed(EdgeReady(self.clock.now_ms(), facts))
-            subs = await self._serve()
+            service, own = await self._serve()
             self.ready.set()
             on_ready(facts)
             await self._until(stop)
-            for sub in subs:
-                await sub.stop()
+            if service is not None:
+                await service.stop()  # nothing new; orders about what is in hand still come
             await self._finish()
+            for sub in own:
+                await sub.stop()
         finally:
             for task in (*tasks, *self.questions.asking):
                 task.cancel()
@@ -151,12 +154,17 @@ class Host:
 
     async def _finish(self) -> None:
         """End what is in hand, within bounds: with the bus gone for good, what waits to be sent never leaves."""
-        until = self.clock.now_ms() + FINISH_S * 1000
-        self.feed(Stopping(self.clock.now_ms()))
+        drain_ms, now = self.drain_ms, self.clock.now_ms()
+        self.feed(Stopping(now, now + drain_ms))
+        until = now + drain_ms + FINISH_S * 1000
         in_hand: Callable[[Any], int] = getattr(self.core, "in_hand", lambda _: 0)
         while (in_hand(self.state) or self._out or self.storer.pending) and self.clock.now_ms() < until:
             if self._crashed.done():
                 self._crashed.result()
+            if self.drain_ms < drain_ms:  # told to hurry meanwhile
+                drain_ms, now = self.drain_ms, self.clock.now_ms()
+                self.feed(Stopping(now, now + drain_ms))
+                until = now + drain_ms + FINISH_S * 1000
             await asyncio.sleep(0.02)
 
     async def _flush_log(self) -> None:
@@ -291,23 +299,23 @@ class Host:
 
     # --- asks ------------------------------------------------------------------------------------------------------
 
-    async def _serve(self) -> list[Any]:
-        """Take asks: shared ones as a micro service, those addressed to this instance by a plain subscription."""
+    async def _serve(self) -> tuple[Subscription | None, list[Subscription]]:
+        """Take asks: shared ones as a micro service, those addressed to this instance by plain subscriptions."""
         shared: dict[str, Callable[[Received], None]] = {}
-        subs: list[Any] = []
+        own: list[Subscription] = []
         for name in self.plan.asks:
             cls = self.core.ASKS[name]
             for expanded in expand(name, self.seat):
                 subject = f"{self.app}.ask.{expanded}"
                 self._asks[subject] = cls
                 if "{instance}" in name:
-                    subs.append(await self.bus.subscribe(subject, self._on_ask))
+                    own.append(await self.bus.subscribe(subject, self._on_ask))
                 else:
                     shared[subject] = self._on_ask
-        if shared:
-            about = (self.core.__doc__ or "").split("\n")[0]
-            subs.append(await self.bus.serve(self.seat.actor, "0.1.0", about, shared))
-        return subs
+        if not shared:
+            return None, own
+        about = (self.core.__doc__ or "").split("\n")[0]
+        return await self.bus.serve(self.seat.actor, "0.1.0", about, shared), own
 
     def _on_ask(self, received: Received) -> None:
         now = self.clock.now_ms()

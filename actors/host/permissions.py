@@ -115,6 +115,22 @@ def _guest(topology: Topology) -> User:
     return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>"))
 
 
+def merged(before: list[User], after: list[User]) -> list[User]:
+    """What both lists allow together: while a topology is changed under running processes."""
+    found = {user.name: user for user in before}
+    for user in after:
+        old = found.get(user.name)
+        publish, subscribe = (old.publish, old.subscribe) if old is not None else ((), ())
+        found[user.name] = User(
+            user.name,
+            user.password,
+            tuple(dict.fromkeys((*publish, *user.publish))),
+            tuple(dict.fromkeys((*subscribe, *user.subscribe))),
+            user.replies or (old is not None and old.replies),
+        )
+    return list(found.values())
+
+
 def server_text(found: list[User]) -> str:
     """The users as nats-server reads them; an unnamed client on loopback is the guest."""
     lines = ["authorization {", "  users: ["]

@@ -7,28 +7,25 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import anyio
+import anyio.abc
 import msgspec
 
+from understudy.actors.host.bus_side import BusSide, CannotStart
 from understudy.actors.host.child import Errand
-from understudy.actors.host.permissions import Seat, server_text, users
-from understudy.actors.host.topology import hash_of
-from understudy.bus.nats_bus import NatsBus
-from understudy.bus.port import BusError, Outgoing
-from understudy.bus.provision import BusSpec, provision
-from understudy.bus.server import NatsServer, ServerFailed
-from understudy.messages.events import TopologyApplied
+from understudy.actors.host.keys import KeyMissing, hash_key, key_variables, read_keys
+from understudy.actors.host.operations import Operations
+from understudy.actors.host.seats import Process, seats_of
+from understudy.bus.port import BusError
+from understudy.bus.subjects import evt_stream
 from understudy.messages.run import ProcessGone
-from understudy.messages.slugs import slug
 from understudy.messages.topology import Topology
 from understudy.messages.wire import encode
 
@@ -36,42 +33,9 @@ BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
 STOP_S = 4.0
 REST_STOP_S = 1.5
-SERVER_LOOK_S = 0.1
-
-
-class CannotStart(Exception):
-    """Why the topology cannot run here; the text says what to do."""
-
-
-@dataclass(slots=True)
-class Process:
-    """A seat and the process that holds it now."""
-
-    seat: Seat
-    provider: str = ""
-    models: tuple[str, ...] = ()
-    pid: int = 0
-    restarts: int = 0
-    ready: bool = False
-    trouble: str = ""
-    child: asyncio.subprocess.Process | None = field(default=None, repr=False)
-
-
-def seats_of(topology: Topology) -> list[Process]:
-    """Who is to run: replicas of each actor; for runners one per local model and one per HTTP provider."""
-    found: list[Process] = []
-    for actor, plan in topology.actors.items():
-        if actor != "runner":
-            found += [Process(Seat(actor, f"{actor}-{n + 1}")) for n in range(plan.replicas)]
-            continue
-        for name, provider in topology.providers.items():
-            models = [m for m, d in topology.models.items() if d.provider == name]
-            groups = [[m] for m in models] if provider.kind == "local" else [models] if models else []
-            for group in groups:
-                tail = slug(group[0]) if provider.kind == "local" else name
-                seat = Seat("runner", f"runner-{tail}", tuple(slug(m) for m in group))
-                found.append(Process(seat, name, tuple(group)))
-    return found
+DRAIN_MS = 10_000.0
+"""What a process that is restarted on purpose has in hand may go on for so long."""
+DRAIN_MARGIN_S = 6.0
 
 
 class Supervisor:
@@ -81,28 +45,40 @@ class Supervisor:
     """
 
     def __init__(
-        self, topology: Topology, folder: Path, state: Path, say: Callable[..., None], *, url: str | None = None
+        self,
+        topology: Topology,
+        folder: Path,
+        state: Path,
+        say: Callable[..., None],
+        *,
+        url: str | None = None,
+        file: Path | None = None,
     ) -> None:
-        self.topology, self.folder, self.state, self.say = topology, folder, state, say
-        self.external = url
-        self.url = url or ""
+        """`file`: where the topology was read from, to be read again by `reload`."""
+        self.topology, self.folder, self.state, self.say, self.file = topology, folder, state, say, file
+        self.bus_side = BusSide(state, url, say)
+        self.drain_ms = DRAIN_MS
         self.processes = seats_of(topology)
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
-        self._passwords = {name: secrets.token_hex(16) for name in ("operator", *self._names())}
-        self._server: NatsServer | None = None
-        self._bus: NatsBus | None = None
         self._lock: IO[str] | None = None
         self._log: IO[bytes] | None = None
-        self._keys = self._read_keys()
+        self._group: anyio.abc.TaskGroup | None = None
+        self._operations = Operations(self)
+        try:
+            self.keys = read_keys(topology, folder)
+        except KeyMissing as missing:
+            raise CannotStart(str(missing)) from None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return self.bus_side.url
 
     @property
     def operator_password(self) -> str:
         """For tools of the same process; others read it from the state folder's run.json."""
-        return self._passwords["operator"]
-
-    def _names(self) -> list[str]:
-        return [p.seat.instance for p in self.processes]
+        return self.bus_side.password("operator")
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -112,9 +88,11 @@ class Supervisor:
         try:
             await self._start_bus()
             async with anyio.create_task_group() as group:
+                self._group = group
                 for process in self.processes:
                     group.start_soon(self._keep, process)
-                group.start_soon(self._keep_server)
+                group.start_soon(self.bus_side.keep_server, self.stop)
+                await self._operations.serve(group)
                 await self.stop.wait()
                 self.say("stopping")
                 await self._end_all()
@@ -123,11 +101,7 @@ class Supervisor:
             for process in self.processes:  # one that was being started while the rest was stopped
                 if process.child is not None:
                     _signal(process.child, signal.SIGKILL)
-            if self._bus is not None:
-                with contextlib.suppress(BusError, TimeoutError):
-                    await self._bus.close()
-            if self._server is not None:
-                await asyncio.to_thread(self._server.stop)
+            await self.bus_side.stop()
             (self.state / "run.json").unlink(missing_ok=True)
             if self._lock is not None:
                 self._lock.close()
@@ -149,47 +123,12 @@ class Supervisor:
         self._log = (self.state / "actors.log").open("ab", buffering=0)
 
     async def _start_bus(self) -> None:
-        """The embedded server with the generated permissions, or one that is already there; streams; the topology."""
-        if self.external is None:
-            found = users(self.topology, [p.seat for p in self.processes], self._passwords)
-            plan = self.topology.bus
-            self._server = NatsServer(
-                self.state / "nats", port=plan.port, extra=server_text(found), max_payload=plan.max_payload_bytes
-            )
-            try:
-                self._server.start()
-            except ServerFailed as failure:
-                raise CannotStart(f"nats-server did not start: {str(failure)[:500]}") from None
-            self.url = self._server.url
-        user, password = ("operator", self._passwords["operator"]) if self.external is None else ("", "")
-        try:
-            self._bus = await NatsBus.open(
-                self.url, name="supervisor", app=self.topology.app, user=user, password=password, connect_timeout_s=5
-            )
-            log = self.topology.log
-            spec = BusSpec(
-                app=self.topology.app,
-                evt_max_bytes=log.max_bytes,
-                evt_max_age_s=log.max_age_days * 86_400.0,
-                trace_max_bytes=log.trace_max_bytes,
-            )
-            await provision(self._bus, spec)
-            await self._apply(self._bus)
-        except BusError as error:
-            raise CannotStart(f"nats-server at {self.url} cannot be used: {error.code}: {error}") from None
-        self._write_run_file()
-        self.say(
-            "server", url=self.url, log_bytes=(await self._bus.stream_bytes(f"{self.topology.app.upper()}_EVT"))[0]
-        )
+        await self.bus_side.start(self.topology, self.processes)
+        self.write_run_file()
+        used, _ = await self.bus_side.bus.stream_bytes(evt_stream(self.topology.app))
+        self.say("server", url=self.url, log_bytes=used)
 
-    async def _apply(self, bus: NatsBus) -> None:
-        """The topology is a fact like others: every decision names its hash."""
-        now = int(time.time() * 1000)
-        event = TopologyApplied(at_ms=now, id=f"topology.{now}", hash=hash_of(self.topology), body=self.topology)
-        subject = f"{self.topology.app}.evt.topology.applied"
-        await bus.store([Outgoing(subject, encode(event), event.id)], timeout_s=5)
-
-    def _write_run_file(self) -> None:
+    def write_run_file(self) -> None:
         """How the command line finds us; readable by this user alone, since it holds the operator's password."""
         path = self.state / "run.json"
         fresh = path.with_suffix(".new")  # a reader finds the old file or the new one, never half of one
@@ -198,7 +137,7 @@ class Supervisor:
             "pid": os.getpid(),
             "url": self.url,
             "app": self.topology.app,
-            "password": self._passwords["operator"] if self.external is None else "",
+            "password": self.operator_password,
             "processes": [
                 {"instance": p.seat.instance, "actor": p.seat.actor, "pid": p.pid, "ready": p.ready,
                  "restarts": p.restarts, "models": p.models, "trouble": p.trouble}
@@ -210,36 +149,45 @@ class Supervisor:
 
     # --- processes -------------------------------------------------------------------------------------------------
 
+    def keep(self, process: Process) -> None:
+        """From now on this seat's process is started, and started again whenever it ends."""
+        assert self._group is not None
+        self._group.start_soon(self._keep, process)
+
     async def _keep(self, process: Process) -> None:
         """Run a seat's process again and again, waiting longer while it keeps dying."""
         falls = 0
-        while not self.stop.is_set():
+        while not (self.stop.is_set() or process.leaving):
             began = time.monotonic()
             code = await self._run_once(process, began)
-            if self.stop.is_set():
+            if self.stop.is_set() or process.leaving:
                 return
+            process.restarts += 1
+            if process.renewing:
+                process.renewing, falls = False, 0
+                continue
             falls = 0 if time.monotonic() - began > STEADY_S else falls + 1
             wait_s = BACKOFF_S[min(falls, len(BACKOFF_S)) - 1] if falls else 0.0
-            process.restarts += 1
             self.say("actor_ended", instance=process.seat.instance, code=code, again_in_s=wait_s, why=process.trouble)
             await asyncio.sleep(wait_s)
 
-    async def _keep_server(self) -> None:
-        """The embedded server comes back on its port with its store; every connection finds its way back by itself."""
-        while self._server is not None and not self.stop.is_set():
-            if not self._server.running:
-                try:
-                    self._server.start()  # from this thread, which lives as long as the server shall
-                except ServerFailed as failure:
-                    self.say("server_failed", why=str(failure)[:500])
-                    await asyncio.sleep(BACKOFF_S[-1])
-                else:
-                    self.say("server_restarted", url=self.url)
-            await asyncio.sleep(SERVER_LOOK_S)
+    async def end(self, process: Process, *, again: bool) -> None:
+        """End a process in order: it drains, then it goes. With `again` another takes its seat at once."""
+        child = process.child
+        process.renewing, process.leaving = again, not again
+        if child is None or child.returncode is not None:
+            process.renewing = False
+            return
+        _signal(child, signal.SIGUSR1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.drain_ms / 1000 + DRAIN_MARGIN_S):
+                await child.wait()
+        _signal(child, signal.SIGKILL)
+        await child.wait()
 
     async def _run_once(self, process: Process, began: float) -> int:
         environment = {
-            **{k: v for k, v in os.environ.items() if k not in self._key_variables()},
+            **{k: v for k, v in os.environ.items() if k not in key_variables(self.topology)},
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_OFFLINE": "1",
@@ -251,6 +199,7 @@ class Supervisor:
             env=environment, start_new_session=True,
         )  # fmt: skip
         process.child, process.pid, process.ready, process.trouble = child, child.pid, False, ""
+        process.started += 1
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write(msgspec.json.encode(self._errand(process)) + b"\n")
         async for line in child.stdout:
@@ -263,19 +212,20 @@ class Supervisor:
     def _errand(self, process: Process) -> Errand:
         seat, extra = process.seat, dict[str, Any]()
         if seat.actor == "selector":
-            extra["hash_key"] = self._hash_key()
+            extra["hash_key"] = hash_key(self.state)
         if seat.actor == "runner":
             extra["models"] = {m: self.topology.models[m].slots for m in process.models}
         return Errand(
             seat=seat,
             url=self.url,
-            password=self._passwords[seat.instance] if self.external is None else "",
+            password=self.bus_side.password(seat.instance),
             topology=self.topology,
             folder=str(self.folder),
             extra=extra,
             provider=process.provider,
             models=process.models,
-            key=self._keys.get(process.provider),
+            key=self.keys.get(process.provider),
+            drain_ms=self.drain_ms,
         )
 
     def _heard(self, process: Process, said: dict[str, Any], began: float) -> None:
@@ -286,16 +236,14 @@ class Supervisor:
         elif "failed" in said:
             process.trouble = str(said["failed"])
             self.say("actor_failed", instance=process.seat.instance, why=process.trouble)
-        self._write_run_file()
+        self.write_run_file()
         if all(p.ready for p in self.processes) and not self.ready.is_set():
             self.ready.set()
             self.say("ready", url=self.url)
 
     async def _announce_gone(self, process: Process, code: int) -> None:
         """Those who wait for an answer of the dead hear at once, before any timeout."""
-        self._write_run_file()
-        if self._bus is None:
-            return
+        self.write_run_file()
         seat = process.seat
         gone = ProcessGone(
             actor=seat.actor,
@@ -305,7 +253,7 @@ class Supervisor:
             at_ms=int(time.time() * 1000),
         )
         with contextlib.suppress(BusError):
-            await self._bus.publish(f"{self.topology.app}.obs.process.gone.{seat.instance}", encode(gone))
+            await self.bus_side.bus.publish(f"{self.topology.app}.obs.process.gone.{seat.instance}", encode(gone))
 
     async def _end_all(self) -> None:
         """Selectors first, so that they can end what is in hand; then the rest; whoever lingers is killed."""
@@ -322,39 +270,6 @@ class Supervisor:
                     await asyncio.wait_for(child.wait(), max(0.05, (until - time.monotonic()) * share))
                 _signal(child, signal.SIGKILL)
                 await child.wait()
-
-    # --- secrets ---------------------------------------------------------------------------------------------------
-
-    def _key_variables(self) -> set[str]:
-        return {p.key.env for p in self.topology.providers.values() if p.key is not None and p.key.env}
-
-    def _read_keys(self) -> dict[str, str]:
-        """Provider keys from where the topology names them; handed over by pipe to the one process that needs each."""
-        keys: dict[str, str] = {}
-        for name, provider in self.topology.providers.items():
-            if provider.key is None:
-                continue
-            if provider.key.env is not None:
-                value = os.environ.get(provider.key.env, "")
-                where = f"the variable {provider.key.env}"
-            else:
-                path = self.folder / (provider.key.file or "")
-                value = path.read_text().strip() if path.is_file() else ""
-                where = f"the file {path}"
-            if not value:
-                raise CannotStart(
-                    f"provider {name}: no key in {where}; put it there, or remove `key` from the topology"
-                )
-            keys[name] = value
-        return keys
-
-    def _hash_key(self) -> str:
-        """Keys the hashes of user and conversation ids: made once per state folder, so that hashes stay comparable."""
-        path = self.state / "hash.key"
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32))
-        return path.read_text().strip()
 
 
 def _signal(child: asyncio.subprocess.Process, number: int) -> None:

@@ -277,6 +277,8 @@ def _ready(state: State, ready: EdgeReady, settings: Settings) -> list[Effect]:
 
 
 def _stop(state: State, now: float, settings: Settings) -> list[Effect]:
+    if not state.accepting:  # never ready, or told twice
+        return []
     state.accepting = False
     out = _beat(state, now, 0, settings)
     for model in settings.models:

@@ -81,7 +81,7 @@ EMITS = (AttemptEnded, RequestEnded, ModelSwitched, FeedbackGiven)
 SENDS = ("runner.run", "runner.cancel", "selector.attach")
 OBSERVES = (SelectorBeat,)
 
-SWEEP, BEAT = "sweep", "beat"
+SWEEP, BEAT, DRAINED = "sweep", "beat", "drained"
 VANISH_SWEEPS, FORGET_SWEEPS = 4, 50
 
 
@@ -109,7 +109,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case Unheard():
             return _unheard(state, message)
         case Stopping():
-            return _stopping(state, message.at_ms)
+            return _stopping(state, message)
         case Booted():
             state.where = Where(message.app, message.instance, message.inbox)
             state.siblings.mine, state.siblings.born_ms = message.instance, message.at_ms
@@ -162,8 +162,14 @@ def _gone(state: State, instance: str, reason: RunFailure, now: float) -> list[E
     return out
 
 
-def _stopping(state: State, now: float) -> list[Effect]:
-    """Nothing new is taken; what is in hand ends honestly, and resumable."""
+def _stopping(state: State, stopping: Stopping) -> list[Effect]:
+    """Nothing new is taken; what is in hand may end by itself for a while, then it ends honestly, and resumable."""
+    if stopping.until_ms > stopping.at_ms:
+        return [Wake(stopping.until_ms, DRAINED, 0)]
+    return _interrupt(state, stopping.at_ms)
+
+
+def _interrupt(state: State, now: float) -> list[Effect]:
     out: list[Effect] = []
     for run in list(state.runs.values()):
         out += conducted(state, run, now, partial(run.interrupt, now))
@@ -193,6 +199,8 @@ def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:
         return _sweep(state, woke, settings)
     if woke.key == BEAT:
         return _beat(state, woke.at_ms, woke.generation + 1, settings)
+    if woke.key == DRAINED:
+        return _interrupt(state, woke.at_ms)
     run = state.runs.get(woke.key)
     if run is None:
         return []

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from understudy.messages import catalogue, events, generate, run, topology
+from understudy.messages import catalogue, events, generate, operate, run, topology
 from understudy.messages.base import Ask, Finite, Message, Part
 from understudy.messages.upcasts import UPCASTS
 from understudy.messages.wire import REGISTRY, WireError, decode, decode_as, encode, tag_of
@@ -29,7 +29,7 @@ TAGS = sorted(REGISTRY)
 CLASSES = sorted(
     {
         c
-        for module in (generate, run, events, catalogue, topology)
+        for module in (generate, run, events, catalogue, operate, topology)
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, Message | Ask | Part) and c.__module__ == module.__name__
     },

@@ -20,7 +20,7 @@ import pytest_asyncio
 import yaml
 
 from understudy.actors.host.supervisor import Supervisor
-from understudy.actors.host.topology import parse
+from understudy.actors.host.topology import read
 from understudy.bus.client import Client
 from understudy.messages.wire import encode
 from understudy.tools.fake.script import Fault, Message, built_in_faults, script
@@ -214,7 +214,9 @@ class System:
         self.fake, self.state, self.topology = fake, state, topology
         self.said: list[tuple[str, dict[str, Any]]] = []
         self.pids: set[int] = set()
-        self.supervisor = Supervisor(parse(yaml.safe_dump(topology), state), state, state, self._say)
+        self.file = state / "topology.yaml"
+        self.file.write_text(yaml.safe_dump(topology))
+        self.supervisor = Supervisor(read(self.file), state, state, self._say, file=self.file)
         self.running: asyncio.Task[None] | None = None
 
     def _say(self, word: str, **facts: Any) -> None:
@@ -340,6 +342,6 @@ class Kit:
         return "".join(script([Message("user", prompt)], tokens))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kit() -> type[Kit]:
     return Kit

@@ -16,7 +16,7 @@ import nats
 import pytest
 import yaml
 
-from understudy.actors.host.supervisor import CannotStart
+from understudy.actors.host.bus_side import CannotStart
 from understudy.actors.host.topology import TopologyError, parse
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
@@ -699,8 +699,8 @@ async def test_stop_leaves_nothing_and_a_second_supervisor_is_refused(fake: Any,
     few = {"ok@1": {"provider": "lab"}, "crawl@1": {"provider": "lab"}}
     topology = kit.topology_of(fake.url, "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}})
     system = await kit.System(fake, tmp_path, topology).start()
-    assert system.supervisor._server is not None
-    pids = {*system.pids, system.supervisor._server.pid}
+    assert system.supervisor.bus_side.server is not None
+    pids = {*system.pids, system.supervisor.bus_side.server.pid}
     assert all(kit.alive(pid) for pid in pids)
     assert len(pids) == 5  # two selectors, a tracker, a runner, the server
     run_file = tmp_path / "run.json"
@@ -734,7 +734,7 @@ async def test_kill_9_of_the_server_loses_no_outcome_and_it_comes_back(fake: Any
         nc = await nats.connect(system.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_quiet)
         ask = json.dumps(kit.ask_for("Server.")).encode()
         runs = [json.loads((await nc.request("tta.ask.model.generate", ask)).data)["run_id"] for _ in range(5)]
-        server = system.supervisor._server
+        server = system.supervisor.bus_side.server
         old = server.pid
         os.kill(old, signal.SIGKILL)
         await kit.until(lambda: server.pid not in (0, old))

@@ -17,7 +17,7 @@ import pytest_asyncio
 import yaml
 
 from understudy.actors.host.permissions import Seat, server_text, users
-from understudy.actors.host.supervisor import seats_of
+from understudy.actors.host.seats import seats_of
 from understudy.actors.host.topology import parse
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.provision import BusSpec, provision

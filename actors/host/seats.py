@@ -1,0 +1,73 @@
+"""Who is to run: the seats of a topology, what each process gets told, and what makes it necessary to tell it anew."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from understudy.actors.host.permissions import Seat
+from understudy.messages.slugs import slug
+from understudy.messages.topology import Topology
+
+SELECTION_ONLY = ("quality", "capabilities", "continues", "fallbacks", "usd_per_mtok_in", "usd_per_mtok_out", "licence")
+"""What selectors alone look at in a model; they fold it from `topology.applied`, so no process needs a restart."""
+
+
+@dataclass(slots=True)
+class Process:
+    """A seat and the process that holds it now. `started` counts its processes, `renewing` and `leaving` say why
+    the present one is ended on purpose: to be followed by another at once, or by none."""
+
+    seat: Seat
+    provider: str = ""
+    models: tuple[str, ...] = ()
+    pid: int = 0
+    started: int = 0
+    restarts: int = 0
+    ready: bool = False
+    trouble: str = ""
+    renewing: bool = False
+    leaving: bool = False
+    child: asyncio.subprocess.Process | None = field(default=None, repr=False)
+
+
+def seats_of(topology: Topology) -> list[Process]:
+    """Who is to run: replicas of each actor; for runners one per local model and one per HTTP provider."""
+    found: list[Process] = []
+    for actor, plan in topology.actors.items():
+        if actor != "runner":
+            found += [Process(Seat(actor, f"{actor}-{n + 1}")) for n in range(plan.replicas)]
+            continue
+        for name, provider in topology.providers.items():
+            models = [m for m, d in topology.models.items() if d.provider == name]
+            groups = [[m] for m in models] if provider.kind == "local" else [models] if models else []
+            for group in groups:
+                tail = slug(group[0]) if provider.kind == "local" else name
+                seat = Seat("runner", f"runner-{tail}", tuple(slug(m) for m in group))
+                found.append(Process(seat, name, tuple(group)))
+    return found
+
+
+def listen_s(topology: Topology) -> float:
+    """How long to hear others before taking asks: a little longer than the runners' beat, then all have been heard."""
+    runner = topology.actors.get("runner")
+    return 1.2 * float(runner.settings.get("beat_ms", 250) if runner is not None else 0) / 1000
+
+
+def stake(topology: Topology, process: Process) -> Any:
+    """All of the topology that a process was started with and cannot learn from the log: compare to see a change."""
+    plan = topology.actors[process.seat.actor]
+    found: dict[str, Any] = {
+        "plan": {**msgspec.to_builtins(plan), "replicas": None},
+        "max_request_bytes": topology.bus.max_request_bytes,
+        "listen_s": listen_s(topology) if plan.hears else None,
+    }
+    if process.seat.actor == "runner":
+        found["provider"] = msgspec.to_builtins(topology.providers[process.provider])
+        for model in process.models:
+            declared: dict[str, Any] = msgspec.to_builtins(topology.models[model])
+            found[f"model {model}"] = {k: v for k, v in declared.items() if k not in SELECTION_ONLY}
+    return found

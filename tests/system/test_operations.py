@@ -1,0 +1,184 @@
+"""Orders to a running system, under load: reload, rolling restart. Real processes, our own client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from understudy.bus.client import AnswerFailed, Client
+from understudy.bus.port import BusError
+from understudy.messages.operate import Progress, Progressed, Reload, Restart
+from understudy.messages.wire import decode, encode
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+
+
+async def order(client: Client, name: str, ask: Reload | Restart) -> Progressed:
+    """Give an order and follow it to its end; all its lines in the answer."""
+
+    async def say(subject: str, ask: Any) -> Progressed:
+        answer = decode((await client.bus.request(f"tta.ask.supervisor.{subject}", encode(ask), timeout_s=1)).payload)
+        assert isinstance(answer, Progressed)
+        return answer
+
+    given = await say(name, ask)
+    async with asyncio.timeout(45):
+        while not given.done:
+            await asyncio.sleep(0.02)
+            with contextlib.suppress(BusError):  # nats-server may be the one that is restarted
+                given = await say("progress", Progress(operation=given.operation))
+    return given
+
+
+class Load:
+    """A few callers that ask one thing after the other with our client, streamed, until the block is left."""
+
+    def __init__(self, url: str, callers: int = 3) -> None:
+        self.url, self.callers = url, callers
+        self.ok, self.failed = 0, list[str]()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def _call(self, n: int) -> None:
+        async with await Client.connect(self.url) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = await client.generate(f"Load {n}.", max_tokens=30)
+                except AnswerFailed as failure:
+                    self.failed.append(f"{failure.code}: {failure}")
+                else:
+                    self.ok += answer.finish_reason in ("stop", "length")
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._call(n)) for n in range(self.callers)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+
+def topology(kit: Any, url: str) -> dict[str, Any]:
+    few = {"drip@1": {"provider": "lab", "slots": 32, "continues": "native"},
+           "drip@2": {"provider": "spare", "slots": 32, "continues": "native"}}  # fmt: skip
+    return kit.topology_of(url, "key", models=few, aliases={}, tasks={"general": {"latency": "quick"}})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(fake: Any, kit: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    state = tmp_path_factory.mktemp("s")
+    (state / "key").write_text(kit.KEY)
+    system = await kit.System(fake, state, topology(kit, fake.url)).start()
+    try:
+        yield system
+    finally:
+        await system.stop()
+
+
+def pids(system: Any) -> dict[str, int]:
+    return {p.seat.instance: p.pid for p in system.supervisor.processes}
+
+
+def rewrite(system: Any, **changes: Any) -> None:
+    system.topology = {**system.topology, **changes}
+    system.file.write_text(yaml.safe_dump(system.topology))
+
+
+async def test_a_faulty_file_is_refused_with_every_path_and_nothing_changes(running: Any, kit: Any) -> None:
+    before, events = pids(running), len(await running.events())
+    good = running.topology
+    bad = {**good, "bus": {"port": 0, "ports": 1}, "aliases": {"a": "nobody"}, "log": {"max_bytes": -1}}
+    rewrite(running, **bad)
+    code, _, err = await cli(running, "reload")
+    assert code == 2, err
+    assert all(path in err for path in ("$.bus.ports", "$.aliases.a", "$.log.max_bytes")), err
+    rewrite(running, bus={"port": 4299, "max_payload_bytes": 1_000_000}, aliases={}, log={})
+    async with await running.operator() as client:
+        refused = await order(client, "reload", Reload())
+    assert refused.refused and len(refused.problems) == 2
+    assert "$.bus.port: found 4299; 0 runs and cannot change" in refused.problems[0]
+    running.topology = {}
+    rewrite(running, **good)
+    assert (pids(running), len(await running.events())) == (before, events)
+
+
+async def test_reload_starts_ends_and_restarts_what_differs_and_no_request_fails(running: Any, kit: Any) -> None:
+    before = pids(running)
+    raw = running.topology
+    providers = {**raw["providers"], "third": dict(raw["providers"]["lab"])}
+    models = {"drip@1": raw["models"]["drip@1"], "drip@3": {"provider": "third", "continues": "native"}}
+    actors = {**raw["actors"], "health_tracker": {**raw["actors"]["health_tracker"], "settings": {"sweep_ms": 200}}}
+    actors["selector"] = {**actors["selector"], "replicas": 3}
+    async with Load(running.url) as load, await running.operator() as client:
+        await kit.until(lambda: load.ok >= 3)
+        rewrite(running, providers=providers, models=models, actors=actors)
+        done = await order(client, "reload", Reload())
+        assert (done.problems, done.refused) == ((), False)
+        assert "2 to start, 1 to restart, 1 to end" in done.lines[0]
+        seen = load.ok
+        await kit.until(lambda: load.ok >= seen + 3)
+        answer = await client.generate("The new model.", model="drip@3", max_tokens=20)
+        listed = {m.id for m in (await client.models()).models}
+        again = await order(client, "reload", Reload())
+    assert (answer.model, listed, load.failed) == ("drip@3", {"drip@1", "drip@3"}, [])
+    assert again.lines == ("nothing differs from what runs",)
+    after = pids(running)
+    assert set(after) == {*before, "runner-third", "selector-3"} - {"runner-spare"}
+    same = {name for name in after if before.get(name) == after[name]}
+    assert same == {"selector-1", "selector-2", "runner-lab"}
+    applied = [e for e in await running.events() if e["type"] == "topology.applied.v1"]
+    assert [set(e["body"]["models"]) for e in applied] == [{"drip@1", "drip@2"}, {"drip@1", "drip@3"}]
+    config = running.supervisor.bus_side.server.extra
+    assert "runner-third" in config and "runner-spare" not in config and "selector-3" in config
+
+
+async def test_restart_of_an_unknown_name_is_refused(running: Any) -> None:
+    async with await running.operator() as client:
+        refused = await order(client, "restart", Restart(names=("nobody",)))
+    assert refused.refused and "known are: " in refused.problems[0]
+
+
+async def test_a_guest_gives_no_orders(running: Any) -> None:
+    async with await Client.connect(running.url) as guest:
+        with pytest.raises(BusError):
+            await guest.bus.request("tta.ask.supervisor.restart", encode(Restart()), timeout_s=0.3)
+
+
+async def test_rolling_restart_of_everything_under_load_and_a_newer_writers_fact(running: Any, kit: Any) -> None:
+    before, server = pids(running), running.supervisor.bus_side.server.pid
+    async with Load(running.url) as load, await running.operator() as client:
+        await kit.until(lambda: load.ok >= 3)
+        await client.bus.publish(
+            "tta.evt.model.dreamt.drip_1", json.dumps({"type": "model.dreamt.v9", "x": 1}).encode()
+        )
+        code, out, err = await cli(running, "restart")
+        assert code == 0, (out, err)
+        seen = load.ok
+        await kit.until(lambda: load.ok >= seen + 6, 20)
+    assert load.failed == []
+    after = pids(running)
+    assert set(after) == set(before) and not set(after.values()) & set(before.values())
+    assert running.supervisor.bus_side.server.pid not in (0, server)
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == [*after, "nats-server"]
+    gone = [e for e in await running.events() if e["type"] == "model.unavailable.v1"]
+    assert gone == []
+
+
+async def cli(system: Any, *words: str) -> tuple[int, str, str]:
+    """The real command line in a process of its own."""
+    code = "import sys; from understudy.tools.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *words, "--state", str(system.state)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
