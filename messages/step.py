@@ -152,6 +152,14 @@ class EdgeReady(Struct, frozen=True):
     facts: dict[str, Any]
 
 
+class Deaf(Struct, frozen=True):
+    """For `ms` up to now nothing could be heard: the bus was away, or this process was not run. The silence of others
+    in that time says nothing about them."""
+
+    at_ms: float
+    ms: float
+
+
 class Stopping(Struct, frozen=True):
     """The process was asked to stop: take nothing new, end what is in hand.
 
@@ -179,6 +187,7 @@ Input = (
     | CallEnded
     | CallFailed
     | EdgeReady
+    | Deaf
     | Stopping
 )
 

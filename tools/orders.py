@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Callable
 
 from understudy.bus.client import Client
 from understudy.bus.port import BusError
@@ -26,29 +27,39 @@ def give(order: Reload | Restart, args: argparse.Namespace) -> int:
 
 
 async def _follow(client: Client, order: Reload | Restart, args: argparse.Namespace) -> int:
-    name = "reload" if isinstance(order, Reload) else "restart"
-    now = await _ask(client, name, order)
     lines: list[str] = []
-    heard = time.monotonic()
-    while True:
-        lines += now.lines
+
+    def tell(line: str) -> None:
+        lines.append(line)
         if not args.json:
-            print(*now.lines, sep="\n", end="\n" if now.lines else "", flush=True)
-        if now.done:
-            break
-        await asyncio.sleep(LOOK_S)
-        try:
-            now = await _ask(client, "progress", Progress(operation=now.operation, after=len(lines)))
-            heard = time.monotonic()
-        except BusError:  # nats-server itself may be the one that is being restarted
-            if time.monotonic() - heard > PATIENCE_S:
-                raise
-            now = Progressed(operation=now.operation)
+            print(line, flush=True)
+
+    now = await carry_out(client, order, tell)
     if args.json:
         show({"ok": not now.problems, "refused": now.refused, "lines": lines, "problems": now.problems})
     elif now.problems:
         complain("refused, nothing was changed" if now.refused else "not_done", "\n".join(now.problems), args)
     return (2 if now.refused else 1) if now.problems else 0
+
+
+async def carry_out(client: Client, order: Reload | Restart, tell: Callable[[str], None]) -> Progressed:
+    """Give an order as the operator; its lines as they come, then its end. Raises BusError."""
+    now = await _ask(client, "reload" if isinstance(order, Reload) else "restart", order)
+    told, heard = 0, time.monotonic()
+    while True:
+        for line in now.lines:
+            tell(line)
+        told += len(now.lines)
+        if now.done:
+            return now
+        await asyncio.sleep(LOOK_S)
+        try:
+            now = await _ask(client, "progress", Progress(operation=now.operation, after=told))
+            heard = time.monotonic()
+        except BusError:  # nats-server itself may be the one that is being restarted
+            if time.monotonic() - heard > PATIENCE_S:
+                raise
+            now = Progressed(operation=now.operation)
 
 
 async def _ask(client: Client, name: str, ask: Reload | Restart | Progress) -> Progressed:

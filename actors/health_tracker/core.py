@@ -23,7 +23,7 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.run import CALLERS_FAULT, ProcessGone, RunEnded, RunFailed, RunnerBeat, RunText
-from understudy.messages.step import Booted, CaughtUp, Effect, Happened, Heard, Input, Unheard, Wake, Woke
+from understudy.messages.step import Booted, CaughtUp, Deaf, Effect, Happened, Heard, Input, Unheard, Wake, Woke
 
 ASKS: dict[str, type[Ask | Message]] = {}
 HEARS = (RunnerBeat, ProcessGone)
@@ -58,6 +58,9 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             run_id = message.subject.rsplit(".", 1)[-1]
             probes.failed(state, run_id, "no_responders", message.at_ms, settings)
             continuation.failed(state, run_id, "no_responders", message.at_ms, settings)
+            return []
+        case Deaf():
+            _deaf(state, message.ms)
             return []
         case CaughtUp():
             state.live, state.live_since_ms = True, message.at_ms
@@ -200,6 +203,14 @@ def _beat(state: State, beat: RunnerBeat, now: float) -> list[Effect]:
     if state.live and watch.status == "unavailable" and watch.reason in AWAY:
         return recover(state, beat.model, watch, "loaded", now)
     return []
+
+
+def _deaf(state: State, ms: float) -> None:
+    """For so long nobody could be heard: it counts against nobody."""
+    for watch in state.watches.values():
+        watch.probe_until_ms += ms
+        for load in watch.beats.values():
+            load.heard_ms += ms
 
 
 def _lost(state: State, instance: str, reason: str, now: float, settings: Settings) -> list[Effect]:

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,28 @@ async def _parent_gone(stop: asyncio.Event) -> None:
     os._exit(EXIT_NO_BUS)
 
 
+async def _connect(errand: Errand, log: Log, stop: asyncio.Event, told: list[Callable[[str], None]]) -> NatsBus:
+    """The process's own connection; its states are passed on to whoever is in `told`. Raises BusError."""
+
+    def on_state(word: str) -> None:
+        log.line("bus", state=word)
+        for listener in told:
+            listener(word)
+        if word == "closed":  # for good: a process without a connection is of no use
+            stop.set()
+
+    return await NatsBus.open(
+        errand.url,
+        name=errand.seat.instance,
+        app=errand.topology.app,
+        user=errand.seat.instance,
+        password=errand.password,
+        inbox_prefix=inbox_of(errand.seat.instance),
+        on_state=on_state,
+        on_error=lambda error: log.line("bus_error", error=type(error).__name__, text=str(error)[:200]),
+    )
+
+
 async def run(errand: Errand) -> int:
     """Connect, run the host, stop in order. Returns the exit code."""
     seat = errand.seat
@@ -85,24 +108,9 @@ async def run(errand: Errand) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     watch = asyncio.create_task(_parent_gone(stop))
-    log = Log(seat.actor, seat.instance)
-
-    def on_state(word: str) -> None:
-        log.line("bus", state=word)
-        if word == "closed":  # for good: a process without a connection is of no use
-            stop.set()
-
+    log, told = Log(seat.actor, seat.instance), list[Callable[[str], None]]()
     try:
-        bus = await NatsBus.open(
-            errand.url,
-            name=seat.instance,
-            app=errand.topology.app,
-            user=seat.instance,
-            password=errand.password,
-            inbox_prefix=inbox_of(seat.instance),
-            on_state=on_state,
-            on_error=lambda error: log.line("bus_error", error=type(error).__name__, text=str(error)[:200]),
-        )
+        bus = await _connect(errand, log, stop, told)
     except BusError as error:
         _say(failed=f"cannot reach nats-server at {errand.url}: {error}")
         return EXIT_NO_BUS
@@ -121,6 +129,7 @@ async def run(errand: Errand) -> int:
         listen_s=listen_s(errand.topology),
     )
     host.edge = edge_of(errand, host.clock.now_ms)
+    told.append(host.hearing.connection)
 
     def end(within_ms: float) -> None:
         host.drain_ms = within_ms

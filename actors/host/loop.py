@@ -11,6 +11,7 @@ import msgspec
 
 from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge
+from understudy.actors.host.hearing import Hearing
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.outbox import Outbox, Overflow
 from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
@@ -29,6 +30,7 @@ from understudy.messages.step import (
     CancelCall,
     CaughtUp,
     Claim,
+    Deaf,
     EdgeReady,
     Effect,
     Happened,
@@ -91,7 +93,12 @@ class Host:
         self.max_ask_bytes, self.listen_s = max_ask_bytes, listen_s
         self.clock: Clock = clock or SystemClock()
         self.state = core.State()
-        self.timers = Timers(self.clock.now_ms, lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)))
+        self.hearing = Hearing(self.clock.now_ms, lambda ms: self.feed(Deaf(self.clock.now_ms(), ms)))
+        self.timers = Timers(
+            self.clock.now_ms,
+            lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)),
+            self.hearing.before_timers,
+        )
         self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
         self.drain_ms = 0.0  # set before `stop`: so long what is in hand may go on
         self.unknown = 0  # messages whose tag or form we do not know

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from understudy.actors.host.change import Change, plan_change
-from understudy.actors.host.clock import ulid
+from understudy.actors.host.clock import SystemClock
 from understudy.actors.host.keys import KeyMissing, read_keys
 from understudy.actors.host.permissions import merged
 from understudy.actors.host.seats import Process
@@ -92,7 +92,7 @@ class Operations:
             busy = Operation("", done=True, refused=True, problems=("another order is under way; wait for its end",))
             self._answer(received.reply, busy.shown(0))
             return
-        self._now = operation = Operation(ulid(time.time() * 1000))
+        self._now = operation = Operation(SystemClock().new_id(time.time() * 1000))
         assert self._group is not None
         self._group.start_soon(self._run, operation, ask)
         self._answer(received.reply, operation.shown(0))

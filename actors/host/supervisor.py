@@ -32,6 +32,7 @@ from understudy.messages.wire import encode
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
 STOP_S = 4.0
+GONE_AGAIN_S = 0.05
 REST_STOP_S = 1.5
 DRAIN_MS = 10_000.0
 """What a process that is restarted on purpose has in hand may go on for so long."""
@@ -206,7 +207,8 @@ class Supervisor:
             self._heard(process, msgspec.json.decode(line), began)
         code = await child.wait()
         process.ready, process.pid = False, 0
-        await self._announce_gone(process, code)
+        assert self._group is not None
+        self._group.start_soon(self._announce_gone, process, code)
         return code
 
     def _errand(self, process: Process) -> Errand:
@@ -252,8 +254,13 @@ class Supervisor:
             exit_code=code,
             at_ms=int(time.time() * 1000),
         )
-        with contextlib.suppress(BusError):
-            await self.bus_side.bus.publish(f"{self.topology.app}.obs.process.gone.{seat.instance}", encode(gone))
+        while not process.ready:  # with the bus away it waits, but never until it would speak of the next process
+            try:
+                await self.bus_side.bus.publish(f"{self.topology.app}.obs.process.gone.{seat.instance}", encode(gone))
+            except BusError:
+                await asyncio.sleep(GONE_AGAIN_S)
+            else:
+                return
 
     async def _end_all(self) -> None:
         """Selectors first, so that they can end what is in hand; then the rest; whoever lingers is killed."""

@@ -12,11 +12,17 @@ from understudy.messages.step import Wake
 class Timers:
     """Holds the newest `Wake` per key and calls `due(key, generation)` when its time has come.
 
-    `now_ms` is the host's clock (Unix milliseconds, never going back).
+    `now_ms` is the host's clock (Unix milliseconds, never going back). `before` is told when the first of those that
+    are due now should have come: before any of them does.
     """
 
-    def __init__(self, now_ms: Callable[[], float], due: Callable[[str, int], None]) -> None:
-        self._now_ms, self._due = now_ms, due
+    def __init__(
+        self,
+        now_ms: Callable[[], float],
+        due: Callable[[str, int], None],
+        before: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._now_ms, self._due, self._before = now_ms, due, before
         self._heap: list[tuple[float, int, str, int]] = []
         self._live: dict[str, int] = {}
         self._count = 0
@@ -44,6 +50,8 @@ class Timers:
     def _fire(self) -> None:
         self._handle, self._next_ms = None, float("inf")
         now = self._now_ms()
+        if self._heap:
+            self._before(self._heap[0][0])
         while self._heap and self._heap[0][0] <= now:
             _, count, key, generation = heapq.heappop(self._heap)
             if self._live.get(key) == count:

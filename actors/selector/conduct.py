@@ -306,6 +306,10 @@ class Conduct:
             out.append(self.where.cancel(started))
         return out + self.end_failed("interrupted", now)
 
+    def deaf(self, ms: float) -> None:
+        """For so long no text could be heard: that is no stall of the model's."""
+        self.due_ms = min(self.due_ms + ms, self.deadline_ms)
+
     def woke(self, generation: int, now: float) -> list[Effect]:
         """A timer came. Text moves `due_ms` without a new timer, so look again when it is not due yet."""
         if self.ending is not None or generation != self.attempt:

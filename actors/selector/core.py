@@ -40,6 +40,7 @@ from understudy.messages.step import (
     Booted,
     CaughtUp,
     Claimed,
+    Deaf,
     Effect,
     Happened,
     Heard,
@@ -108,6 +109,12 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _woke(state, message, settings)
         case Unheard():
             return _unheard(state, message)
+        case Deaf():
+            state.local.deaf(message.ms)
+            state.siblings.deaf(message.ms)
+            for run in state.runs.values():
+                run.deaf(message.ms)
+            return []
         case Stopping():
             return _stopping(state, message)
         case Booted():

@@ -44,6 +44,12 @@ class Siblings:
         """It is alive."""
         self.heard_ms[instance] = now
 
+    def deaf(self, ms: float) -> None:
+        """For so long nobody could be heard; with the bus just back, others may still be on their way to it."""
+        for name in self.heard_ms:
+            if name != self.mine:
+                self.heard_ms[name] += ms
+
     def now_as_heard(self, limit_ms: float, now: float) -> float | None:
         """The time by our own last heartbeat that came back; None while we are deaf."""
         own = self.heard_ms.get(self.mine)

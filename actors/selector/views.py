@@ -204,6 +204,12 @@ class LocalView:
         """Forget an instance; the models that it served."""
         return [model for model, known in self.instances.items() if known.pop(instance, None) is not None]
 
+    def deaf(self, ms: float) -> None:
+        """For so long nobody could be heard: it does not count against anybody."""
+        for known in self.instances.values():
+            for instance in known.values():
+                instance.seen_ms += ms
+
     def silent(self, now_ms: float, limit_ms: float) -> list[str]:
         """Instances without a beat for longer than the limit."""
         late = {name for known in self.instances.values() for name, i in known.items() if now_ms - i.seen_ms > limit_ms}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -15,27 +14,18 @@ import yaml
 
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.port import BusError
-from understudy.messages.operate import Progress, Progressed, Reload, Restart
-from understudy.messages.wire import decode, encode
+from understudy.messages.operate import Progressed, Reload, Restart
+from understudy.messages.wire import encode
+from understudy.tools.orders import carry_out
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
 
-async def order(client: Client, name: str, ask: Reload | Restart) -> Progressed:
-    """Give an order and follow it to its end; all its lines in the answer."""
-
-    async def say(subject: str, ask: Any) -> Progressed:
-        answer = decode((await client.bus.request(f"tta.ask.supervisor.{subject}", encode(ask), timeout_s=1)).payload)
-        assert isinstance(answer, Progressed)
-        return answer
-
-    given = await say(name, ask)
+async def order(client: Client, ask: Reload | Restart) -> tuple[Progressed, list[str]]:
+    """Give an order and follow it to its end."""
+    lines: list[str] = []
     async with asyncio.timeout(45):
-        while not given.done:
-            await asyncio.sleep(0.02)
-            with contextlib.suppress(BusError):  # nats-server may be the one that is restarted
-                given = await say("progress", Progress(operation=given.operation))
-    return given
+        return await carry_out(client, ask, lines.append), lines
 
 
 class Load:
@@ -102,7 +92,7 @@ async def test_a_faulty_file_is_refused_with_every_path_and_nothing_changes(runn
     assert all(path in err for path in ("$.bus.ports", "$.aliases.a", "$.log.max_bytes")), err
     rewrite(running, bus={"port": 4299, "max_payload_bytes": 1_000_000}, aliases={}, log={})
     async with await running.operator() as client:
-        refused = await order(client, "reload", Reload())
+        refused, _ = await order(client, Reload())
     assert refused.refused and len(refused.problems) == 2
     assert "$.bus.port: found 4299; 0 runs and cannot change" in refused.problems[0]
     running.topology = {}
@@ -120,16 +110,16 @@ async def test_reload_starts_ends_and_restarts_what_differs_and_no_request_fails
     async with Load(running.url) as load, await running.operator() as client:
         await kit.until(lambda: load.ok >= 3)
         rewrite(running, providers=providers, models=models, actors=actors)
-        done = await order(client, "reload", Reload())
+        done, lines = await order(client, Reload())
         assert (done.problems, done.refused) == ((), False)
-        assert "2 to start, 1 to restart, 1 to end" in done.lines[0]
+        assert "2 to start, 1 to restart, 1 to end" in lines[0]
         seen = load.ok
         await kit.until(lambda: load.ok >= seen + 3)
         answer = await client.generate("The new model.", model="drip@3", max_tokens=20)
         listed = {m.id for m in (await client.models()).models}
-        again = await order(client, "reload", Reload())
+        _, again = await order(client, Reload())
     assert (answer.model, listed, load.failed) == ("drip@3", {"drip@1", "drip@3"}, [])
-    assert again.lines == ("nothing differs from what runs",)
+    assert again == ["nothing differs from what runs"]
     after = pids(running)
     assert set(after) == {*before, "runner-third", "selector-3"} - {"runner-spare"}
     same = {name for name in after if before.get(name) == after[name]}
@@ -142,7 +132,7 @@ async def test_reload_starts_ends_and_restarts_what_differs_and_no_request_fails
 
 async def test_restart_of_an_unknown_name_is_refused(running: Any) -> None:
     async with await running.operator() as client:
-        refused = await order(client, "restart", Restart(names=("nobody",)))
+        refused, _ = await order(client, Restart(names=("nobody",)))
     assert refused.refused and "known are: " in refused.problems[0]
 
 

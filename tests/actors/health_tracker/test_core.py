@@ -21,7 +21,7 @@ from understudy.messages.events import (
 )
 from understudy.messages.generate import Attempt, Usage
 from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunFailure, RunModel, RunnerBeat, RunText
-from understudy.messages.step import Booted, CaughtUp, Happened, Heard, Send, Store, Unheard, Wake, Woke
+from understudy.messages.step import Booted, CaughtUp, Deaf, Happened, Heard, Send, Store, Unheard, Wake, Woke
 from understudy.messages.topology import Topology
 
 T0 = 1_000_000.0
@@ -289,6 +289,32 @@ def test_silence_is_noticed_by_the_sweep() -> None:
     assert t.said() == [DOWN] and t.state.watches["a"].reason == "silent"
     (store,) = t.happen(ModelLoaded(at_ms=0, model="a", instance="i-a", engine="http"))
     assert store.event.by == "loaded" and t.said() == [DOWN, UP]
+
+
+def test_silence_while_we_were_deaf_is_nobodys_fault() -> None:
+    t = Tracker()
+    t.now += 4_000
+    t.feed(Deaf(t.now, 4_000.0))
+    t.sweep(0.0, beats=False)
+    assert t.said() == []
+    t.now += 1_600
+    t.sweep(0.0, beats=False)
+    assert len(t.said()) == 2
+
+
+def test_a_runner_that_leaves_in_good_order_is_not_called_dead() -> None:
+    t = Tracker()
+    t.happen(ModelLoaded(at_ms=0, model="a", instance="i-a", engine="http"))
+    t.hear(RunnerBeat(instance="i-a", model="a", in_flight=1, slots=1, accepting=False))
+    t.hear(ProcessGone(actor="runner", instance="i-a"))
+    for _ in range(30):
+        t.now += 250
+        t.beat("b")
+        t.sweep(0.0, beats=False)
+    assert t.said() == []
+    t.beat("a")
+    t.hear(ProcessGone(actor="runner", instance="i-a"))
+    assert t.said() == [DOWN]
 
 
 def test_a_runner_that_the_log_promised_has_a_grace() -> None:

@@ -242,6 +242,13 @@ def test_stopping_takes_nothing_new_and_ends_what_is_in_hand() -> None:
     assert len(desk.ends("r1")) == 1 and core.in_hand(desk.state) == 0
 
 
+def test_stopping_is_said_once_and_not_at_all_before_ready() -> None:
+    desk = Desk()
+    assert desk.feed(Stopping(2000.0, 9000.0)) != []
+    assert desk.feed(Stopping(2500.0)) == []
+    assert Desk(ready=False).feed(Stopping(2000.0)) == []
+
+
 RUNS = st.sampled_from(["r1", "r2", "r3", "r4"])
 WORDS = st.sampled_from(["ask", "text", "end", "fail", "cancel", "expire"])
 

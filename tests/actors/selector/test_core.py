@@ -27,6 +27,7 @@ from understudy.messages.run import RunFailure, RunnerBeat, RunText
 from understudy.messages.step import (
     Booted,
     CallText,
+    Deaf,
     EdgeReady,
     Heard,
     Send,
@@ -346,6 +347,37 @@ def test_stopping_ends_what_is_in_hand_as_interrupted_and_resumable(stage: Any) 
     out = s.feed(Stopping(1.0))
     ends = [e.event for e in out if isinstance(e, Store)]
     assert [e.outcome for e in ends] == ["interrupted"]
+
+
+def test_draining_lets_runs_end_by_themselves_and_interrupts_the_rest_in_time(stage: Any) -> None:
+    s = stage()
+    s.ask("r1")
+    s.ask("r2", reply="other")
+    assert s.feed(Stopping(s.now, s.now + 5_000)) == [Wake(s.now + 5_000, "drained", 0)]
+    s.text("He")
+    s.ended()
+    s.stored()
+    assert isinstance(s.ends()[0], Finished) and s.ends("other") == [] and core.in_hand(s.state) == 1
+    out = s.feed(Woke(s.now + 5_000, "drained", 0))
+    assert [e.event.outcome for e in out if isinstance(e, Store)] == ["interrupted"]
+
+
+def test_told_to_hurry_while_draining_everything_is_interrupted(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.feed(Stopping(s.now, s.now + 5_000))
+    assert [e.event.outcome for e in s.feed(Stopping(s.now + 1, s.now + 1)) if isinstance(e, Store)] == ["interrupted"]
+
+
+def test_what_could_not_be_heard_counts_neither_as_silence_nor_as_a_stall(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    due = s.timers["r1"].at_ms
+    later = due + 3_000
+    s.feed(Deaf(later, later - s.now))
+    assert s.feed(Woke(later, "sweep", 0)) == [Wake(later + s.settings.sweep_ms, "sweep", 1)]
+    woke = s.feed(Woke(later, "r1", 0))
+    assert s.call().model == "a" and [type(e) for e in woke] == [Wake]
 
 
 def test_a_fact_that_was_folded_before_is_skipped(stage: Any) -> None:
