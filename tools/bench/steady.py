@@ -32,6 +32,8 @@ from understudy.tools.orders import carry_out
 SECONDS = 300.0
 CALLERS = 4
 PAUSE_S = 0.5
+KINDS = ("ok", "ok-slow")
+"""Answers that come at once, and answers that are being spoken while processes are restarted."""
 PROMPT = "Steady caller {caller}, request {n}."
 SILENCE = ("silent", "gone")
 
@@ -67,7 +69,10 @@ async def measure(seconds: float = SECONDS) -> Result:
     """Load, other work, and in the middle a restart of everything."""
     async with fake_provider() as url:
         providers = {name: {"kind": "openai", "url": url} for name in ("fake", "other")}
-        models = {"ok@one": {"continues": "native"}, "ok@two": {"continues": "native", "provider": "other"}}
+        models: dict[str, dict[str, Any]] = {}
+        for kind in KINDS:  # each on two providers, so that one process may be away
+            models[f"{kind}@one"] = {"continues": "native", "fallbacks": [f"{kind}@two"]}
+            models[f"{kind}@two"] = {"continues": "native", "provider": "other", "fallbacks": [f"{kind}@one"]}
         async with running(topology_on(url, models, providers=providers)) as supervisor, _other_work():
             return await _measure(supervisor, seconds)
 
@@ -105,12 +110,12 @@ async def _measure(supervisor: Supervisor, seconds: float) -> Result:
 async def _call(url: str, caller: int, seen: Seen, stop: asyncio.Event) -> None:
     """One request after the other, streamed."""
     async with await Client.connect(url, name=f"caller-{caller}") as client:
-        n = 0
+        n, model = 0, f"{KINDS[caller % 2]}@{('one', 'two')[caller // 2 % 2]}"
         while not stop.is_set():
             n += 1
             prompt, began = PROMPT.format(caller=caller, n=n), time.monotonic()
             try:
-                answer = await client.generate(prompt, deadline_ms=30_000)
+                answer = await client.generate(prompt, model=model, deadline_ms=30_000)
             except AnswerFailed as failure:
                 seen.failed[failure.code] += 1
             else:
