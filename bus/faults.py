@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from random import Random
 from typing import Literal
+
+import msgspec
 
 from understudy.bus.subjects import matches
 
@@ -45,11 +48,26 @@ class Link:
         self.on_change()
 
 
+Harm = Literal["lose", "double", "delay"]
+
+
+class Scripted(msgspec.Struct):
+    """What is to happen to the next `left` messages whose subject matches and whose payload holds `holding`."""
+
+    harm: Harm
+    pattern: str
+    holding: bytes
+    left: int
+    by_s: float = 0.0
+
+
 class Faults:
     """What goes wrong. Set the rates at any time; call the rest from inside the loop.
 
     `loss`, `duplicate`, `reorder` concern core messages, republished ones too, for each subscriber by itself;
     `answer_loss` loses the broker's answer to a store or a claim that was done; `slow` delays any message by `slow_s`.
+    `reread`: so many events a reader gets again after a reconnect; `port.Bus.read` promises none, a fold bears them.
+    `on_harm(harm, subject)` hears of every core message that was lost, doubled or overtaken.
     """
 
     def __init__(self, seed: int | str) -> None:
@@ -59,6 +77,7 @@ class Faults:
         self.reorder = 0.0
         self.reorder_s = 0.01
         self.answer_loss = 0.0
+        self.reread = 0
         self.slow = 0.0
         self.slow_s = (0.01, 0.5)
         self.delay_s = (0.0001, 0.001)
@@ -67,13 +86,19 @@ class Faults:
         self.up = True
         self.links: list[Link] = []
         self.on_stop: Callable[[], None] = lambda: None
-        self._scripted: list[list[str]] = []
+        self.on_harm: Callable[[Harm, str], None] = lambda _, __: None
+        self._scripted: list[Scripted] = []
+        self._nobody = Context()  # what travels belongs to no process, so a stopped one does not hold it up
 
     # --- what a test or a script calls -----------------------------------------------------------------------------
 
-    def lose_next(self, pattern: str, count: int = 1) -> None:
-        """Lose the next `count` deliveries of core messages whose subject matches."""
-        self._scripted.extend([pattern] for _ in range(count))
+    def lose_next(self, pattern: str, count: int = 1, *, holding: bytes = b"") -> None:
+        """Lose the next `count` deliveries of core messages whose subject matches and whose payload holds `holding`."""
+        self.harm_next("lose", pattern, count, holding=holding)
+
+    def harm_next(self, harm: Harm, pattern: str, count: int = 1, *, holding: bytes = b"", by_s: float = 0.0) -> None:
+        """As `lose_next`, for each harm; what is delayed arrives `by_s` later than it would and may be overtaken."""
+        self._scripted.append(Scripted(harm, pattern, holding, count, by_s))
 
     def at(self, when_s: float, action: Callable[[], object]) -> None:
         """Do something at a virtual time."""
@@ -124,15 +149,23 @@ class Faults:
         """Carry something reliable (a stream's message, an answer) from the broker to a connection, in order."""
         self._carry(link, lane, action)
 
-    def core_to_client(self, link: Link, lane: Lane, subject: str, action: Callable[[], None]) -> None:
+    def core_to_client(self, link: Link, lane: Lane, subject: str, payload: bytes, action: Callable[[], None]) -> None:
         """Carry a core message: it may be lost, doubled or overtaken."""
-        if self._lost(subject):
+        plan = self._script_for(subject, payload)
+        harm = plan.harm if plan is not None else None
+        if harm == "lose" or (harm is None and self._happens(self.loss)):
+            self.on_harm("lose", subject)
             return
-        for _ in range(2 if self._happens(self.duplicate) else 1):
-            if self._happens(self.reorder):
-                self._carry(link, Lane(), action, extra_s=self.luck.uniform(0, self.reorder_s))
+        twice = harm == "double" or self._happens(self.duplicate)
+        for _ in range(2 if twice else 1):
+            if harm == "delay" or self._happens(self.reorder):
+                by_s = plan.by_s if plan is not None else self.luck.uniform(0, self.reorder_s)
+                self._carry(link, Lane(), action, extra_s=by_s)
+                self.on_harm("delay", subject)
             else:
                 self._carry(link, lane, action)
+        if twice:
+            self.on_harm("double", subject)
 
     def answer_lost(self) -> bool:
         """Whether the answer to a store or claim gets lost."""
@@ -146,7 +179,7 @@ class Faults:
         if self._happens(self.slow):
             wait_s += self.luck.uniform(*self.slow_s)
         lane.at = max(lane.at + TICK_S, loop.time() + wait_s)
-        loop.call_at(lane.at, self._arrive, link, link.epoch, action)
+        loop.call_at(lane.at, self._arrive, link, link.epoch, action, context=self._nobody)
 
     def _arrive(self, link: Link, epoch: int, action: Callable[[], None]) -> None:
         if link.epoch == epoch:
@@ -155,12 +188,14 @@ class Faults:
     def _happens(self, rate: float) -> bool:
         return rate > 0 and self.luck.random() < rate
 
-    def _lost(self, subject: str) -> bool:
-        for scripted in self._scripted:
-            if matches(scripted[0], subject):
-                self._scripted.remove(scripted)
-                return True
-        return self._happens(self.loss)
+    def _script_for(self, subject: str, payload: bytes) -> Scripted | None:
+        for one in self._scripted:
+            if one.holding in payload and matches(one.pattern, subject):
+                one.left -= 1
+                if one.left <= 0:
+                    self._scripted.remove(one)
+                return one
+        return None
 
     def _notice(self, link: Link, epoch: int) -> None:
         if link.epoch == epoch and link.state == "silent":

@@ -17,7 +17,8 @@ from understudy.bus.port import Ack, BusError, LogFull, Outgoing
 from understudy.bus.provision import ConsumerSpec
 from understudy.bus.subjects import matches
 
-_EPOCH_MS = 1_800_000_000_000
+EPOCH_MS = 1_800_000_000_000
+"""Virtual time 0 as Unix milliseconds."""
 _RECORD_BYTES = 30
 _ID_HEADER_BYTES = 4 + len("NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
 
@@ -29,7 +30,7 @@ def now_s() -> float:
 
 def now_ms() -> int:
     """Virtual Unix milliseconds, as the broker stamps them."""
-    return _EPOCH_MS + int(now_s() * 1000)
+    return EPOCH_MS + int(now_s() * 1000)
 
 
 class Entry(msgspec.Struct, frozen=True):

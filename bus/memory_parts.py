@@ -77,6 +77,7 @@ class Sub(Running):
     ) -> None:
         super().__init__(bus)
         self.pattern, self.queue, self.live = pattern, queue, False
+        self._prefix = pattern.split("*")[0].split(">")[0]  # most subjects differ there already
         self._handler, self._on_fail = handler, on_fail
 
     def begin(self) -> None:
@@ -89,12 +90,13 @@ class Sub(Running):
 
     def hears(self, subject: str) -> bool:
         """Whether a message on `subject` comes here."""
-        return matches(self.pattern, subject)
+        return subject.startswith(self._prefix) and matches(self.pattern, subject)
 
     def send(self, message: Core) -> None:
         """From the broker to here."""
         bus = self.bus
-        bus.broker.faults.core_to_client(bus.link, self.lane, message.subject, lambda: self._receive(message))
+        faults, receive = bus.broker.faults, lambda: self._receive(message)
+        faults.core_to_client(bus.link, self.lane, message.subject, message.payload, receive)
 
     def _receive(self, message: Core) -> None:
         if self.ended:
@@ -131,7 +133,7 @@ class Reader(Running):
         super().__init__(bus)
         self.last_seq = after_seq
         self._stream, self._subjects, self._handler = stream, list(subjects), handler
-        self._cursor = after_seq
+        self._cursor = self._after_seq = after_seq
 
     def begin(self) -> None:
         if self._stopping or self.ended:
@@ -140,7 +142,7 @@ class Reader(Running):
         readers = self.bus.broker.readers[self._stream]
         if self not in readers:
             readers.append(self)
-        self._cursor = self.last_seq
+        self._cursor = max(self._after_seq, self.last_seq - self.bus.broker.faults.reread)
         self.pump()
 
     async def start(self) -> None:
@@ -164,7 +166,7 @@ class Reader(Running):
     def _receive(self, entry: Entry) -> None:
         if self.ended:
             return
-        self.last_seq = entry.seq
+        self.last_seq = max(self.last_seq, entry.seq)
         self.bus.broker.note("read", self.bus.name, entry.subject, entry.payload)
         try:
             self._handler(Received(entry.subject, entry.payload, seq=entry.seq, at_ms=entry.at_ms))

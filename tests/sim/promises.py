@@ -1,0 +1,114 @@
+"""What must hold at the end of every history: P1 to P4 of the design, and what a reader would call a lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from understudy.actors.selector.replay import replay
+from understudy.bus.memory_log import EPOCH_MS
+from understudy.bus.subjects import evt_stream, trace_stream
+from understudy.messages.events import (
+    Event,
+    ModelDegraded,
+    ModelRecovered,
+    ModelUnavailable,
+    RequestEnded,
+    SelectionMade,
+)
+from understudy.messages.generate import Failed, Finished
+from understudy.messages.wire import decode
+
+if TYPE_CHECKING:
+    from sim.reader import Reader
+    from sim.world import World
+
+GRACE_S = 2.0
+
+
+def is_finished(end: Finished | Failed) -> bool:
+    """A whole answer."""
+    return isinstance(end, Finished)
+
+
+def broken(world: World) -> list[str]:
+    """Everything that does not hold, in words that begin with the promise."""
+    log = [(e.seq, decode(e.payload)) for e in world.broker.stream(evt_stream("tta")).entries.values()]
+    events = [(seq, event) for seq, event in log if isinstance(event, Event)]
+    traced = [decode(e.payload) for e in world.broker.stream(trace_stream("tta")).entries.values()]
+    made = {one.run_id: one for one in traced if isinstance(one, SelectionMade)}
+    ends: dict[str, list[RequestEnded]] = {}
+    for _, event in events:
+        if isinstance(event, RequestEnded):
+            ends.setdefault(event.run_id, []).append(event)
+    found = [f"P2 run {run_id}: {what}" for run_id, what in world.provider.wrong]
+    found += [f"P3 run {run_id} has {len(all_)} ends in the log" for run_id, all_ in ends.items() if len(all_) > 1]
+    for reader in world.readers:
+        found += [f"P2 {reader.name} run {reader.run_id}: {what}" for what in reader.wrong]
+        found += _end(reader, ends)
+        if reader.end is None and owed(world, reader, made):
+            found.append(f"P1 {reader.name} run {reader.run_id}: no end by deadline + {GRACE_S:.0f} s")
+    report = replay(events, made)
+    found += [f"P4 run {d.run_id}: {d.field} {d.recorded} != {d.repeated}" for d in report.differ]
+    return found + _announced(events)
+
+
+def _end(reader: Reader, ends: dict[str, list[RequestEnded]]) -> list[str]:
+    """Of one reader: the text is exact, the record is there, the code is true."""
+    found, who = list[str](), f"{reader.name} run {reader.run_id}"
+    said = [one for one in (reader.end, *reader.others) if one is not None]
+    for end in said:
+        record = ends.get(end.run_id or "", [])
+        outcome = "finished" if isinstance(end, Finished) else end.code
+        if end.recorded and (len(record) != 1 or record[0].outcome != outcome):
+            found.append(f"P3 {who}: {outcome} said as recorded, the log has {[r.outcome for r in record]}")
+        if outcome == "cancelled" and not (reader.cancelled or reader.gone):
+            found.append(f"P2 {who}: cancelled, but nobody did")
+        if isinstance(end, Finished) and end.text is not None and end.text != reader.script:
+            found.append(f"P2 {who}: finished with {end.text!r}, the script is {reader.script!r}")
+    if len({_word(one) for one in said if one.recorded}) > 1:
+        found.append(f"P1 {who}: ends differ: {[_word(one) for one in said]}")
+    end = reader.end
+    if isinstance(end, Finished) and reader.stream and not reader.harmed:
+        if reader.text != reader.script:
+            found.append(f"P2 {who}: holds {reader.text!r} at the end, the script is {reader.script!r}")
+        if end.seams != reader.seams or end.last_seq != reader.next_seq - 1:
+            found.append(f"P2 {who}: {reader.seams} seams seen of {end.seams}, last_seq {end.last_seq}")
+    return found
+
+
+def _word(end: Finished | Failed) -> str:
+    return "finished" if isinstance(end, Finished) else end.code
+
+
+def owed(world: World, reader: Reader, made: dict[str, Any] | None = None) -> bool:
+    """Whether P1 promises this reader an end: selected, still listening, and at most one hard fault in its time."""
+    if reader.gone or (made is not None and not _selected(reader, made)):
+        return False
+    if made is None and not reader.run_id:
+        return False
+    until = reader.ended_s if reader.end is not None else reader.asked_s + reader.deadline_s + GRACE_S
+    hard = [h for h in world.strikes.hard if h.from_s <= until and h.until_s + GRACE_S >= reader.asked_s]
+    if len(hard) > 1:
+        return False
+    return not (reader.harmed and reader.end is None)
+
+
+def _selected(reader: Reader, made: dict[str, SelectionMade]) -> bool:
+    return any(one.reply == reader.inbox for one in made.values())
+
+
+def _announced(events: list[tuple[int, Event]]) -> list[str]:
+    """Health changes follow from one another: each says truly what was."""
+    status: dict[str, str] = {}
+    found: list[str] = []
+    for seq, event in events:
+        word = {ModelDegraded: "degraded", ModelUnavailable: "unavailable", ModelRecovered: "healthy"}.get(type(event))
+        if word is None or not isinstance(event, ModelDegraded | ModelUnavailable | ModelRecovered):
+            continue
+        if event.was != status.get(event.model, "healthy") or event.was == word:
+            found.append(f"health {event.model} at {seq}: {event.was} -> {word}, was {status.get(event.model)}")
+        status[event.model] = word
+    return found
+
+
+__all__ = ["EPOCH_MS", "broken", "is_finished", "owed"]

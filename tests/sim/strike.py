@@ -1,0 +1,244 @@
+"""How each fault is done: through the outside alone (the bus, the provider, signals to processes, the caller)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sim.actors import SLOTS, Actor
+from sim.engine import Fate
+from sim.process import NOBODY
+from sim.reader import Reader
+
+from understudy.actors.selector.conduct import Conduct
+from understudy.bus.subjects import evt_stream
+from understudy.messages.generate import Parameters, Turn
+from understudy.messages.run import RunModel
+from understudy.messages.slugs import slug
+from understudy.messages.wire import encode
+
+if TYPE_CHECKING:
+    from sim.world import Plan, World
+
+UPSTREAM = {"status", "stall", "broken", "empty", "slow first"}
+MESSAGE = {"lost": "lose", "doubled": "double", "overtaken": "delay"}
+
+
+@dataclass
+class Hard:
+    """A crash, hang, cut or outage: whom, and from when to when (virtual seconds)."""
+
+    fault: str
+    who: str
+    from_s: float
+    until_s: float
+
+
+class Strikes:
+    """Does it, and remembers what P1 has to know."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.hard: list[Hard] = []
+        self.quiet_s = 0.0  # from when on nothing hard goes on any more
+        self.end_harmed: set[str] = set()  # runs whose end the simulated bus may have lost
+        self._emptied: set[str] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._refusing = self._deaf = self._slow = 0
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """In the background."""
+        task = asyncio.get_running_loop().create_task(work, context=NOBODY.copy())
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def at_once(self, plan: Plan) -> bool:
+        """Whether there is no time to lose: the message it concerns is on its way."""
+        return plan.fault in MESSAGE or plan.fault == "busy" or plan.state == "ended"
+
+    def possible(self, plan: Plan, run: Conduct, reader: Reader) -> bool:
+        """Whether this run can be struck so now."""
+        match plan.fault:
+            case "busy":
+                return not run.runner
+            case "empty":
+                # Two models that agree that nothing is to be added end an answer, by design: one is a fault.
+                return run.run_id not in self._emptied
+            case "caller leaves":
+                return reader.inbox.endswith(".own")
+            case "runner crash" | "runner hang" | "runner cut off":
+                return self._runner(run).up
+            case _:
+                return True
+
+    def strike(self, plan: Plan, actor: Actor, run: Conduct) -> None:
+        """Do it."""
+        world, luck = self.world, self.world.luck
+        match plan.fault:
+            case "selector crash":
+                self._kill(plan.fault, actor)
+            case "runner crash":
+                self._kill(plan.fault, self._runner(run))
+            case "tracker crash":
+                self._kill(plan.fault, world.actors["health_tracker-1"])
+            case "selector hang":
+                self._stop(plan.fault, actor)
+            case "runner hang":
+                self._stop(plan.fault, self._runner(run))
+            case "selector cut off":
+                for other in actor.state.runs.values():
+                    self._harm(other)
+                self._cut(plan.fault, actor)
+            case "runner cut off":
+                self._cut(plan.fault, self._runner(run))
+            case "outage":
+                self._outage()
+            case "log refuses":
+                self._refuse(luck.uniform(0.05, 1.0))
+            case "log unheard":
+                self._unheard(luck.uniform(0.05, 1.0))
+            case "slow bus":
+                self._slow_bus(luck.uniform(0.05, 0.5))
+            case "caller leaves":
+                world.caller_of[run.reply].leave(world.by_inbox[run.reply])
+            case "caller cancels":
+                world.caller_of[run.reply].cancel(world.by_inbox[run.reply], run.run_id, actor.name)
+            case "busy":
+                self._hog(run)
+            case fault if fault in MESSAGE:
+                self._message(MESSAGE[fault], plan, run)
+            case fault:
+                self._upstream(fault, plan, run)
+
+    # --- processes -------------------------------------------------------------------------------------------------
+
+    def _runner(self, run: Conduct) -> Actor:
+        return self.world.actors[f"runner-{run.model}"]
+
+    def _kill(self, fault: str, actor: Actor) -> None:
+        down_s = self.world.luck.uniform(0.05, 1.5)
+        self._note_hard(fault, actor.name, down_s + 0.6)
+        actor.kill(down_s)
+
+    def _stop(self, fault: str, actor: Actor) -> None:
+        luck = self.world.luck
+        for_s = luck.uniform(0.1, 3.0)
+        self._note_hard(fault, actor.name, for_s)
+        actor.stop(for_s, timers_first=luck.random() < 0.5)
+
+    def _cut(self, fault: str, actor: Actor) -> None:
+        loop = asyncio.get_running_loop()
+        for_s = self.world.luck.uniform(0.1, 3.0)
+        self._note_hard(fault, actor.name, for_s)
+        self.world.broker.faults.partition(actor.name, loop.time() + for_s)
+
+    def _outage(self) -> None:
+        for_s = self.world.luck.uniform(0.05, 1.5)
+        self._note_hard("outage", "server", for_s)
+        for actor in self.world.selectors:
+            for run in actor.state.runs.values() if actor.state is not None else ():
+                self._harm(run)
+        for reader in self.world.readers:
+            if not reader.done:
+                reader.harmed = True
+        self.world.broker.faults.outage(for_s)
+
+    def _harm(self, run: Conduct) -> None:
+        """What this run says may get lost on the way."""
+        reader = self.world.by_inbox.get(run.reply)
+        if reader is not None:
+            reader.harmed = True
+
+    def _note_hard(self, fault: str, who: str, for_s: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self.hard.append(Hard(fault, who, now, now + for_s))
+        self.quiet_s = max(self.quiet_s, now + for_s)
+
+    # --- the log and the bus ---------------------------------------------------------------------------------------
+
+    def _refuse(self, for_s: float) -> None:
+        stream = self.world.broker.stream(evt_stream("tta"))
+        self._refusing += 1
+        stream.max_bytes = max(1, stream.bytes)
+
+        def again() -> None:
+            self._refusing -= 1
+            if not self._refusing:
+                stream.max_bytes = self.world.broker.spec.evt_max_bytes
+
+        asyncio.get_running_loop().call_later(for_s, again)
+
+    def _unheard(self, for_s: float) -> None:
+        faults = self.world.broker.faults
+        self._deaf += 1
+        faults.answer_loss = 1.0
+
+        def again() -> None:
+            self._deaf -= 1
+            if not self._deaf:
+                faults.answer_loss = 0.0
+
+        asyncio.get_running_loop().call_later(for_s, again)
+
+    def _slow_bus(self, for_s: float) -> None:
+        faults = self.world.broker.faults
+        self._slow += 1
+        faults.slow = 0.5
+
+        def again() -> None:
+            self._slow -= 1
+            if not self._slow:
+                faults.slow = 0.0
+
+        asyncio.get_running_loop().call_later(for_s, again)
+
+    def _message(self, harm: Any, plan: Plan, run: Conduct) -> None:
+        """The next message that this state waits for, or the next one to the reader."""
+        inbox = f"{run.where.inbox_of(run.run_id, run.attempt)}"
+        luck = self.world.luck
+        pattern, holding = inbox, b""
+        match plan.state:
+            case "asking" if luck.random() < 0.5:
+                pattern, holding = run.where.run_subject(slug(run.model)), run.run_id.encode()
+            case "speaking" | "seam" if luck.random() < 0.4:
+                pattern = run.reply
+            case "ending" | "ended":
+                pattern = run.reply
+            case _:
+                pass
+        by_s = luck.choice((0.002, 0.02, 0.2))
+        self.world.broker.faults.harm_next(harm, pattern, holding=holding, by_s=by_s)
+
+    # --- the provider and the runner's slots -----------------------------------------------------------------------
+
+    def _upstream(self, fault: str, plan: Plan, run: Conduct) -> None:
+        luck = self.world.luck
+        fate = Fate(fault.split(" ", 1)[0], slow_s=luck.uniform(0.1, 1.0))
+        if fault == "empty":
+            self._emptied.add(run.run_id)
+        self.world.provider.doom(run.run_id, run.attempt, fate)
+        if plan.then_slow:
+            self.world.provider.doom(run.run_id, run.attempt + 1, Fate("slow", slow_s=luck.uniform(0.05, 0.4)))
+
+    def _hog(self, run: Conduct) -> None:
+        """Others take all slots, a moment before our ask arrives."""
+        world, subject = self.world, run.where.run_subject(slug(run.model))
+        hold_s = round(world.luck.uniform(0.05, 0.4), 3)
+        world.broker.faults.harm_next("delay", subject, holding=run.run_id.encode(), by_s=0.004)
+
+        async def send() -> None:
+            for i in range(SLOTS):
+                hog = RunModel(
+                    run_id=f"hog-{run.run_id}-{i}",
+                    attempt=0,
+                    model=run.model,
+                    messages=(Turn(role="user", content=f"hog {hold_s}"),),
+                    parameters=Parameters(max_tokens=1, temperature=0.0, top_p=1.0, seed=0),
+                    remaining_ms=5_000.0,
+                )
+                await world.supervisor.publish(subject, encode(hog), reply="_INBOX.hog")
+
+        if world.broker.faults.up:
+            self.do(send())
