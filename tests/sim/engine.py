@@ -155,8 +155,9 @@ class ScriptedEdge:
     def _strike(self, call_id: str, fate: Fate, now: float) -> None:
         if fate.kind == "stall":
             return
-        self._forget(call_id)
-        match fate.kind:
+        spoken = self._forget(call_id)
+        kind = "broken" if spoken is not None and spoken.said else fate.kind  # too late for a status or no text at all
+        match kind:
             case "status":
                 self._feed(CallFailed(now, call_id, "server_error", status=500))
             case "broken":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from understudy.actors.selector.replay import replay
-from understudy.bus.memory_log import EPOCH_MS
 from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.events import (
     Event,
@@ -19,10 +18,13 @@ from understudy.messages.generate import Failed, Finished
 from understudy.messages.wire import decode
 
 if TYPE_CHECKING:
+    from sim.strike import Hard
     from sim.reader import Reader
     from sim.world import World
 
 GRACE_S = 2.0
+TAKE_OVER = False
+"""Whether siblings take the runs of a dead selector over; until then P1 does not hold for its runs."""
 
 
 def is_finished(end: Finished | Failed) -> bool:
@@ -44,15 +46,17 @@ def broken(world: World) -> list[str]:
     found += [f"P3 run {run_id} has {len(all_)} ends in the log" for run_id, all_ in ends.items() if len(all_) > 1]
     for reader in world.readers:
         found += [f"P2 {reader.name} run {reader.run_id}: {what}" for what in reader.wrong]
-        found += _end(reader, ends)
-        if reader.end is None and owed(world, reader, made):
+        found += _end(world, reader, ends)
+        reader.owed = owed(world, reader, made)
+        if reader.end is None and reader.owed:
             found.append(f"P1 {reader.name} run {reader.run_id}: no end by deadline + {GRACE_S:.0f} s")
     report = replay(events, made)
     found += [f"P4 run {d.run_id}: {d.field} {d.recorded} != {d.repeated}" for d in report.differ]
-    return found + _announced(events)
+    refused = any(fault == "log refuses" for fault, _ in world.hits)
+    return found + ([] if refused else _announced(events))
 
 
-def _end(reader: Reader, ends: dict[str, list[RequestEnded]]) -> list[str]:
+def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> list[str]:
     """Of one reader: the text is exact, the record is there, the code is true."""
     found, who = list[str](), f"{reader.name} run {reader.run_id}"
     said = [one for one in (reader.end, *reader.others) if one is not None]
@@ -61,7 +65,7 @@ def _end(reader: Reader, ends: dict[str, list[RequestEnded]]) -> list[str]:
         outcome = "finished" if isinstance(end, Finished) else end.code
         if end.recorded and (len(record) != 1 or record[0].outcome != outcome):
             found.append(f"P3 {who}: {outcome} said as recorded, the log has {[r.outcome for r in record]}")
-        if outcome == "cancelled" and not (reader.cancelled or reader.gone):
+        if outcome == "cancelled" and not (reader.cancelled or reader.gone or _known(world, reader)):
             found.append(f"P2 {who}: cancelled, but nobody did")
         if isinstance(end, Finished) and end.text is not None and end.text != reader.script:
             found.append(f"P2 {who}: finished with {end.text!r}, the script is {reader.script!r}")
@@ -80,21 +84,29 @@ def _word(end: Finished | Failed) -> str:
     return "finished" if isinstance(end, Finished) else end.code
 
 
-def owed(world: World, reader: Reader, made: dict[str, Any] | None = None) -> bool:
-    """Whether P1 promises this reader an end: selected, still listening, and at most one hard fault in its time."""
-    if reader.gone or (made is not None and not _selected(reader, made)):
+def owed(world: World, reader: Reader, made: dict[str, SelectionMade]) -> bool:
+    """Whether P1 promises this reader an end: selected, still listening, and at most one hard fault in its time.
+
+    What the simulated bus itself lost on the last hop is no promise of ours.
+    """
+    mine = [one for one in made.values() if one.reply == reader.inbox]
+    if reader.gone or not mine or (reader.end_lost and reader.end is None):
         return False
-    if made is None and not reader.run_id:
+    hard = overlapping(world, reader)
+    if not TAKE_OVER and any(h.fault == "selector crash" and h.who in {one.instance for one in mine} for h in hard):
         return False
+    return len(hard) <= 1
+
+
+def overlapping(world: World, reader: Reader) -> list[Hard]:
+    """Hard faults in a reader's time, and shortly before."""
     until = reader.ended_s if reader.end is not None else reader.asked_s + reader.deadline_s + GRACE_S
-    hard = [h for h in world.strikes.hard if h.from_s <= until and h.until_s + GRACE_S >= reader.asked_s]
-    if len(hard) > 1:
-        return False
-    return not (reader.harmed and reader.end is None)
+    return [h for h in world.strikes.hard if h.from_s <= until and h.until_s + GRACE_S >= reader.asked_s]
 
 
-def _selected(reader: Reader, made: dict[str, SelectionMade]) -> bool:
-    return any(one.reply == reader.inbox for one in made.values())
+def _known(world: World, reader: Reader) -> bool:
+    """A server that comes back hears the selector before the caller: the caller seems to have vanished."""
+    return any(h.fault == "outage" for h in overlapping(world, reader))
 
 
 def _announced(events: list[tuple[int, Event]]) -> list[str]:
@@ -109,6 +121,3 @@ def _announced(events: list[tuple[int, Event]]) -> list[str]:
             found.append(f"health {event.model} at {seq}: {event.was} -> {word}, was {status.get(event.model)}")
         status[event.model] = word
     return found
-
-
-__all__ = ["EPOCH_MS", "broken", "is_finished", "owed"]

@@ -37,6 +37,8 @@ class Reader:
     gone: bool = False  # it has closed its inbox
     cancelled: bool = False
     harmed: bool = False  # the simulated bus lost, doubled or overtook something on its way here
+    end_lost: bool = False  # and it may have been the end
+    owed: bool = False  # P1 promises it an end
     seams: int = 0
     inbox: str = ""
 

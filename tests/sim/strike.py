@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from sim.process import NOBODY
 from sim.reader import Reader
 
 from understudy.actors.selector.conduct import Conduct
+from understudy.bus.port import BusDown
 from understudy.bus.subjects import evt_stream
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
@@ -43,7 +45,6 @@ class Strikes:
         self.world = world
         self.hard: list[Hard] = []
         self.quiet_s = 0.0  # from when on nothing hard goes on any more
-        self.end_harmed: set[str] = set()  # runs whose end the simulated bus may have lost
         self._emptied: set[str] = set()
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._refusing = self._deaf = self._slow = 0
@@ -88,8 +89,7 @@ class Strikes:
             case "runner hang":
                 self._stop(plan.fault, self._runner(run))
             case "selector cut off":
-                for other in actor.state.runs.values():
-                    self._harm(other)
+                self._deafen(actor, run)
                 self._cut(plan.fault, actor)
             case "runner cut off":
                 self._cut(plan.fault, self._runner(run))
@@ -137,19 +137,18 @@ class Strikes:
     def _outage(self) -> None:
         for_s = self.world.luck.uniform(0.05, 1.5)
         self._note_hard("outage", "server", for_s)
-        for actor in self.world.selectors:
-            for run in actor.state.runs.values() if actor.state is not None else ():
-                self._harm(run)
+        living = {run.reply for a in self.world.selectors if a.state is not None for run in a.state.runs.values()}
         for reader in self.world.readers:
-            if not reader.done:
-                reader.harmed = True
+            reader.harmed = True
+            reader.end_lost = reader.end_lost or reader.inbox not in living  # its end may be on its way
         self.world.broker.faults.outage(for_s)
 
-    def _harm(self, run: Conduct) -> None:
-        """What this run says may get lost on the way."""
-        reader = self.world.by_inbox.get(run.reply)
-        if reader is not None:
-            reader.harmed = True
+    def _deafen(self, actor: Actor, run: Conduct) -> None:
+        """What a selector says while its connection is cut and it has not noticed is lost, its runs' ends too."""
+        living = {one.reply for one in actor.state.runs.values()} | {run.reply}
+        for reader in self.world.readers:
+            if not reader.done and (reader.inbox in living or reader.instance in ("", actor.name)):
+                reader.harmed = reader.end_lost = True
 
     def _note_hard(self, fault: str, who: str, for_s: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -238,7 +237,7 @@ class Strikes:
                     parameters=Parameters(max_tokens=1, temperature=0.0, top_p=1.0, seed=0),
                     remaining_ms=5_000.0,
                 )
-                await world.supervisor.publish(subject, encode(hog), reply="_INBOX.hog")
+                with suppress(BusDown):
+                    await world.supervisor.publish(subject, encode(hog), reply="_INBOX.hog")
 
-        if world.broker.faults.up:
-            self.do(send())
+        self.do(send())

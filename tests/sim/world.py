@@ -119,7 +119,7 @@ class World:
         await self._await_ends()
         found = self.wrong + promises.broken(self)
         ended = [r for r in self.readers if r.end is not None]
-        checked = sum(1 for r in self.readers if promises.owed(self, r))
+        checked = sum(r.owed for r in self.readers)
         fine = sum(1 for r in ended if r.end is not None and promises.is_finished(r.end))
         return Outcome(self.seed, self.broker.digest(), self.hits, found, len(self.readers), checked, fine)
 
@@ -134,7 +134,7 @@ class World:
     def _plans(self) -> list[Plan]:
         """Faults by target cell, drawn evenly. Half of the histories have at most one hard one, for P1."""
         luck, found = self.luck, list[Plan]()
-        gentle = luck.random() < 0.6
+        gentle = luck.random() < 0.5
         while len(found) < FAULTS:
             fault, state = CELLS[luck.randrange(len(CELLS))]
             if gentle and fault in HARD and any(one.fault in HARD for one in found):
@@ -160,6 +160,11 @@ class World:
         last = max(r.asked_s + r.deadline_s + GRACE_S for r in self.readers)
         while any(not r.done for r in self.readers) and loop.time() < max(last, self.strikes.quiet_s + 3.0) + 0.5:
             await asyncio.sleep(0.1)
+
+    def end(self) -> None:
+        """Nobody starts again."""
+        for actor in self.actors.values():
+            actor.kill(LIMIT_S)
 
     # --- aiming ----------------------------------------------------------------------------------------------------
 
@@ -211,6 +216,7 @@ class World:
         reader = self.by_inbox.get(subject)
         if reader is not None:
             reader.harmed = True
+            reader.end_lost = reader.end_lost or harm == "lose"
 
     def _announce_gone(self, actor: Actor) -> None:
         """The supervisor sees a process end and says so, unless it cannot."""
@@ -238,7 +244,11 @@ def history(seed: int, on_note: Callable[[Note], None] | None = None) -> Outcome
     loop.limit(LIMIT_S)
 
     async def main() -> Outcome:
-        return await World(seed, on_note).play()
+        world = World(seed, on_note)
+        try:
+            return await world.play()
+        finally:
+            world.end()
 
     try:
         return loop.run_until_complete(main())
