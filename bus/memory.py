@@ -71,6 +71,7 @@ class Broker:
         self._on_note = on_note
         self._hash = hashlib.sha256()
         self._listeners: dict[str, list[Sub]] = {}
+        self._by_head: dict[str, list[Sub]] = {}
         self.faults.on_stop = self.claims.forget
         for consumer in self.spec.consumers:
             self.add_consumer(consumer)
@@ -121,6 +122,7 @@ class Broker:
     def interest_changed(self) -> None:
         """Somebody subscribed, left, or was noticed to have gone."""
         self._listeners.clear()
+        self._by_head.clear()
 
     def publish(self, sender: MemoryBus, message: Core) -> None:
         """A core message has arrived: store it where a stream takes its subject, deliver it, or say nobody listens."""
@@ -224,9 +226,25 @@ class Broker:
         if found is None:
             if len(self._listeners) >= _CACHED_SUBJECTS:
                 self._listeners.clear()
-            found = [sub for bus in self.buses for sub in bus.listening() if sub.hears(subject)]
+            found = [sub for sub in self._candidates(subject) if sub.hears(subject)]
             self._listeners[subject] = found
         return found
+
+    def _candidates(self, subject: str) -> list[Sub]:
+        """Subscriptions that begin with the same two tokens; all of them while one begins with a wildcard."""
+        heads = self._by_head
+        if not heads:
+            for bus in self.buses:
+                for sub in bus.listening():
+                    head = _head(sub.pattern)
+                    heads.setdefault("" if "*" in head or ">" in head else head, []).append(sub)
+        if "" in heads:
+            return [sub for bus in self.buses for sub in bus.listening()]
+        return heads.get(_head(subject), [])
+
+
+def _head(subject: str) -> str:
+    return ".".join(subject.split(".", 2)[:2])
 
 
 def _streams(spec: BusSpec) -> list[Stream]:

@@ -39,11 +39,11 @@ CONTINUES = (
     ("none", "native", "instructed"),
     ("native", "native", "native"),
 )
-BEAT_MS = 400
+BEAT_MS = 500
 SETTINGS: dict[str, dict[str, Any]] = {
-    "selector": {"beat_timeout_ms": 1_500},
+    "selector": {"beat_timeout_ms": 1_500, "sweep_ms": 200},
     "runner": {"beat_ms": BEAT_MS},
-    "health_tracker": {"beat_timeout_ms": 1_500, "grace_ms": 2_000},
+    "health_tracker": {"beat_timeout_ms": 1_500, "grace_ms": 2_000, "sweep_ms": 400},
 }
 RETRY_S = 0.3
 

@@ -19,7 +19,15 @@ from understudy.actors.selector.conduct import Conduct
 State = Literal["asking", "waiting", "speaking", "seam", "ending", "ended"]
 STATES: tuple[State, ...] = ("asking", "waiting", "speaking", "seam", "ending", "ended")
 
-HARD = ("selector crash", "selector hang", "runner crash", "runner hang", "selector cut off", "runner cut off", "outage")
+HARD = (
+    "selector crash",
+    "selector hang",
+    "runner crash",
+    "runner hang",
+    "selector cut off",
+    "runner cut off",
+    "outage",
+)
 """Crashes, hangs and cuts: P1 is promised under any single one."""
 
 FAULTS: dict[str, str] = {

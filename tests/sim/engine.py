@@ -25,7 +25,7 @@ def script(prompt: str) -> str:
     """The one right answer to a prompt; no word occurs twice, so that nothing lost or doubled can go unnoticed."""
     luck = Random(prompt)
     name = prompt.rsplit(" ", 1)[-1]
-    return " ".join(f"{name}w{i}{'abcdefgh'[: luck.randrange(5)]}" for i in range(luck.randint(6, 16)))
+    return " ".join(f"{name}w{i}{'abcdefgh'[: luck.randrange(5)]}" for i in range(luck.randint(6, 14)))
 
 
 @dataclass
@@ -146,7 +146,7 @@ class ScriptedEdge:
             self._feed(CallEnded(now, call_id, "stop", 7, call.said))
             return
         luck = self._provider.luck
-        size = 1 if luck.random() < 0.7 else luck.randint(1, 4)
+        size = 1 if luck.random() < 0.4 else luck.randint(2, 5)
         text = "".join(call.pieces[call.said : call.said + size])
         call.said = min(len(call.pieces), call.said + size)
         self._in(call_id, call, luck.uniform(0.001, 0.03))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sim.world import World
 
 GRACE_S = 2.0
+ENDS_REPEATED = False
+"""Whether an end that nobody heard is said again: after an outage a selector may be back before its callers."""
 TAKE_OVER = False
 """Whether siblings take the runs of a dead selector over; until then P1 does not hold for its runs."""
 
@@ -93,6 +95,8 @@ def owed(world: World, reader: Reader, made: dict[str, SelectionMade]) -> bool:
     if reader.gone or not mine or (reader.end_lost and reader.end is None):
         return False
     hard = overlapping(world, reader)
+    if not ENDS_REPEATED and reader.end is None and any(h.fault == "outage" for h in hard):
+        return False
     if not TAKE_OVER and any(h.fault == "selector crash" and h.who in {one.instance for one in mine} for h in hard):
         return False
     return len(hard) <= 1
@@ -100,7 +104,8 @@ def owed(world: World, reader: Reader, made: dict[str, SelectionMade]) -> bool:
 
 def overlapping(world: World, reader: Reader) -> list[Hard]:
     """Hard faults in a reader's time, and shortly before."""
-    until = reader.ended_s if reader.end is not None else reader.asked_s + reader.deadline_s + GRACE_S
+    late_s = max(reader.asked_s + reader.deadline_s, world.strikes.back_s) + GRACE_S
+    until = reader.ended_s if reader.end is not None else late_s
     return [h for h in world.strikes.hard if h.from_s <= until and h.until_s + GRACE_S >= reader.asked_s]
 
 

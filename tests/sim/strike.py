@@ -44,7 +44,7 @@ class Strikes:
     def __init__(self, world: World) -> None:
         self.world = world
         self.hard: list[Hard] = []
-        self.quiet_s = 0.0  # from when on nothing hard goes on any more
+        self.back_s = 0.0  # when the server is back after its last outage
         self._emptied: set[str] = set()
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._refusing = self._deaf = self._slow = 0
@@ -153,7 +153,8 @@ class Strikes:
     def _note_hard(self, fault: str, who: str, for_s: float) -> None:
         now = asyncio.get_running_loop().time()
         self.hard.append(Hard(fault, who, now, now + for_s))
-        self.quiet_s = max(self.quiet_s, now + for_s)
+        if fault == "outage":
+            self.back_s = max(self.back_s, now + for_s)
 
     # --- the log and the bus ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """One history: a world of real actors on the simulated bus, requests, and faults that strike where they are aimed.
 
-    outcome = history(seed)        # everything is drawn from the seed
-    outcome.wrong                  # broken promises; empty when all hold
+outcome = history(seed)        # everything is drawn from the seed
+outcome.wrong                  # broken promises; empty when all hold
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from understudy.bus.memory import Broker, Note
 from understudy.bus.memory_log import EPOCH_MS
 from understudy.bus.port import BusDown, Outgoing
 from understudy.bus.provision import BusSpec
+from understudy.bus.sim_loop import SimError
 from understudy.messages.events import TopologyApplied
 from understudy.messages.run import ProcessGone
 from understudy.messages.topology import Topology
@@ -155,11 +156,15 @@ class World:
         self.by_inbox[reader.inbox], self.caller_of[reader.inbox] = reader, caller
 
     async def _await_ends(self) -> None:
-        """Until every reader has its end, or none can come any more."""
-        loop = asyncio.get_running_loop()
-        last = max(r.asked_s + r.deadline_s + GRACE_S for r in self.readers)
-        while any(not r.done for r in self.readers) and loop.time() < max(last, self.strikes.quiet_s + 3.0) + 0.5:
+        """Until every reader that is still owed something has its end, or it is too late."""
+        now = asyncio.get_running_loop().time
+        while any(self._waits(reader, now()) for reader in self.readers):
             await asyncio.sleep(0.1)
+
+    def _waits(self, reader: Reader, now_s: float) -> bool:
+        if reader.done or reader.end_lost:
+            return False
+        return now_s < max(reader.asked_s + reader.deadline_s, self.strikes.back_s) + GRACE_S + 0.2
 
     def end(self) -> None:
         """Nobody starts again."""
@@ -252,5 +257,7 @@ def history(seed: int, on_note: Callable[[Note], None] | None = None) -> Outcome
 
     try:
         return loop.run_until_complete(main())
+    except SimError as error:
+        return Outcome(seed, "", [], [f"{type(error).__name__}: {error}"], 0, 0, 0)
     finally:
         loop.end()
