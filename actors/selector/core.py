@@ -122,9 +122,8 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             state.siblings.mine, state.siblings.born_ms = message.instance, message.at_ms
             return []
         case CaughtUp():
-            orphans = takeover.take_over(state, state.siblings.former_life(), message.at_ms)
             return [
-                *orphans,
+                *takeover.former_life(state, message.at_ms),
                 *_beat(state, message.at_ms, 0, settings),
                 Wake(message.at_ms + settings.sweep_ms, SWEEP, 0),
             ]
@@ -193,7 +192,7 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     state.knowledge.apply(happened.seq, event)
     if not isinstance(event, RequestEnded):
         return []
-    state.siblings.ended(event.run_id)
+    state.siblings.ended(event, happened.at_ms)
     run = state.runs.get(event.run_id)
     if run is None or event.instance == state.where.instance:
         return []

@@ -13,10 +13,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from understudy.messages.events import SelectionMade
+from msgspec import Struct
+
+from understudy.messages.events import RequestEnded, SelectionMade
 
 FORGET_MS = 10_000.0
 """An open decision is forgotten so long after its deadline: its caller has gone."""
+RECENT_MS = 5_000.0
+"""An end of our own former life that is older than this was surely said."""
+
+
+class Closing(Struct, frozen=True):
+    """A run whose end the log holds; its selector may have died before saying it."""
+
+    made: SelectionMade
+    end: RequestEnded
+    seen_ms: float
 
 
 @dataclass(slots=True)
@@ -27,6 +39,7 @@ class Siblings:
     born_ms: float = 0.0
     open: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])
     heard_ms: dict[str, float] = field(default_factory=dict[str, float])
+    closing: dict[str, dict[str, Closing]] = field(default_factory=dict[str, dict[str, Closing]])  # per selector
 
     def decided(self, made: SelectionMade, now: float) -> None:
         """A decision was made. Our own, of this life, are in our hands already."""
@@ -36,13 +49,20 @@ class Siblings:
             self.open[made.run_id] = made
             self.heard_ms.setdefault(made.instance, now)
 
-    def ended(self, run_id: str) -> None:
-        """The log holds its end."""
-        self.open.pop(run_id, None)
+    def ended(self, end: RequestEnded, now: float) -> None:
+        """The log holds its end. Its selector has said so once it has lived on for a heartbeat; until then we know."""
+        made = self.open.pop(end.run_id, None)
+        if made is None or end.instance != made.instance:
+            return
+        if made.instance != self.mine or end.at_ms > self.born_ms - RECENT_MS:
+            self.closing.setdefault(made.instance, {})[end.run_id] = Closing(made, end, now)
 
     def beat(self, instance: str, now: float) -> None:
-        """It is alive."""
-        self.heard_ms[instance] = now
+        """It is alive; what had ended before the heartbeat before this one has been said."""
+        before, self.heard_ms[instance] = self.heard_ms.get(instance, now), now
+        closing = self.closing.get(instance, {})
+        for run_id in [i for i, one in closing.items() if one.seen_ms < before]:
+            del closing[run_id]
 
     def deaf(self, ms: float) -> None:
         """For so long nobody could be heard; with the bus just back, others may still be on their way to it."""
@@ -68,13 +88,17 @@ class Siblings:
         self._forget(m.run_id for m in found)
         return found
 
+    def unsaid(self, instance: str, until_ms: float) -> list[Closing]:
+        """Take the ends that a dead selector may not have said, of runs that it had begun until then."""
+        closing = self.closing.get(instance, {})
+        found = [one for one in closing.values() if one.made.at_ms <= until_ms]
+        for one in found:
+            del closing[one.end.run_id]
+        return found
+
     def orphan(self, run_id: str) -> SelectionMade | None:
         """Take one open run."""
         return self.open.pop(run_id, None)
-
-    def former_life(self) -> list[SelectionMade]:
-        """What we ourselves had in hand before we were started again."""
-        return self.orphans(self.mine, self.born_ms)
 
     def sweep(self, now: float) -> None:
         """Forget what nobody waits for any longer."""

@@ -12,7 +12,22 @@ def selector_gone(state: State, instance: str, until_ms: float, now: float) -> l
     """A selector is dead: what it had begun until then is over."""
     if instance != state.where.instance:
         state.siblings.heard_ms.pop(instance, None)
-    return take_over(state, state.siblings.orphans(instance, until_ms), now)
+    again = say_again(state, instance, until_ms)
+    return again + take_over(state, state.siblings.orphans(instance, until_ms), now)
+
+
+def former_life(state: State, now: float) -> list[Effect]:
+    """What we ourselves had in hand before we were started again."""
+    return selector_gone(state, state.where.instance, state.siblings.born_ms, now)
+
+
+def say_again(state: State, instance: str, until_ms: float) -> list[Effect]:
+    """Ends that the log took, and that their selector may not have lived to say: a reader stops at the first it hears.
+
+    Found by the simulation: a selector killed between the log's answer and its last word to the caller.
+    """
+    found = state.siblings.unsaid(instance, until_ms)
+    return [effect for one in found for effect in _say(state, one.made, ends.as_message(one.end, one.made.stream))]
 
 
 def take_over(state: State, orphans: list[SelectionMade], now: float) -> list[Effect]:

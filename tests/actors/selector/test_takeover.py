@@ -60,12 +60,36 @@ def test_an_open_run_of_a_dead_selector_is_ended_and_its_caller_told(stage: Any)
     assert gone(s) == [] and s.state.taken == {}
 
 
-def test_a_run_that_had_ended_is_left_alone(stage: Any) -> None:
+def test_a_run_whose_end_was_surely_said_is_left_alone(stage: Any) -> None:
     s = stage()
     made = decision(s)
     s.feed(Traced(s.now, made))
     s.happen(ended_by(s, made))
+    for _ in range(2):  # whoever lived on for a heartbeat has said its ends
+        s.now += 250
+        s.hear(SelectorBeat(instance=SECOND))
     assert gone(s) == []
+
+
+def test_an_end_that_the_log_took_a_moment_before_the_death_is_said_again(stage: Any) -> None:
+    s = stage()
+    made = decision(s, stream=True)
+    s.feed(Traced(s.now, made))
+    s.happen(ended_by(s, made))
+    gone(s)
+    assert [(f.text, f.run_id, f.recorded) for f in s.said(Finished, "their-caller")] == [(None, "r9", True)]
+    assert gone(s) == []
+
+
+def test_our_own_former_life_may_not_have_said_its_last_ends(stage: Any) -> None:
+    s = stage()
+    for run, ago_ms in (("old", 60_000), ("last", 1_000)):
+        made = decision(s, run=run, instance="s1", at_ms=int(s.now) - ago_ms - 500, stream=True)
+        s.feed(Booted(s.now, "selector", "s1", "tta", "_INBOX_A.s1", "id0"))
+        s.feed(Traced(s.now, made))
+        s.happen(ended_by(s, made, at_ms=int(s.now) - ago_ms))
+    s.feed(CaughtUp(s.now, s.seq))
+    assert [f.run_id for f in s.said(Finished, "their-caller")] == ["last"]
 
 
 def test_the_end_that_came_first_is_said(stage: Any) -> None:
