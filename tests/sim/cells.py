@@ -5,6 +5,7 @@ A run's state, read from its selector's `Conduct`:
 asking     the current attempt is asked, no runner has said that it runs it, and no seam waits
 waiting    a runner runs it, no text has come, and no seam waits
 speaking   text has come, the attempt goes on
+resting    every model left has no room: all are asked again after a while
 seam       text of an attempt that failed is out, the next attempt has not spoken: a seam waits for its first word
 ending     the end is on its way into the log
 ended      the end is stored and said, but has not reached the reader
@@ -16,8 +17,8 @@ from typing import Literal
 
 from understudy.actors.selector.conduct import Conduct
 
-State = Literal["asking", "waiting", "speaking", "seam", "ending", "ended"]
-STATES: tuple[State, ...] = ("asking", "waiting", "speaking", "seam", "ending", "ended")
+State = Literal["asking", "waiting", "speaking", "resting", "seam", "ending", "ended"]
+STATES: tuple[State, ...] = ("asking", "waiting", "speaking", "resting", "seam", "ending", "ended")
 
 HARD = (
     "selector crash",
@@ -55,18 +56,22 @@ FAULTS: dict[str, str] = {
     "caller cancels": "the reader sends `cancel`",
 }
 
+UPSTREAM = ("status", "stall", "broken", "empty", "slow first", "busy")
+"""What a provider or a runner answers to an attempt."""
+
 _OVER = "the provider's call is over before the run's end is on its way"
+_REST = "no attempt is under way"
 _SPOKEN = "the first token is out"
 
 UNREACHABLE: dict[tuple[str, State], str] = {
-    **{(fault, state): _OVER for fault in ("status", "stall", "broken", "empty", "slow first", "busy")
-       for state in ("ending", "ended")},
+    **{(fault, state): _OVER for fault in UPSTREAM for state in ("ending", "ended")},
+    **{(fault, "resting"): _REST for fault in UPSTREAM},
     ("status", "speaking"): "an HTTP status comes before any text; a later error breaks the stream",
     ("empty", "speaking"): _SPOKEN,
     ("slow first", "speaking"): _SPOKEN,
     ("busy", "waiting"): "a runner says busy instead of admitting; this attempt is admitted",
     ("busy", "speaking"): "a runner says busy instead of admitting; this attempt is admitted",
-}  # fmt: skip
+}
 """Cells that cannot happen, each with the reason."""
 
 CELLS: tuple[tuple[str, State], ...] = tuple((f, s) for f in FAULTS for s in STATES if (f, s) not in UNREACHABLE)
@@ -76,6 +81,8 @@ def state_of(run: Conduct) -> State:
     """Where a living run stands."""
     if run.ending is not None:
         return "ending"
+    if run.resting:
+        return "resting"
     if run.seam is not None:
         return "seam"
     if run.pieces:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from understudy.actors.selector.text import MIN_OVERLAP
-from understudy.messages.run import RunModel
+from understudy.messages.run import MIN_OVERLAP_CHARS, RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
 
 _PIECE = re.compile(r"\S+\s*")
@@ -125,7 +124,7 @@ class ScriptedEdge:
         rest = whole[len(run.prefill) :] if run.prefill else whole
         if run.continuation == "instructed":
             again = " ".join(run.prefill.split()[-_REPEATED_WORDS:])
-            rest = (again if len(again) >= MIN_OVERLAP else "") + rest
+            rest = (again if len(again) >= MIN_OVERLAP_CHARS else "") + rest
         lead = rest[: len(rest) - len(rest.lstrip())]
         pieces = _PIECE.findall(rest)
         return [lead + pieces[0], *pieces[1:]] if pieces else []

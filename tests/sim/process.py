@@ -107,9 +107,9 @@ class OwnBus:
         own = {subject: self._process.entered(handler) for subject, handler in endpoints.items()}
         return await self._bus.serve(name, version, description, own)
 
-    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0) -> Subscription:
+    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, **where: int) -> Subscription:
         """See `port.Bus.read`."""
-        return await self._bus.read(stream, subjects, self._process.entered(handler), after_seq=after_seq)
+        return await self._bus.read(stream, subjects, self._process.entered(handler), **where)
 
 
 class Process:

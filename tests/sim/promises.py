@@ -18,14 +18,14 @@ from understudy.messages.generate import Failed, Finished
 from understudy.messages.wire import decode
 
 if TYPE_CHECKING:
-    from sim.strike import Hard
     from sim.reader import Reader
+    from sim.strike import Hard
     from sim.world import World
 
 GRACE_S = 2.0
 ENDS_REPEATED = False
 """Whether an end that nobody heard is said again: after an outage a selector may be back before its callers."""
-TAKE_OVER = False
+TAKE_OVER = True
 """Whether siblings take the runs of a dead selector over; until then P1 does not hold for its runs."""
 
 
@@ -65,7 +65,7 @@ def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> l
     for end in said:
         record = ends.get(end.run_id or "", [])
         outcome = "finished" if isinstance(end, Finished) else end.code
-        if end.recorded and (len(record) != 1 or record[0].outcome != outcome):
+        if end.recorded and (len(record) != 1 or record[0].outcome != _word(end)):
             found.append(f"P3 {who}: {outcome} said as recorded, the log has {[r.outcome for r in record]}")
         if outcome == "cancelled" and not (reader.cancelled or reader.gone or _known(world, reader)):
             found.append(f"P2 {who}: cancelled, but nobody did")
@@ -74,7 +74,9 @@ def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> l
     if len({_word(one) for one in said if one.recorded}) > 1:
         found.append(f"P1 {who}: ends differ: {[_word(one) for one in said]}")
     end = reader.end
-    if isinstance(end, Finished) and reader.stream and not reader.harmed:
+    # Without its text an end says how far it goes, so a reader sees what died with the selector on its way here.
+    whole = isinstance(end, Finished) and (end.text is not None or end.last_seq < reader.next_seq)
+    if isinstance(end, Finished) and whole and reader.stream and not reader.harmed:
         if reader.text != reader.script:
             found.append(f"P2 {who}: holds {reader.text!r} at the end, the script is {reader.script!r}")
         if end.seams != reader.seams or end.last_seq != reader.next_seq - 1:
@@ -83,7 +85,8 @@ def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> l
 
 
 def _word(end: Finished | Failed) -> str:
-    return "finished" if isinstance(end, Finished) else end.code
+    """The recorded outcome; `text_lost` is how a single reply hears of a `finished` whose text died."""
+    return "finished" if isinstance(end, Finished) or end.code == "text_lost" else end.code
 
 
 def owed(world: World, reader: Reader, made: dict[str, SelectionMade]) -> bool:

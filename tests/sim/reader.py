@@ -36,7 +36,8 @@ class Reader:
     wrong: list[str] = field(default_factory=list[str])
     gone: bool = False  # it has closed its inbox
     cancelled: bool = False
-    harmed: bool = False  # the simulated bus lost, doubled or overtook something on its way here
+    harmed: bool = False  # the simulated bus lost, doubled or overtook something on the way here
+    disordered: bool = False  # it doubled or overtook something
     end_lost: bool = False  # and it may have been the end
     owed: bool = False  # P1 promises it an end
     seams: int = 0
@@ -79,6 +80,8 @@ class Reader:
     def _append(self, delta: Delta) -> None:
         if delta.seq != self.next_seq and not self.harmed:
             self.wrong.append(f"delta {delta.seq} came where {self.next_seq} was to come")
+        elif delta.seq < self.next_seq and not self.disordered:
+            self.wrong.append(f"delta {delta.seq} came again or late, after {self.next_seq - 1}")
         self.next_seq = delta.seq + 1
         self.kept.append((delta.seq, delta.text))
         if not self.harmed and not self.script.startswith(self.text):

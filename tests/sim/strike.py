@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sim.actors import SLOTS, Actor
+from sim.actors import MODELS, SLOTS, Actor
 from sim.engine import Fate
 from sim.process import NOBODY
 from sim.reader import Reader
@@ -24,7 +24,6 @@ from understudy.messages.wire import encode
 if TYPE_CHECKING:
     from sim.world import Plan, World
 
-UPSTREAM = {"status", "stall", "broken", "empty", "slow first"}
 MESSAGE = {"lost": "lose", "doubled": "double", "overtaken": "delay"}
 
 
@@ -45,7 +44,6 @@ class Strikes:
         self.world = world
         self.hard: list[Hard] = []
         self.back_s = 0.0  # when the server is back after its last outage
-        self._emptied: set[str] = set()
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._refusing = self._deaf = self._slow = 0
 
@@ -64,9 +62,6 @@ class Strikes:
         match plan.fault:
             case "busy":
                 return not run.runner
-            case "empty":
-                # Two models that agree that nothing is to be added end an answer, by design: one is a fault.
-                return run.run_id not in self._emptied
             case "caller leaves":
                 return reader.inbox.endswith(".own")
             case "runner crash" | "runner hang" | "runner cut off":
@@ -102,11 +97,12 @@ class Strikes:
             case "slow bus":
                 self._slow_bus(luck.uniform(0.05, 0.5))
             case "caller leaves":
-                world.caller_of[run.reply].leave(world.by_inbox[run.reply])
+                world.caller_of[run.replies[0]].leave(world.by_inbox[run.replies[0]])
             case "caller cancels":
-                world.caller_of[run.reply].cancel(world.by_inbox[run.reply], run.run_id, actor.name)
+                world.caller_of[run.replies[0]].cancel(world.by_inbox[run.replies[0]], run.run_id, actor.name)
             case "busy":
-                self._hog(run)
+                for model in MODELS if plan.leads_to == "resting" else (run.model,):
+                    self._hog(run, model)
             case fault if fault in MESSAGE:
                 self._message(MESSAGE[fault], plan, run)
             case fault:
@@ -137,7 +133,7 @@ class Strikes:
     def _outage(self) -> None:
         for_s = self.world.luck.uniform(0.05, 1.5)
         self._note_hard("outage", "server", for_s)
-        living = {run.reply for a in self.world.selectors if a.state is not None for run in a.state.runs.values()}
+        living = {run.replies[0] for a in self.world.selectors if a.state is not None for run in a.state.runs.values()}
         for reader in self.world.readers:
             reader.harmed = True
             reader.end_lost = reader.end_lost or reader.inbox not in living  # its end may be on its way
@@ -145,7 +141,7 @@ class Strikes:
 
     def _deafen(self, actor: Actor, run: Conduct) -> None:
         """What a selector says while its connection is cut and it has not noticed is lost, its runs' ends too."""
-        living = {one.reply for one in actor.state.runs.values()} | {run.reply}
+        living = {one.replies[0] for one in actor.state.runs.values()} | {run.replies[0]}
         for reader in self.world.readers:
             if not reader.done and (reader.inbox in living or reader.instance in ("", actor.name)):
                 reader.harmed = reader.end_lost = True
@@ -202,10 +198,10 @@ class Strikes:
         match plan.state:
             case "asking" if luck.random() < 0.5:
                 pattern, holding = run.where.run_subject(slug(run.model)), run.run_id.encode()
+            case "resting" | "ending" | "ended":
+                pattern = run.replies[0]
             case "speaking" | "seam" if luck.random() < 0.4:
-                pattern = run.reply
-            case "ending" | "ended":
-                pattern = run.reply
+                pattern = run.replies[0]
             case _:
                 pass
         by_s = luck.choice((0.002, 0.02, 0.2))
@@ -216,24 +212,22 @@ class Strikes:
     def _upstream(self, fault: str, plan: Plan, run: Conduct) -> None:
         luck = self.world.luck
         fate = Fate(fault.split(" ", 1)[0], slow_s=luck.uniform(0.1, 1.0))
-        if fault == "empty":
-            self._emptied.add(run.run_id)
         self.world.provider.doom(run.run_id, run.attempt, fate)
-        if plan.then_slow:
+        if plan.leads_to == "seam":
             self.world.provider.doom(run.run_id, run.attempt + 1, Fate("slow", slow_s=luck.uniform(0.05, 0.4)))
 
-    def _hog(self, run: Conduct) -> None:
+    def _hog(self, run: Conduct, model: str) -> None:
         """Others take all slots, a moment before our ask arrives."""
-        world, subject = self.world, run.where.run_subject(slug(run.model))
+        world, subject = self.world, run.where.run_subject(slug(model))
         hold_s = round(world.luck.uniform(0.05, 0.4), 3)
         world.broker.faults.harm_next("delay", subject, holding=run.run_id.encode(), by_s=0.004)
 
         async def send() -> None:
             for i in range(SLOTS):
                 hog = RunModel(
-                    run_id=f"hog-{run.run_id}-{i}",
+                    run_id=f"hog-{run.run_id}-{model}{i}",
                     attempt=0,
-                    model=run.model,
+                    model=model,
                     messages=(Turn(role="user", content=f"hog {hold_s}"),),
                     parameters=Parameters(max_tokens=1, temperature=0.0, top_p=1.0, seed=0),
                     remaining_ms=5_000.0,

@@ -49,7 +49,7 @@ class Plan:
     at_s: float
     pending: bool = False
     tries: int = 0
-    then_slow: bool = False  # the attempt after this one takes its time, so that the seam stays for a while
+    leads_to: State | None = None  # it is done so that a run comes into this state, and stays there for a while
     runs: dict[str, Conduct] = field(default_factory=dict[str, Conduct])  # alive while we wait for their end
 
 
@@ -143,7 +143,9 @@ class World:
             at_s = BEGIN_S + luck.random() * SPAN_S * 0.8
             found.append(Plan(fault, state, at_s))
             if state == "seam":  # there is none by itself: an attempt has to break first
-                found.append(Plan("broken", "speaking", at_s, then_slow=True))
+                found.append(Plan("broken", "speaking", at_s, leads_to="seam"))
+            elif state == "resting":  # every model has to be full
+                found.append(Plan("busy", "asking", at_s, leads_to="resting"))
         return found
 
     async def _ask(self) -> None:
@@ -198,7 +200,7 @@ class World:
         return None
 
     def _fits(self, plan: Plan, actor: Actor, run: Conduct) -> bool:
-        reader = self.by_inbox.get(run.reply)
+        reader = self.by_inbox.get(run.replies[0])
         if reader is None or reader.done:
             return False
         if plan.state == "ended":
@@ -222,6 +224,7 @@ class World:
         if reader is not None:
             reader.harmed = True
             reader.end_lost = reader.end_lost or harm == "lose"
+            reader.disordered = reader.disordered or harm != "lose"
 
     def _announce_gone(self, actor: Actor) -> None:
         """The supervisor sees a process end and says so, unless it cannot."""
