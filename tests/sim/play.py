@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -44,7 +45,7 @@ def play(first: int, count: int, jobs: int) -> list[Outcome]:
     argv = [sys.executable, str(HERE), "--json"]
     started = [
         subprocess.Popen([*argv, "--from", str(a), "--seeds", str(b - a)], stdout=subprocess.PIPE)
-        for a, b in zip(ends, ends[1:], strict=False)
+        for a, b in pairwise(ends)
     ]
     found: list[Outcome] = []
     for process in started:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from understudy.actors.selector.replay import replay
+from understudy.actors.selector.replay import Record, replay
 from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.events import (
     Event,
@@ -36,8 +36,8 @@ def is_finished(end: Finished | Failed) -> bool:
 
 def broken(world: World) -> list[str]:
     """Everything that does not hold, in words that begin with the promise."""
-    log = [(e.seq, decode(e.payload)) for e in world.broker.stream(evt_stream("tta")).entries.values()]
-    events = [(seq, event) for seq, event in log if isinstance(event, Event)]
+    log = [Record(e.seq, e.subject, e.payload) for e in world.broker.stream(evt_stream("tta")).entries.values()]
+    events = [(one.seq, event) for one in log if isinstance(event := decode(one.payload), Event)]
     traced = [decode(e.payload) for e in world.broker.stream(trace_stream("tta")).entries.values()]
     made = {one.run_id: one for one in traced if isinstance(one, SelectionMade)}
     ends: dict[str, list[RequestEnded]] = {}
@@ -52,7 +52,7 @@ def broken(world: World) -> list[str]:
         reader.owed = owed(world, reader, made)
         if reader.end is None and reader.owed:
             found.append(f"P1 {reader.name} run {reader.run_id}: no end by deadline + {GRACE_S:.0f} s")
-    report = replay(events, made)
+    report = replay(log, made)
     found += [f"P4 run {d.run_id}: {d.field} {d.recorded} != {d.repeated}" for d in report.differ]
     refused = any(fault == "log refuses" for fault, _ in world.hits)
     return found + ([] if refused else _announced(events))
