@@ -105,7 +105,7 @@ class Conduct:
     seams: int = 0
     continued: bool = False
     mute: set[str] = field(default_factory=set[str])  # models that had nothing to add to the text
-    ending: Message | None = None
+    ending: ends.End | None = None
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
     absent: set[int] = field(default_factory=set[int])  # those of `replies` where nobody listens

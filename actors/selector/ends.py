@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from understudy.messages.base import Message
 from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
 from understudy.messages.slugs import slug
@@ -75,9 +74,9 @@ def spent(run: Conduct, last: Usage) -> Usage:
     )
 
 
-def unrecorded(end: Message) -> Message:
+def unrecorded(end: End) -> End:
     """The same end, honest about the log not having confirmed it."""
-    return replace(end, recorded=False) if isinstance(end, Finished | Failed) else end
+    return replace(end, recorded=False)
 
 
 def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage: Usage, now: float) -> Store:

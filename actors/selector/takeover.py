@@ -40,14 +40,19 @@ def take_over(state: State, orphans: list[SelectionMade], now: float) -> list[Ef
 
 
 def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effect]:
-    """The log answered about the end of a run that we took over. Not reached: it goes on trying, and so do we."""
+    """The log answered about the end of a run that we took over.
+
+    Not reached: it goes on trying, and so do we. Refused (a full log): then it holds no end either, which it would
+    have told us, and the caller hears ours, unrecorded.
+    """
     made = state.taken.get(run_id)
-    if made is None or isinstance(answer, StoreFailed):
+    if made is None or (isinstance(answer, StoreFailed) and answer.code == "bus_down"):
         return []
-    if answer.duplicate:
+    if isinstance(answer, Stored) and answer.duplicate:
         return [Recall(answer.seq, f"taken.{run_id}")]
     del state.taken[run_id]
-    return _say(state, made, ends.as_message(ends.interrupted(made, state.where.instance, 0.0), made.stream))
+    end = ends.as_message(ends.interrupted(made, state.where.instance, 0.0), made.stream)
+    return _say(state, made, end if isinstance(answer, Stored) else ends.unrecorded(end))
 
 
 def recalled(state: State, run_id: str, answer: Recalled) -> list[Effect]:

@@ -13,7 +13,7 @@ from random import Random
 
 from sim import promises
 from sim.actors import MODELS, Actor, topology
-from sim.cells import CELLS, HARD, State, state_of
+from sim.cells import DRAWN, HARD, State, state_of
 from sim.engine import Provider, script
 from sim.process import NOBODY, WorldLoop
 from sim.reader import Caller, Reader
@@ -137,7 +137,7 @@ class World:
         luck, found = self.luck, list[Plan]()
         gentle = luck.random() < 0.5
         while len(found) < FAULTS:
-            fault, state = CELLS[luck.randrange(len(CELLS))]
+            fault, state = DRAWN[luck.randrange(len(DRAWN))]
             if gentle and fault in HARD and any(one.fault in HARD for one in found):
                 continue
             at_s = BEGIN_S + luck.random() * SPAN_S * 0.8

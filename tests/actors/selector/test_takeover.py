@@ -126,6 +126,15 @@ def test_the_log_cannot_be_reached_so_nothing_is_said(stage: Any) -> None:
     assert [f.code for f in s.ends("their-caller")] == ["interrupted"]
 
 
+def test_a_full_log_holds_no_end_so_the_caller_hears_ours_unrecorded(stage: Any) -> None:
+    s = stage()
+    s.feed(Traced(s.now, decision(s)))
+    gone(s)
+    s.not_stored("r9", code="log_full")
+    assert [(f.code, f.recorded) for f in s.ends("their-caller")] == [("interrupted", False)]
+    assert s.state.taken == {}
+
+
 def test_what_a_new_process_began_is_not_the_old_ones(stage: Any) -> None:
     s = stage()
     made = decision(s)
