@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -54,6 +54,7 @@ class Connection:
         self.closed = False
         self.link = Link(name, self._link_changed)
         self._lane = Lane()
+        self._calls: dict[asyncio.Future[Any], None] = {}  # under way; a set's order would differ from run to run
         self._on_state: Callable[[str], None] = on_state or (lambda _: None)
         self._on_error: Callable[[Exception], None] = on_error or (lambda _: None)
 
@@ -87,11 +88,14 @@ class Connection:
                     bring(lambda: future.set_result(result))
 
         faults.to_server(self.link, at_broker)
+        self._calls[future] = None
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
             raise BusDown("no answer in time") from error
+        finally:
+            del self._calls[future]
 
     def report(self, error: Exception) -> None:
         """Something went wrong in a handler or in the background."""
@@ -128,6 +132,9 @@ class Connection:
         if state == "down":
             for one in self.running:
                 one.leave()
+            for call in self._calls:
+                if not call.done():
+                    call.set_exception(BusDown("the connection broke"))
             self.broker.interest_changed()
             self.tell("disconnected")
         elif state == "up":

@@ -79,7 +79,7 @@ CELLS: tuple[tuple[str, State], ...] = tuple((f, s) for f in FAULTS for s in STA
 DRAWN: tuple[tuple[str, State], ...] = CELLS + tuple(
     (f, s) for f, s in CELLS for _ in range((f in HARD) + 2 * (s == "resting") + (s in ("seam", "ended")))
 )
-"""What plans are drawn from: cells that are hard to hit, or that half of the histories may have once only, more often."""
+"""What plans are drawn from: cells that are hard to hit, or that half of the histories have but once, more often."""
 
 
 def state_of(run: Conduct) -> State:
