@@ -124,6 +124,11 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Bus(Protocol):
     """What an actor's host may ask of a bus."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether a publish would be tried now."""
+        ...
+
     def new_inbox(self) -> str:
         """A subject under this connection's own inbox prefix that nobody else can guess or read."""
         ...

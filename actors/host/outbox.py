@@ -10,6 +10,8 @@ from understudy.bus.port import Bus, BusDown, BusError
 
 LIMIT = 100_000
 RETRY_S = 0.02
+GRACE_S = 0.3
+"""After a reconnect others may still be on their way back, and hear nothing: what waited is held back so long."""
 
 
 class Overflow(Exception):
@@ -43,12 +45,22 @@ class Outbox:
         """Send what waits as soon as the bus takes it, until cancelled."""
         while True:
             self._wake.clear()
+            if self._waiting:
+                await self._back()
             while self._waiting:
                 if self._sent(*self._waiting[0]):
                     self._waiting.popleft()
                 else:
-                    await asyncio.sleep(RETRY_S)
+                    await self._back()
             await self._wake.wait()
+
+    async def _back(self) -> None:
+        """Until the connection is back, and most others' too."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            if self._bus.connected:
+                break
+        await asyncio.sleep(GRACE_S)
 
     def _sent(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> bool:
         """Whether this message is done with: taken, or refused for good."""

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from sim.world import World
 
 GRACE_S = 2.0
-ENDS_REPEATED = False
-"""Whether an end that nobody heard is said again: after an outage a selector may be back before its callers."""
-TAKE_OVER = True
-"""Whether siblings take the runs of a dead selector over; until then P1 does not hold for its runs."""
 
 
 def is_finished(end: Finished | Failed) -> bool:
@@ -67,7 +63,7 @@ def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> l
         outcome = "finished" if isinstance(end, Finished) else end.code
         if end.recorded and (len(record) != 1 or record[0].outcome != _word(end)):
             found.append(f"P3 {who}: {outcome} said as recorded, the log has {[r.outcome for r in record]}")
-        if outcome == "cancelled" and not (reader.cancelled or reader.gone or _known(world, reader)):
+        if outcome == "cancelled" and not (reader.cancelled or reader.gone):
             found.append(f"P2 {who}: cancelled, but nobody did")
         if isinstance(end, Finished) and end.text is not None and end.text != reader.script:
             found.append(f"P2 {who}: finished with {end.text!r}, the script is {reader.script!r}")
@@ -98,10 +94,6 @@ def owed(world: World, reader: Reader, made: dict[str, SelectionMade]) -> bool:
     if reader.gone or not mine or (reader.end_lost and reader.end is None):
         return False
     hard = overlapping(world, reader)
-    if not ENDS_REPEATED and reader.end is None and any(h.fault == "outage" for h in hard):
-        return False
-    if not TAKE_OVER and any(h.fault == "selector crash" and h.who in {one.instance for one in mine} for h in hard):
-        return False
     return len(hard) <= 1
 
 
@@ -110,11 +102,6 @@ def overlapping(world: World, reader: Reader) -> list[Hard]:
     late_s = max(reader.asked_s + reader.deadline_s, world.strikes.back_s) + GRACE_S
     until = reader.ended_s if reader.end is not None else late_s
     return [h for h in world.strikes.hard if h.from_s <= until and h.until_s + GRACE_S >= reader.asked_s]
-
-
-def _known(world: World, reader: Reader) -> bool:
-    """A server that comes back hears the selector before the caller: the caller seems to have vanished."""
-    return any(h.fault == "outage" for h in overlapping(world, reader))
 
 
 def _announced(events: list[tuple[int, Event]]) -> list[str]:
