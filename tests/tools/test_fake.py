@@ -136,6 +136,9 @@ async def test_answers_that_break(wire: Wire) -> None:
     ten = "".join(split_tokens(FULL)[:10])
     cut = await wire.lines("cut")
     assert (len(cut), said(events(cut))) == (11, ten)
+    words = split_tokens(FULL)
+    inside = "".join(words[:10]) + words[10][: len(words[10]) // 2]
+    assert said(events(await wire.lines("cut-word"))) == inside
     middle = events(await wire.lines("error-mid"))
     assert (said(middle), middle[-1]["error"]["code"], middle[-1]["choices"][0]["finish_reason"]) == (ten, 502, "error")
     assert [list(e) for e in events(await wire.lines("error-first"))] == [["error"]]

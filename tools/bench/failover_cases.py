@@ -65,7 +65,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 STATUS = ("401", "402", "403", "404", "408", "429", "429-date", "429-ms", "500", "502", "503", "529")
 FIRST = ("error-first", "empty", "refused")
-BROKEN = ("reset", "cut", "malformed", "error-mid", "stall")
+BROKEN = ("reset", "cut", "cut-word", "malformed", "error-mid", "stall")
 LATE = ("reset-late", "cut-late")
 """Broken so late that the successor `late` no longer continues."""
 CASES: tuple[Case, ...] = (

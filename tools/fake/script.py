@@ -56,6 +56,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     empty: bool = False
     no_usage: bool = False
     split_utf8: bool = False
+    split_words: bool = False  # content chunks end inside of words, as real tokens do
     comments: bool = False
     echo_model: str | None = None
     refusal: str | None = None
@@ -280,6 +281,10 @@ def reply(fault: Fault, request: ChatRequest) -> Reply:
     tokens = split_tokens(continuation(full, prefill, how))
     if fault.empty or fault.refusal is not None:
         tokens = split_tokens(fault.refusal or "")
+    if fault.split_words:
+        tokens = tuple(
+            half for token in tokens for half in (token[: len(token) // 2], token[len(token) // 2 :]) if half
+        )
     finish = "stop" if fault.refusal is None else "content_filter"
     limit = request.max_completion_tokens or request.max_tokens
     if limit is not None and len(tokens) > limit:
