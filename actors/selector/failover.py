@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from understudy.actors.selector import ends
-from understudy.messages.generate import FailCode, Seam, SeamMode, Usage, Waiting
+from understudy.messages.generate import Capability, FailCode, Seam, SeamMode, Usage, Waiting
+from understudy.messages.run import Continuation
 from understudy.messages.step import Effect, Wake
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 REST_MS = 100.0
 REST_CAP_MS = 1_600.0
+
+STRUCTURED: frozenset[Capability] = frozenset({"json", "tools"})
 
 ENDS: dict[str, FailCode] = {
     "caller_fault": "caller_fault",
@@ -28,7 +31,7 @@ def resume(run: Conduct, text: str) -> None:
     text, first = text.rstrip(), run.chain[0]
     if not text:
         return
-    continues = run.continues(first)
+    continues = _continues(run, first)
     if continues == "none":
         run.seam = _seam(run, "restart", -1, first, first, "resume")
         return
@@ -75,7 +78,7 @@ def rested(run: Conduct, now: float) -> list[Effect]:
 
 def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
     """Continue where the next model can; else begin anew, visibly. A refusal is nothing to go on from."""
-    continues = run.continues(next_model)
+    continues = _continues(run, next_model)
     if not run.script.pieces or continues == "none" or next_model in run.mute or reason == "refused":
         run.script.restart()
         run.continued, run.spent_tokens = False, 0
@@ -84,6 +87,12 @@ def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
     run.continued = True
     run.spent_tokens += run.tokens
     return "continue"
+
+
+def _continues(run: Conduct, model: str) -> Continuation:
+    """A JSON value or a tool call must come from one model: two halves by two models make no whole."""
+    structured = STRUCTURED.intersection(run.ask.requirements.capabilities)
+    return "none" if structured else run.continues(model)
 
 
 def mute(run: Conduct) -> None:

@@ -493,6 +493,18 @@ def test_a_stop_string_cut_by_the_seam_ends_the_text(stage: Any, stop: str, said
     assert [m.mode for m in s.said(Seam)] == ["continue"]
 
 
+@pytest.mark.parametrize("need", ["json", "tools"])
+def test_structured_answers_are_never_put_together_from_two_models(stage: Any, need: str) -> None:
+    able = {"capabilities": ["chat", "json", "tools"]}
+    s = stage({"a": able, "b": able})
+    s.ask(requirements={"capabilities": [need]})
+    s.text('{"a": [1, ')
+    s.failed("broken_stream")
+    assert (s.call().prefill, s.call().continuation) == ("", "none")
+    s.text("{}")
+    assert [m.mode for m in s.said(Seam)] == ["restart"] and s.kept() == "{}"
+
+
 def test_what_an_instructed_continuation_repeated_is_marked(stage: Any) -> None:
     s = stage({"a": {}, "b": {"continues": "instructed"}})
     s.ask()
