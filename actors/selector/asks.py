@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from understudy.actors.selector import admit, answers, failover, repeats
-from understudy.actors.selector.choose import Decision, Question, decide
+from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark, mark_of
-from understudy.actors.selector.state import Settings, State, conducted, local_view
+from understudy.actors.selector.state import Settings, State, conducted
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
@@ -113,9 +113,7 @@ def begin(state: State, run: Conduct, now: float) -> list[Effect]:
 def _decide(
     state: State, asked: Asked, question: Question, seed: int, deadline_ms: float, about: dict[str, Any]
 ) -> tuple[Decision, SelectionMade]:
-    local = local_view(state, asked.at_ms)
-    decision = decide(state.knowledge, local, question)
-    surviving = {m: v for m, v in local.items() if m not in decision.rejected}
+    decision, seen = state.order.decide(state.knowledge, state.local, question, asked.at_ms)
     made = SelectionMade(
         at_ms=int(asked.at_ms),
         run_id=asked.id,
@@ -125,11 +123,11 @@ def _decide(
         seed=seed,
         task=question.task,
         features=msgspec.to_builtins(question),
-        local_view={m: msgspec.to_builtins(v) for m, v in surviving.items()},
+        local_view=seen.surviving,
         chain=tuple(one.model for one in decision.chain),
         scores={one.model: one.score for one in decision.chain},
         rejected=decision.counts(),
-        not_loaded=tuple(sorted(m for m, v in local.items() if v.instances == 0)),
+        not_loaded=seen.not_loaded,
         digest=decision.digest,
         reply=asked.reply,
         deadline_at_ms=int(deadline_ms),
@@ -143,7 +141,7 @@ def _select(state: State, asked: Asked) -> Message:
     assert isinstance(ask, Select)
     admit.check(ask)
     question, _, _, _ = admit.question(ask, state.knowledge, admit.seed_of(asked.id))
-    decision = decide(state.knowledge, local_view(state, asked.at_ms), question)
+    decision, _ = state.order.decide(state.knowledge, state.local, question, asked.at_ms)
     return answers.selected(state.knowledge, question.task, decision, ask.explain)
 
 

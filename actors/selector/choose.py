@@ -13,7 +13,7 @@ import msgspec
 from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.base import Finite, Part
 from understudy.messages.generate import Requirements
-from understudy.messages.topology import Policy, Weights
+from understudy.messages.topology import Policy, Topology, Weights
 
 Rejection = Literal[
     "unhealthy",
@@ -58,42 +58,66 @@ class Ranked(Part, Finite, frozen=True, kw_only=True):
 
 
 class Decision(Part, frozen=True, kw_only=True):
-    """The outcome: whom to try in which order, and why not the others."""
+    """The outcome: whom to try in which order, and why not the others (`tally`: how many per reason word)."""
 
     chain: tuple[Ranked, ...]
     rejected: dict[str, str]
+    tally: dict[str, int]
     digest: str
 
     def counts(self) -> dict[str, int]:
         """Rejected candidates per reason word."""
-        found: dict[str, int] = {}
-        for reason in sorted(self.rejected.values()):
-            found[reason] = found.get(reason, 0) + 1
-        return found
+        return self.tally
+
+
+class Rejected(Part, frozen=True, kw_only=True):
+    """The rejected candidates with what follows from them alone; made once for many decisions."""
+
+    reasons: dict[str, str]
+    tally: dict[str, int]
+    sealed: bytes  # as the digest wants them
+
+    @staticmethod
+    def of(reasons: dict[str, str]) -> Rejected:
+        """From reasons per model."""
+        tally: dict[str, int] = {}
+        for reason in sorted(reasons.values()):
+            tally[reason] = tally.get(reason, 0) + 1
+        return Rejected(reasons=reasons, tally=tally, sealed=msgspec.json.encode(sorted(reasons.items())))
 
 
 def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) -> Decision:
     """Choose. `local` holds an entry for every model of the catalogue."""
     topology = knowledge.topology
     if topology is None:
-        return _sealed((), {})
+        return sealed((), Rejected.of({}))
     rejected: dict[str, str] = {}
     ranked: list[tuple[int, Ranked]] = []
-    weights = _weights(topology.policy, question.balance)
-    named = _named(knowledge, question.model)
-    min_quality = max(topology.tasks[question.task].min_quality, question.requirements.min_quality or 0.0)
+    weights, named, min_quality = terms(knowledge, topology, question)
     for model_id, view in knowledge.models.items():
         is_local = topology.providers[view.declared.provider].kind == "local"
-        reason = _reject(model_id, view, local[model_id], question, named, min_quality, is_local)
+        reason = reject(model_id, view, local[model_id], question, named, min_quality, is_local)
         if reason is not None:
             rejected[model_id] = reason
             continue
-        ranked.append((_rank(view, local[model_id]), _score(model_id, view, question, topology.policy, weights)))
+        ranked.append((rank(view, local[model_id]), score(model_id, view, question, topology.policy, weights)))
     ranked.sort(key=lambda pair: (pair[0], -pair[1].score, pair[1].model))
     ordered = [one for _, one in ranked]
     if named:
         ordered.sort(key=lambda one: named.index(one.model))
-    return _sealed(_chain(knowledge, question, ordered, topology.policy.chain_length, bool(named)), rejected)
+    chain = _chain(knowledge, question, ordered, topology.policy.chain_length, bool(named))
+    return sealed(chain, Rejected.of(rejected))
+
+
+def terms(knowledge: Knowledge, topology: Topology, question: Question) -> tuple[Weights, tuple[str, ...], float]:
+    """What a question fixes for all models: the scores' weights, whom it names, the least quality."""
+    min_quality = max(topology.tasks[question.task].min_quality, question.requirements.min_quality or 0.0)
+    return _weights(topology.policy, question.balance), _named(knowledge, question.model), min_quality
+
+
+def window_of(q: Question) -> int:
+    """The smallest context window that will do."""
+    return max(q.prompt_tokens + 1, q.requirements.context_tokens or 0, q.larger_than + 1)
 
 
 def _named(knowledge: Knowledge, model: str | None) -> tuple[str, ...]:
@@ -103,7 +127,7 @@ def _named(knowledge: Knowledge, model: str | None) -> tuple[str, ...]:
     return (model, *(m for m in knowledge.models[model].declared.fallbacks if m != model))
 
 
-def _reject(
+def reject(
     model_id: str,
     view: ModelView,
     local: Local,
@@ -112,6 +136,7 @@ def _reject(
     min_quality: float,
     is_local: bool,
 ) -> Rejection | None:
+    """Why a model may not answer; None when it may."""
     declared, need = view.declared, q.requirements
     if named and model_id not in named:
         return "not_named"
@@ -123,8 +148,7 @@ def _reject(
         return "not_loaded"
     if not set(need.capabilities) <= set(declared.capabilities):
         return "no_capability"
-    window = max(q.prompt_tokens + 1, need.context_tokens or 0, q.larger_than + 1)
-    if declared.context_tokens < window:
+    if declared.context_tokens < window_of(q):
         return "context_too_small"
     if _quality(view, q.task) < min_quality:
         return "below_quality"
@@ -136,7 +160,7 @@ def _reject(
     return None
 
 
-def _rank(view: ModelView, local: Local) -> int:
+def rank(view: ModelView, local: Local) -> int:
     """Healthy with a free slot first; a suspect is the last resort, not an outcast."""
     full = local.slots > 0 and local.in_flight >= local.slots
     return (4 if local.suspect else 0) + (2 if view.status == "degraded" else 0) + (1 if full else 0)
@@ -156,27 +180,44 @@ def _weights(policy: Policy, balance: float | None) -> Weights:
     return Weights(quality=balance, speed=(1 - balance) * w.speed / rest, cost=(1 - balance) * w.cost / rest, fit=0.0)
 
 
-def _score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weights) -> Ranked:
+def score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weights) -> Ranked:
     """Weighted mean of the parts.
 
     quality = declared quality x success ratio (1 before any outcome); speed = r / (r + first token ms) with the
     policy's reference r; cost = c / (c + USD per million tokens); fit = share of the window that stays free.
     """
+    quality, speed, cost = _steady_parts(view, q.task, policy)
+    fit = fit_of(q, view.declared.context_tokens)
+    total = total_score(steady_score(view, q.task, policy, w), fit, w)
+    parts = {"quality": round(quality, 9), "speed": round(speed, 9), "cost": round(cost, 9), "fit": round(fit, 9)}
+    return Ranked(model=model_id, score=total, parts=parts)
+
+
+def _steady_parts(view: ModelView, task: str, policy: Policy) -> tuple[float, float, float]:
     declared = view.declared
     ratio = view.success_ratio()
-    window = declared.context_tokens
     price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2
-    parts = {
-        "quality": _quality(view, q.task) * (1.0 if ratio is None else ratio),
-        "speed": policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
-        "cost": policy.cost_reference_usd_per_mtok / (policy.cost_reference_usd_per_mtok + price),
-        "fit": max(0.0, 1.0 - min(1.0, (q.prompt_tokens + q.max_tokens) / window)),
-    }
-    total = w.quality + w.speed + w.cost + w.fit
-    score = (
-        w.quality * parts["quality"] + w.speed * parts["speed"] + w.cost * parts["cost"] + w.fit * parts["fit"]
-    ) / (total or 1.0)
-    return Ranked(model=model_id, score=round(score, 9), parts={k: round(v, 9) for k, v in parts.items()})
+    return (
+        _quality(view, task) * (1.0 if ratio is None else ratio),
+        policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
+        policy.cost_reference_usd_per_mtok / (policy.cost_reference_usd_per_mtok + price),
+    )
+
+
+def steady_score(view: ModelView, task: str, policy: Policy, w: Weights) -> float:
+    """The part of the score that does not depend on the request's length."""
+    quality, speed, cost = _steady_parts(view, task, policy)
+    return w.quality * quality + w.speed * speed + w.cost * cost
+
+
+def fit_of(q: Question, window: int) -> float:
+    """The share of a context window that a request leaves free."""
+    return max(0.0, 1.0 - min(1.0, (q.prompt_tokens + q.max_tokens) / window))
+
+
+def total_score(steady: float, fit: float, w: Weights) -> float:
+    """The whole score: never falls when `steady` rises, also not by rounding."""
+    return round((steady + w.fit * fit) / (w.quality + w.speed + w.cost + w.fit or 1.0), 9)
 
 
 def _chain(knowledge: Knowledge, q: Question, ordered: list[Ranked], length: int, named: bool) -> tuple[Ranked, ...]:
@@ -200,6 +241,8 @@ def _chain(knowledge: Knowledge, q: Question, ordered: list[Ranked], length: int
     return tuple(chain[:length])
 
 
-def _sealed(chain: tuple[Ranked, ...], rejected: dict[str, str]) -> Decision:
-    body = msgspec.json.encode([chain, sorted(rejected.items())])
-    return Decision(chain=chain, rejected=rejected, digest=hashlib.sha256(body).hexdigest()[:32])
+def sealed(chain: tuple[Ranked, ...], rejected: Rejected) -> Decision:
+    """The decision with its digest."""
+    body = b"[%b,%b]" % (msgspec.json.encode(chain), rejected.sealed)
+    digest = hashlib.sha256(body).hexdigest()[:32]
+    return Decision(chain=chain, rejected=rejected.reasons, tally=rejected.tally, digest=digest)

@@ -190,6 +190,7 @@ def in_hand(state: State) -> int:
 def _happened(state: State, happened: Happened) -> list[Effect]:
     event = happened.event
     state.knowledge.apply(happened.seq, event)
+    state.order.happened(event)
     if not isinstance(event, RequestEnded):
         return []
     state.siblings.ended(event, happened.at_ms)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from understudy.actors.selector.choose import Local
 from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
 from understudy.actors.selector.views import BLAMELESS, Knowledge, LocalView
 from understudy.messages.events import SelectionMade
@@ -53,6 +53,7 @@ class State:
     where: Where = field(default_factory=lambda: Where("", "", ""))
     knowledge: Knowledge = field(default_factory=Knowledge)
     local: LocalView = field(default_factory=LocalView)
+    order: Order = field(default_factory=Order)  # what follows from both, kept up to date
     runs: dict[str, Conduct] = field(default_factory=dict[str, Conduct])
     siblings: Siblings = field(default_factory=Siblings)
     claims: dict[str, str] = field(default_factory=dict[str, str])  # claim -> our living run
@@ -62,20 +63,6 @@ class State:
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
     feedback: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # id -> reply, run
-
-
-def local_view(state: State, now: float) -> dict[str, Local]:
-    """What this instance sees of every model right now, in the form that is recorded."""
-    view: dict[str, Local] = {}
-    for model in state.knowledge.models:
-        busy, slots = state.local.load(model)
-        view[model] = Local(
-            instances=len(state.local.instances.get(model, {})),
-            in_flight=busy,
-            slots=slots,
-            suspect=state.local.is_suspect(model, now),
-        )
-    return view
 
 
 def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Effect]]) -> list[Effect]:
@@ -93,13 +80,12 @@ def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Eff
 def _note(state: State, run: Conduct, now: float) -> None:
     """Trust, suspicion, load; a request's further failovers are paid from the budget, save after a busy word."""
     for model, outcome in run.news:
-        in_flight = state.local.in_flight.get(model, 0)
         if outcome == "asked":
-            state.local.in_flight[model] = in_flight + 1
+            state.local.asked(model)
             if run.attempt > 1 and run.tried[-1].outcome != "busy":
                 state.budget.used += 1
             continue
-        state.local.in_flight[model] = max(0, in_flight - 1)
+        state.local.answered(model)
         if outcome == "ok":
             state.local.trust(model)
         elif outcome not in BLAMELESS:

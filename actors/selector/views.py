@@ -191,18 +191,40 @@ class LocalView:
     instances: dict[str, dict[str, Instance]] = field(default_factory=dict[str, dict[str, Instance]])
     suspects: dict[str, Suspect] = field(default_factory=dict[str, Suspect])
     in_flight: dict[str, int] = field(default_factory=dict[str, int])
+    touched: set[str] = field(default_factory=set[str])  # models seen differently since `take_touched`
+
+    def take_touched(self) -> set[str]:
+        """Models whose sight has changed since the last call (a suspicion that ended by time alone is not told)."""
+        touched, self.touched = self.touched, set()
+        return touched
 
     def beat(self, beat: RunnerBeat, at_ms: float) -> None:
         """A runner instance is alive; one that takes no more work is none for new requests."""
         known = self.instances.setdefault(beat.model, {})
+        before = known.get(beat.instance)
         if not beat.accepting:
             known.pop(beat.instance, None)
+            self.touched.add(beat.model)
             return
         known[beat.instance] = Instance(at_ms, beat.in_flight, beat.slots)
+        if before is None or (before.in_flight, before.slots) != (beat.in_flight, beat.slots):
+            self.touched.add(beat.model)
+
+    def asked(self, model: str) -> None:
+        """One more request of ours is with this model."""
+        self.in_flight[model] = self.in_flight.get(model, 0) + 1
+        self.touched.add(model)
+
+    def answered(self, model: str) -> None:
+        """One request less."""
+        self.in_flight[model] = max(0, self.in_flight.get(model, 0) - 1)
+        self.touched.add(model)
 
     def gone(self, instance: str) -> list[str]:
         """Forget an instance; the models that it served."""
-        return [model for model, known in self.instances.items() if known.pop(instance, None) is not None]
+        models = [model for model, known in self.instances.items() if known.pop(instance, None) is not None]
+        self.touched.update(models)
+        return models
 
     def deaf(self, ms: float) -> None:
         """For so long nobody could be heard: it does not count against anybody."""
@@ -225,10 +247,12 @@ class LocalView:
         failures = max(1, again)
         until = now_ms + min(SUSPECT_BASE_MS * 2 ** min(failures - 1, 10), SUSPECT_CAP_MS)
         self.suspects[model] = Suspect(until, failures)
+        self.touched.add(model)
 
     def trust(self, model: str) -> None:
         """It answered well."""
-        self.suspects.pop(model, None)
+        if self.suspects.pop(model, None) is not None:
+            self.touched.add(model)
 
     def is_suspect(self, model: str, now_ms: float) -> bool:
         """Is it still to be avoided?"""

@@ -1,0 +1,239 @@
+"""The same decision as `choose.decide`, without walking over the whole catalogue for every request.
+
+What of a decision does not depend on the request's length is kept per kind of question (task, requirements, named
+model, balance, and which context windows are large enough): who is rejected and why, and the survivors sorted within
+groups in which a request's length changes all scores alike. An event or a heartbeat re-files the one model that it is
+about. A decision then only looks at the heads of the groups. A property test holds both ways of deciding equal, byte
+for byte; replay uses the plain one. Pure.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from understudy.actors.selector import choose
+from understudy.actors.selector.choose import Decision, Local, Question, Ranked, Rejected
+from understudy.actors.selector.views import Knowledge, LocalView, ModelView
+from understudy.messages.events import Event, RequestEnded, TopologyApplied
+from understudy.messages.topology import Topology, Weights
+
+KINDS = 32
+"""Kinds of questions that are kept; the one that was asked least recently makes room."""
+
+SMALL = 8
+"""Up to so many models a plain walk costs less than keeping books."""
+
+Group = tuple[int, int, str]  # rank, context window, provider
+Entry = tuple[float, str]  # minus the length-independent part of the score, model
+Key = tuple[int, float, str]  # rank, minus score, model: the order of candidates
+
+
+def local_of(local: LocalView, model: str, now: float) -> Local:
+    """What this instance sees of a model right now, in the form that is recorded."""
+    busy, slots = local.load(model)
+    instances = len(local.instances.get(model, {}))
+    return Local(instances=instances, in_flight=busy, slots=slots, suspect=local.is_suspect(model, now))
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a decision used of this instance's own sight, as it is recorded: survivors, and who is not loaded."""
+
+    surviving: dict[str, Any]
+    not_loaded: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Everything known about one kind of question."""
+
+    weights: Weights
+    named: tuple[str, ...]
+    min_quality: float
+    rejected: dict[str, str] = field(default_factory=dict[str, str])
+    groups: dict[Group, list[Entry]] = field(default_factory=dict[Group, list[Entry]])
+    filed: dict[str, tuple[Group, Entry]] = field(default_factory=dict[str, tuple[Group, Entry]])
+    stale: set[str] = field(default_factory=set[str])
+    all_rejected: Rejected | None = None  # made of `rejected` when something has changed
+    seen: Seen = field(default_factory=lambda: Seen({}, ()))
+
+
+class Order:
+    """Decides for one selector. `happened` must be told every event after it was folded into `knowledge`."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[Any, ...], _Kind] = {}
+        self._knowledge: Knowledge | None = None
+        self._topology: Topology | None = None
+        self._windows: list[int] = []
+        self._touched: set[str] = set()
+        self._suspects: set[str] = set()  # filed as suspects; suspicion ends by time alone
+        self._sights: dict[str, tuple[Local, Any]] = {}
+
+    def happened(self, event: Event) -> None:
+        """A fact was folded: what it is about must be looked at again."""
+        match event:
+            case TopologyApplied():
+                self._knowledge = None
+            case RequestEnded():
+                self._touched.update(attempt.model for attempt in event.attempts)
+            case _:
+                self._touched.add(getattr(event, "model", ""))
+
+    def decide(self, knowledge: Knowledge, local: LocalView, question: Question, now: float) -> tuple[Decision, Seen]:
+        """As `choose.decide`, and what of the local view it rests on."""
+        topology = knowledge.topology
+        if topology is None or len(knowledge.models) <= SMALL:
+            return self._plainly(knowledge, local, question, now)
+        self._catch_up(knowledge, topology, local, now)
+        kind = self._kind(knowledge, topology, question)
+        for model in sorted(kind.stale):
+            self._file(kind, knowledge, topology, question, model)
+        if kind.stale or kind.all_rejected is None:
+            kind.stale.clear()
+            if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
+                kind.all_rejected = Rejected.of(kind.rejected)
+            kind.seen = self._sight(knowledge, kind)
+        if kind.named:
+            chain = self._named(kind, knowledge, topology, question)
+        else:
+            chain = _chain(kind, knowledge, topology, question)
+        return choose.sealed(chain, kind.all_rejected), kind.seen
+
+    def _plainly(self, knowledge: Knowledge, local: LocalView, question: Question, now: float) -> tuple[Decision, Seen]:
+        view = {model: local_of(local, model, now) for model in knowledge.models}
+        decision = choose.decide(knowledge, view, question)
+        surviving = {m: msgspec.to_builtins(v) for m, v in view.items() if m not in decision.rejected}
+        return decision, Seen(surviving, tuple(sorted(m for m, v in view.items() if v.instances == 0)))
+
+    # --- keeping books ---------------------------------------------------------------------------------------------
+
+    def _catch_up(self, knowledge: Knowledge, topology: Topology, local: LocalView, now: float) -> None:
+        """Note for every kind what has changed since the last decision."""
+        if self._knowledge is not knowledge or self._topology is not topology:
+            self._knowledge, self._topology = knowledge, topology
+            self._kinds.clear()
+            self._sights.clear()
+            self._windows = sorted({view.declared.context_tokens for view in knowledge.models.values()})
+            self._touched = set(knowledge.models)
+        self._touched |= local.take_touched()
+        self._touched.update(m for m in self._suspects if not local.is_suspect(m, now))
+        if not self._touched:
+            return
+        for model in self._touched & knowledge.models.keys():
+            sight = local_of(local, model, now)
+            self._sights[model] = sight, msgspec.to_builtins(sight)
+            (self._suspects.add if sight.suspect else self._suspects.discard)(model)
+            for kind in self._kinds.values():
+                kind.stale.add(model)
+        self._touched.clear()
+
+    def _kind(self, knowledge: Knowledge, topology: Topology, q: Question) -> _Kind:
+        """The books for this kind of question; new ones have every model still to be filed."""
+        too_small = bisect_left(self._windows, choose.window_of(q))
+        key = (q.task, q.requirements, q.model, q.balance, too_small)
+        kind = self._kinds.pop(key, None)
+        if kind is None:
+            if len(self._kinds) >= KINDS:
+                del self._kinds[next(iter(self._kinds))]
+            weights, named, min_quality = choose.terms(knowledge, topology, q)
+            kind = _Kind(weights, named, min_quality, stale=set(knowledge.models))
+        self._kinds[key] = kind
+        return kind
+
+    def _file(self, kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question, model: str) -> None:
+        """Put a model where it belongs now: among the rejected, or into its group."""
+        old = kind.filed.pop(model, None)
+        if old is not None:
+            entries = kind.groups[old[0]]
+            del entries[bisect_left(entries, old[1])]
+        view, sight = knowledge.models[model], self._sights[model][0]
+        is_local = topology.providers[view.declared.provider].kind == "local"
+        reason = choose.reject(model, view, sight, q, kind.named, kind.min_quality, is_local)
+        if reason is not None:
+            if kind.rejected.get(model) != reason:
+                kind.rejected = {**kind.rejected, model: reason}  # decisions made before keep theirs
+            return
+        if model in kind.rejected:
+            kind.rejected = {m: r for m, r in kind.rejected.items() if m != model}
+        group = choose.rank(view, sight), view.declared.context_tokens, view.declared.provider
+        entry = -choose.steady_score(view, q.task, topology.policy, kind.weights), model
+        insort(kind.groups.setdefault(group, []), entry)
+        kind.filed[model] = group, entry
+
+    def _sight(self, knowledge: Knowledge, kind: _Kind) -> Seen:
+        surviving = {m: self._sights[m][1] for m in knowledge.models if m not in kind.rejected}
+        return Seen(surviving, tuple(sorted(m for m, (sight, _) in self._sights.items() if sight.instances == 0)))
+
+    def _named(self, kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> tuple[Ranked, ...]:
+        """The named model and its declared fallbacks, in that order."""
+        allowed = [m for m in kind.named if m in kind.filed][: topology.policy.chain_length]
+        return tuple(choose.score(m, knowledge.models[m], q, topology.policy, kind.weights) for m in allowed)
+
+
+# --- the chain --------------------------------------------------------------------------------------------------------
+
+
+def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> tuple[Ranked, ...]:
+    """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
+    by_provider: dict[str, list[Iterator[Key]]] = {}
+    for group, entries in kind.groups.items():
+        if entries:
+            by_provider.setdefault(group[2], []).append(_in_order(group, entries, kind.weights, q))
+    lines = {provider: _Line(heapq.merge(*found)) for provider, found in by_provider.items()}
+    chain: list[str] = []
+    length = topology.policy.chain_length
+    while lines and len(chain) < length:
+        last = knowledge.models[chain[-1]].declared.provider if chain else ""
+        others = [line for provider, line in lines.items() if provider != last] or list(lines.values())
+        chain.append(min(others, key=_head).head[2])
+        if len(chain) == 1:
+            chain += _fallbacks(kind, knowledge.models[chain[0]], topology, q, chain[0])
+        lines = {provider: line for provider, line in lines.items() if line.goes_on(chain)}
+    return tuple(choose.score(m, knowledge.models[m], q, topology.policy, kind.weights) for m in chain[:length])
+
+
+def _fallbacks(kind: _Kind, view: ModelView, topology: Topology, q: Question, first: str) -> list[str]:
+    wanted = (*view.declared.fallbacks, *topology.tasks[q.task].fallbacks)
+    return [model for model in dict.fromkeys(wanted) if model != first and model in kind.filed]
+
+
+class _Line:
+    """The candidates of one provider, best first."""
+
+    def __init__(self, keys: Iterator[Key]) -> None:
+        self._keys = keys
+        self.head = next(keys)
+
+    def goes_on(self, used: list[str]) -> bool:
+        """Step over those that are used; False when none is left."""
+        while self.head[2] in used:
+            following = next(self._keys, None)
+            if following is None:
+                return False
+            self.head = following
+        return True
+
+
+def _head(line: _Line) -> Key:
+    return line.head
+
+
+def _in_order(group: Group, entries: list[Entry], weights: Weights, q: Question) -> Iterator[Key]:
+    """A group's candidates with their scores for this length; those that are equal after rounding, by name."""
+    rank, window, _ = group
+    fit = choose.fit_of(q, window)
+    equal: list[Key] = []
+    for steady, model in entries:
+        key = rank, -choose.total_score(-steady, fit, weights), model
+        if equal and key[1] != equal[0][1]:
+            yield from sorted(equal)
+            equal.clear()
+        equal.append(key)
+    yield from sorted(equal)
