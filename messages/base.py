@@ -7,8 +7,10 @@ cannot be changed after it was made. Defaults are left out on the wire; a reader
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -32,25 +34,32 @@ class Finite:
     """
 
     __slots__ = ()
-    _float_fields: ClassVar[dict[type, tuple[str, ...]]] = {}
 
     def __post_init__(self) -> None:
-        for name in _floats_of(type(self)):
+        # This runs for every message with floats, so the common case is one comparison per field.
+        for name, is_map in _float_fields(type(self)):
             value = getattr(self, name)
-            for one in value.values() if isinstance(value, dict) else (value,):
-                if isinstance(one, float) and not math.isfinite(one):
-                    raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {one}")
+            if is_map:
+                if not math.isfinite(sum(value.values())):
+                    self._refuse(name, value.values())
+            elif value.__class__ is float and not math.isfinite(value):
+                self._refuse(name, (value,))
+
+    def _refuse(self, name: str, values: Iterable[float]) -> None:
+        for one in values:
+            if not math.isfinite(one):
+                raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {one}")
 
 
 _FLOAT_WORDS = ("float", "Ratio", "Usd")
 """Names in an annotation that mean a float; a test compares this with the real types."""
 
 
-def _floats_of(cls: type[Any]) -> tuple[str, ...]:
-    known = Finite._float_fields  # pyright: ignore[reportPrivateUsage]
-    if cls not in known:
-        hints: dict[str, str] = {}
-        for base in reversed(cls.__mro__):
-            hints.update({k: str(v) for k, v in getattr(base, "__annotations__", {}).items()})
-        known[cls] = tuple(n for n in cls.__struct_fields__ if any(w in hints[n] for w in _FLOAT_WORDS))
-    return known[cls]
+@functools.cache
+def _float_fields(cls: type[Any]) -> tuple[tuple[str, bool], ...]:
+    """Fields that hold floats, and whether as the values of a map."""
+    hints: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        hints.update({k: str(v) for k, v in getattr(base, "__annotations__", {}).items()})
+    found = [n for n in cls.__struct_fields__ if any(w in hints[n] for w in _FLOAT_WORDS)]
+    return tuple((n, hints[n].startswith("dict")) for n in found)

@@ -32,7 +32,7 @@ def refuse(code: FailCode, text: str = "", path: str | None = None, rejected: di
 def check(ask: Generate) -> None:
     """What types cannot say: control characters, an empty conversation end. Raises Refusal `invalid` with the path."""
     for i, turn in enumerate(ask.messages):
-        bad = _CONTROL.search(turn.content)
+        bad = None if turn.content.isprintable() else _CONTROL.search(turn.content)
         if bad is not None:
             found = f"control character U+{ord(bad.group()):04X} at character {bad.start()}"
             raise refuse("invalid", f"{found}; only tab and line ends are allowed.", f"$.messages[{i}].content")

@@ -10,7 +10,7 @@ from understudy.actors.selector.admit import refuse
 from understudy.actors.selector.choose import Decision
 from understudy.actors.selector.views import Knowledge, LocalView, ModelView
 from understudy.messages.base import Message
-from understudy.messages.catalogue import Candidate, Described, FeedbackTaken, ModelCard, Models, Selected
+from understudy.messages.catalogue import Described, FeedbackTaken, ModelCard, Models, Selected
 from understudy.messages.events import FeedbackGiven
 from understudy.messages.generate import ADVICE, Failed
 from understudy.messages.step import Store, Stored, StoreFailed
@@ -69,7 +69,7 @@ def selected(knowledge: Knowledge, task: str, decision: Decision, explain: bool)
     return Selected(
         as_of_seq=knowledge.seq,
         task=task,
-        chain=tuple(Candidate(model=r.model, score=r.score, parts=r.parts) for r in decision.chain),
+        chain=decision.chain,
         rejected=decision.counts(),
         topology=knowledge.topology_hash,
         rejected_models={reason: tuple(models) for reason, models in named.items()},

@@ -12,6 +12,7 @@ import msgspec
 
 from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.base import Finite, Part
+from understudy.messages.catalogue import Candidate
 from understudy.messages.generate import Requirements
 from understudy.messages.topology import Policy, Topology, Weights
 
@@ -49,18 +50,10 @@ class Question(Part, Finite, frozen=True, kw_only=True):
     larger_than: int = 0  # only windows above this (after `context_too_long`)
 
 
-class Ranked(Part, Finite, frozen=True, kw_only=True):
-    """A surviving candidate, its total and what the total is made of."""
-
-    model: str
-    score: float
-    parts: dict[str, float]
-
-
 class Decision(Part, frozen=True, kw_only=True):
     """The outcome: whom to try in which order, and why not the others (`tally`: how many per reason word)."""
 
-    chain: tuple[Ranked, ...]
+    chain: tuple[Candidate, ...]
     rejected: dict[str, str]
     tally: dict[str, int]
     digest: str
@@ -92,7 +85,7 @@ def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) ->
     if topology is None:
         return sealed((), Rejected.of({}))
     rejected: dict[str, str] = {}
-    ranked: list[tuple[int, Ranked]] = []
+    ranked: list[tuple[int, Candidate]] = []
     weights, named, min_quality = terms(knowledge, topology, question)
     for model_id, view in knowledge.models.items():
         is_local = topology.providers[view.declared.provider].kind == "local"
@@ -180,20 +173,30 @@ def _weights(policy: Policy, balance: float | None) -> Weights:
     return Weights(quality=balance, speed=(1 - balance) * w.speed / rest, cost=(1 - balance) * w.cost / rest, fit=0.0)
 
 
-def score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weights) -> Ranked:
+def score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weights) -> Candidate:
     """Weighted mean of the parts.
 
     quality = declared quality x success ratio (1 before any outcome); speed = r / (r + first token ms) with the
     policy's reference r; cost = c / (c + USD per million tokens); fit = share of the window that stays free.
     """
-    quality, speed, cost = _steady_parts(view, q.task, policy)
+    steady = steady_parts(view, q.task, policy)
     fit = fit_of(q, view.declared.context_tokens)
-    total = total_score(steady_score(view, q.task, policy, w), fit, w)
+    return candidate(model_id, total_score(steady_score(steady, w), fit, w), steady, fit)
+
+
+Steady = tuple[float, float, float]
+"""Quality, speed, cost: the parts of a score that do not depend on the request's length."""
+
+
+def candidate(model_id: str, total: float, steady: Steady, fit: float) -> Candidate:
+    """A survivor with its score and what the score is made of."""
+    quality, speed, cost = steady
     parts = {"quality": round(quality, 9), "speed": round(speed, 9), "cost": round(cost, 9), "fit": round(fit, 9)}
-    return Ranked(model=model_id, score=total, parts=parts)
+    return Candidate(model=model_id, score=total, parts=parts)
 
 
-def _steady_parts(view: ModelView, task: str, policy: Policy) -> tuple[float, float, float]:
+def steady_parts(view: ModelView, task: str, policy: Policy) -> Steady:
+    """See `Steady`."""
     declared = view.declared
     ratio = view.success_ratio()
     price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2
@@ -204,9 +207,9 @@ def _steady_parts(view: ModelView, task: str, policy: Policy) -> tuple[float, fl
     )
 
 
-def steady_score(view: ModelView, task: str, policy: Policy, w: Weights) -> float:
-    """The part of the score that does not depend on the request's length."""
-    quality, speed, cost = _steady_parts(view, task, policy)
+def steady_score(steady: Steady, w: Weights) -> float:
+    """What the steady parts add to the score."""
+    quality, speed, cost = steady
     return w.quality * quality + w.speed * speed + w.cost * cost
 
 
@@ -220,7 +223,9 @@ def total_score(steady: float, fit: float, w: Weights) -> float:
     return round((steady + w.fit * fit) / (w.quality + w.speed + w.cost + w.fit or 1.0), 9)
 
 
-def _chain(knowledge: Knowledge, q: Question, ordered: list[Ranked], length: int, named: bool) -> tuple[Ranked, ...]:
+def _chain(
+    knowledge: Knowledge, q: Question, ordered: list[Candidate], length: int, named: bool
+) -> tuple[Candidate, ...]:
     """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
     if not ordered or named:
         return tuple(ordered[:length])
@@ -241,7 +246,7 @@ def _chain(knowledge: Knowledge, q: Question, ordered: list[Ranked], length: int
     return tuple(chain[:length])
 
 
-def sealed(chain: tuple[Ranked, ...], rejected: Rejected) -> Decision:
+def sealed(chain: tuple[Candidate, ...], rejected: Rejected) -> Decision:
     """The decision with its digest."""
     body = b"[%b,%b]" % (msgspec.json.encode(chain), rejected.sealed)
     digest = hashlib.sha256(body).hexdigest()[:32]

@@ -9,7 +9,6 @@ for byte; replay uses the plain one. Pure.
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from typing import Any
 import msgspec
 
 from understudy.actors.selector import choose
-from understudy.actors.selector.choose import Decision, Local, Question, Ranked, Rejected
-from understudy.actors.selector.views import Knowledge, LocalView, ModelView
+from understudy.actors.selector.choose import Decision, Local, Question, Rejected, Steady
+from understudy.actors.selector.views import Knowledge, LocalView
+from understudy.messages.catalogue import Candidate
 from understudy.messages.events import Event, RequestEnded, TopologyApplied
 from understudy.messages.topology import Topology, Weights
 
@@ -31,6 +31,7 @@ SMALL = 8
 
 Group = tuple[int, int, str]  # rank, context window, provider
 Entry = tuple[float, str]  # minus the length-independent part of the score, model
+Filed = tuple[Group, Entry, Steady]
 Key = tuple[int, float, str]  # rank, minus score, model: the order of candidates
 
 
@@ -58,7 +59,7 @@ class _Kind:
     min_quality: float
     rejected: dict[str, str] = field(default_factory=dict[str, str])
     groups: dict[Group, list[Entry]] = field(default_factory=dict[Group, list[Entry]])
-    filed: dict[str, tuple[Group, Entry]] = field(default_factory=dict[str, tuple[Group, Entry]])
+    filed: dict[str, Filed] = field(default_factory=dict[str, Filed])
     stale: set[str] = field(default_factory=set[str])
     all_rejected: Rejected | None = None  # made of `rejected` when something has changed
     seen: Seen = field(default_factory=lambda: Seen({}, ()))
@@ -100,10 +101,12 @@ class Order:
             if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
                 kind.all_rejected = Rejected.of(kind.rejected)
             kind.seen = self._sight(knowledge, kind)
+        length = topology.policy.chain_length
         if kind.named:
-            chain = self._named(kind, knowledge, topology, question)
+            models = [model for model in kind.named if model in kind.filed]
         else:
-            chain = _chain(kind, knowledge, topology, question)
+            models = _chain(kind, knowledge, topology, question)
+        chain = tuple(_candidate(kind, question, model) for model in models[:length])
         return choose.sealed(chain, kind.all_rejected), kind.seen
 
     def _plainly(self, knowledge: Knowledge, local: LocalView, question: Question, now: float) -> tuple[Decision, Seen]:
@@ -163,66 +166,59 @@ class Order:
         if model in kind.rejected:
             kind.rejected = {m: r for m, r in kind.rejected.items() if m != model}
         group = choose.rank(view, sight), view.declared.context_tokens, view.declared.provider
-        entry = -choose.steady_score(view, q.task, topology.policy, kind.weights), model
+        steady = choose.steady_parts(view, q.task, topology.policy)
+        entry = -choose.steady_score(steady, kind.weights), model
         insort(kind.groups.setdefault(group, []), entry)
-        kind.filed[model] = group, entry
+        kind.filed[model] = group, entry, steady
 
     def _sight(self, knowledge: Knowledge, kind: _Kind) -> Seen:
         surviving = {m: self._sights[m][1] for m in knowledge.models if m not in kind.rejected}
         return Seen(surviving, tuple(sorted(m for m, (sight, _) in self._sights.items() if sight.instances == 0)))
 
-    def _named(self, kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> tuple[Ranked, ...]:
-        """The named model and its declared fallbacks, in that order."""
-        allowed = [m for m in kind.named if m in kind.filed][: topology.policy.chain_length]
-        return tuple(choose.score(m, knowledge.models[m], q, topology.policy, kind.weights) for m in allowed)
-
 
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> tuple[Ranked, ...]:
+def _candidate(kind: _Kind, q: Question, model: str) -> Candidate:
+    group, entry, steady = kind.filed[model]
+    fit = choose.fit_of(q, group[1])
+    return choose.candidate(model, choose.total_score(-entry[0], fit, kind.weights), steady, fit)
+
+
+def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> list[str]:
     """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
-    by_provider: dict[str, list[Iterator[Key]]] = {}
-    for group, entries in kind.groups.items():
-        if entries:
-            by_provider.setdefault(group[2], []).append(_in_order(group, entries, kind.weights, q))
-    lines = {provider: _Line(heapq.merge(*found)) for provider, found in by_provider.items()}
+    lines = [_Line(group, entries, kind.weights, q) for group, entries in kind.groups.items() if entries]
     chain: list[str] = []
-    length = topology.policy.chain_length
-    while lines and len(chain) < length:
-        last = knowledge.models[chain[-1]].declared.provider if chain else ""
-        others = [line for provider, line in lines.items() if provider != last] or list(lines.values())
-        chain.append(min(others, key=_head).head[2])
+    last = ""
+    while lines and len(chain) < topology.policy.chain_length:
+        others = [line for line in lines if line.provider != last] or lines
+        chain.append(min([line.head for line in others])[2])
         if len(chain) == 1:
-            chain += _fallbacks(kind, knowledge.models[chain[0]], topology, q, chain[0])
-        lines = {provider: line for provider, line in lines.items() if line.goes_on(chain)}
-    return tuple(choose.score(m, knowledge.models[m], q, topology.policy, kind.weights) for m in chain[:length])
-
-
-def _fallbacks(kind: _Kind, view: ModelView, topology: Topology, q: Question, first: str) -> list[str]:
-    wanted = (*view.declared.fallbacks, *topology.tasks[q.task].fallbacks)
-    return [model for model in dict.fromkeys(wanted) if model != first and model in kind.filed]
+            declared = knowledge.models[chain[0]].declared.fallbacks
+            wanted = dict.fromkeys((*declared, *topology.tasks[q.task].fallbacks))
+            chain += [model for model in wanted if model != chain[0] and model in kind.filed]
+        last = kind.filed[chain[-1]][0][2]
+        lines = [line for line in lines if line.head[2] not in chain or line.goes_on(chain)]
+    return chain
 
 
 class _Line:
-    """The candidates of one provider, best first."""
+    """The candidates of one group, best first."""
 
-    def __init__(self, keys: Iterator[Key]) -> None:
-        self._keys = keys
-        self.head = next(keys)
+    __slots__ = ("_keys", "head", "provider")
+
+    def __init__(self, group: Group, entries: list[Entry], weights: Weights, q: Question) -> None:
+        self.provider = group[2]
+        self._keys = _in_order(group, entries, weights, q)
+        self.head = next(self._keys)
 
     def goes_on(self, used: list[str]) -> bool:
         """Step over those that are used; False when none is left."""
-        while self.head[2] in used:
-            following = next(self._keys, None)
-            if following is None:
-                return False
-            self.head = following
-        return True
-
-
-def _head(line: _Line) -> Key:
-    return line.head
+        for head in self._keys:
+            if head[2] not in used:
+                self.head = head
+                return True
+        return False
 
 
 def _in_order(group: Group, entries: list[Entry], weights: Weights, q: Question) -> Iterator[Key]:
