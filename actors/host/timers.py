@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections.abc import Callable
 
 from understudy.messages.step import Wake
@@ -44,7 +45,8 @@ class Timers:
         if self._handle is not None:
             self._handle.cancel()
         self._next_ms = at_ms
-        delay = max(0.0, (at_ms - self._now_ms()) / 1000)
+        # Whole milliseconds, rounded up: uvloop rounds to them, and a timer that comes early spins until it is due.
+        delay = max(1, math.ceil(at_ms - self._now_ms())) / 1000
         self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:
