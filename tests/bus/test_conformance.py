@@ -123,6 +123,32 @@ def events(*ids: str, subject: str = "tta.evt.a.b", payload: bytes = b"x") -> li
 # --- core ----------------------------------------------------------------------------------------------------------
 
 
+def test_send_keeps_its_place_among_publishes(play: Play) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.connect("a"), await world.connect("b")
+        seen: list[Received] = []
+        await b.subscribe("s.*", seen.append)
+        for i in range(0, 100, 2):
+            await a.publish("s.x", b"%d" % i)
+            a.send("s.x", b"%d" % (i + 1), reply="r")
+        assert seen == [], "handlers never run inside send"
+        await world.until(lambda: len(seen) == 100)
+        assert [int(m.payload) for m in seen] == list(range(100))
+        assert seen[1] == Received("s.x", b"1", "r")
+        gone: list[Received] = []
+        await a.subscribe("gone.x", gone.append)
+        a.send("nobody.here", b"", reply="gone.x")
+        await world.until(lambda: len(gone) == 1)
+        assert gone[0].no_responders
+        with pytest.raises(TooLarge):
+            a.send("s.x", b"x" * ((1 << 20) + 1))
+        await a.close()
+        with pytest.raises(Closed):
+            a.send("s.x", b"")
+
+    play(story)
+
+
 def test_publish_and_subscribe_in_order(play: Play) -> None:
     async def story(world: World) -> None:
         a, b = await world.connect("a"), await world.connect("b")

@@ -1,0 +1,155 @@
+"""Stores leave side by side and in order, are repeated until the log has them, and say so when that takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from understudy.actors.host.outbox import LIMIT, Outbox, Overflow
+from understudy.actors.host.storer import WINDOW, Storer
+from understudy.bus import sim_loop
+from understudy.bus.memory import Broker
+from understudy.bus.port import BusError, Received
+from understudy.bus.provision import BusSpec
+from understudy.messages.events import ModelUnloaded
+from understudy.messages.step import Store, Stored, StoreFailed
+from understudy.messages.wire import decode
+
+Story = Callable[[Broker], Coroutine[Any, Any, None]]
+
+
+def sim(story: Story, **spec: Any) -> None:
+    async def main() -> None:
+        await story(Broker(5, BusSpec(**spec)))
+
+    sim_loop.run(main, 600)
+
+
+def store(n: int, give_up_ms: int = 10_000, instance: str = "i") -> Store:
+    return Store(ModelUnloaded(at_ms=0, model=f"m{n}", instance=instance), f"id{n}", key=f"m{n}", give_up_ms=give_up_ms)
+
+
+def now_ms() -> float:
+    return asyncio.get_running_loop().time() * 1000
+
+
+async def settle(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def log_of(broker: Broker) -> list[str]:
+    """The ids in the log, in its order."""
+    found: list[str] = []
+    bus = broker.connect("log")
+    head = await bus.last_seq("TTA_EVT")
+    await bus.read("TTA_EVT", ["tta.evt.>"], lambda m: found.append(decode(m.payload).id))  # type: ignore[union-attr]
+    await settle(lambda: len(found) == head)
+    return found
+
+
+@pytest.mark.parametrize("fault", ["none", "answers", "outage", "partition"])
+def test_every_event_is_stored_once_and_in_order(fault: str) -> None:
+    async def story(broker: Broker) -> None:
+        answers: list[Stored | StoreFailed] = []
+        storer = Storer(broker.connect("actor"), "tta", now_ms, answers.append)
+        task = asyncio.create_task(storer.run())
+        count = 3 * WINDOW
+        if fault == "answers":
+            broker.faults.answer_loss = 0.05
+        for n in range(count):
+            storer.put(store(n))
+            if n == WINDOW + 7 and fault == "outage":
+                broker.faults.outage(1.5)
+            if n == WINDOW + 7 and fault == "partition":
+                broker.faults.partition("actor", until=3.0)
+            await asyncio.sleep(0.001)
+        broker.faults.answer_loss = 0.0
+        await settle(lambda: len(answers) == count)
+        assert all(isinstance(one, Stored) for one in answers) and storer.pending == 0
+        assert await log_of(broker) == [f"id{n}" for n in range(count)]
+        assert sorted(int(one.msg_id[2:]) for one in answers) == list(range(count)), "one answer each"
+        task.cancel()
+
+    sim(story)
+
+
+def test_who_waits_too_long_hears_so_and_is_stored_all_the_same() -> None:
+    async def story(broker: Broker) -> None:
+        answers: list[Stored | StoreFailed] = []
+        storer = Storer(broker.connect("actor"), "tta", now_ms, answers.append)
+        task = asyncio.create_task(storer.run())
+        broker.faults.outage(30)
+        storer.put(store(1, give_up_ms=2_000))
+        storer.put(store(2, give_up_ms=60_000))
+        await settle(lambda: len(answers) == 1)
+        assert (answers[0].msg_id, getattr(answers[0], "code", "")) == ("id1", "bus_down")
+        assert 2_000 <= now_ms() < 5_000 and storer.pending == 2
+        await settle(lambda: len(answers) == 3)
+        assert [one.msg_id for one in answers if isinstance(one, Stored)] == ["id1", "id2"]
+        assert await log_of(broker) == ["id1", "id2"]
+        task.cancel()
+
+    sim(story)
+
+
+def test_a_full_log_is_told_at_once() -> None:
+    async def story(broker: Broker) -> None:
+        answers: list[Stored | StoreFailed] = []
+        storer = Storer(broker.connect("actor"), "tta", now_ms, answers.append)
+        task = asyncio.create_task(storer.run())
+        for n in range(20):
+            storer.put(store(n, instance="x" * 1000))
+        await settle(lambda: len(answers) == 20)
+        refused = [one for one in answers if isinstance(one, StoreFailed)]
+        assert refused and all(one.code == "log_full" for one in refused)
+        assert storer.pending == 0
+        task.cancel()
+
+    sim(story, evt_max_bytes=10_000)
+
+
+# --- the outbox ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_while_the_bus_is_down_goes_first_when_it_is_back() -> None:
+    async def story(broker: Broker) -> None:
+        seen: list[Received] = []
+        refused: list[tuple[str, BusError, int]] = []
+        out = Outbox(broker.connect("actor"), lambda *what: refused.append(what))
+        task = asyncio.create_task(out.run())
+        reader = broker.connect("reader")
+        await reader.subscribe("s.*", seen.append)
+        out.send("s.x", b"0", "")
+        await settle(lambda: len(seen) == 1)
+        broker.faults.outage(2)
+        for n in range(1, 50):
+            out.send("s.x", b"%d" % n, "")
+        assert len(out) == 49
+        await asyncio.sleep(2)
+        await settle(lambda: not out)
+        out.send("s.x", b"x" * (broker.max_payload + 1), "")
+        out.send("s.x", b"50", "")
+        await settle(lambda: seen[-1].payload == b"50")
+        heard = [int(m.payload) for m in seen]
+        assert heard == sorted(heard) and heard[-1] == 50
+        assert [(subject, error.code) for subject, error, _ in refused] == [("s.x", "too_large")]
+        task.cancel()
+
+    sim(story)
+
+
+def test_an_endless_outage_ends_the_process_instead_of_its_memory() -> None:
+    async def story(broker: Broker) -> None:
+        out = Outbox(broker.connect("actor"), lambda *_: None)
+        broker.faults.stop()
+        for _ in range(LIMIT):
+            out.send("s.x", b"", "")
+        with pytest.raises(Overflow):
+            out.send("s.x", b"", "")
+
+    sim(story)
