@@ -279,7 +279,7 @@ class GuardedClient(FastClient):
 
     def _fail_in_flight(self) -> None:
         """No answer comes over a connection that is gone: who waits for one hears so now, not when its time is up."""
-        for answer in list(self._resp_map.values()):
+        for answer in list(self._answers.values()):
             if not answer.done():
                 answer.set_exception(ConnectionReconnectingError())
         for pong in self._pongs:
