@@ -9,7 +9,17 @@ It is also the one that asks models how they go on with another one's text (`con
 from __future__ import annotations
 
 from understudy.actors.health_tracker import continuation, probes
-from understudy.actors.health_tracker.state import Load, Settings, State, Watch, degrade, open_breaker, recover
+from understudy.actors.health_tracker.state import (
+    Load,
+    Settings,
+    State,
+    Watch,
+    degrade,
+    open_breaker,
+    recover,
+    say_again,
+    told,
+)
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import (
     AttemptEnded,
@@ -23,7 +33,20 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.run import CALLERS_FAULT, ProcessGone, RunEnded, RunFailed, RunnerBeat, RunText
-from understudy.messages.step import Booted, CaughtUp, Deaf, Effect, Happened, Heard, Input, Unheard, Wake, Woke
+from understudy.messages.step import (
+    Booted,
+    CaughtUp,
+    Deaf,
+    Effect,
+    Happened,
+    Heard,
+    Input,
+    Stored,
+    StoreFailed,
+    Unheard,
+    Wake,
+    Woke,
+)
 
 ASKS: dict[str, type[Ask | Message]] = {}
 HEARS = (RunnerBeat, ProcessGone)
@@ -49,11 +72,17 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
     """One input in, effects out."""
     match message:
         case Happened():
+            if message.seq <= state.seq:
+                return []  # folded before
+            state.seq = message.seq
             return _happened(state, message, settings)
         case Heard():
             return _heard(state, message, settings)
         case Woke():
             return _sweep(state, message.at_ms, message.generation, settings)
+        case Stored() | StoreFailed():
+            told(state, message)
+            return []
         case Unheard():
             run_id = message.subject.rsplit(".", 1)[-1]
             probes.failed(state, run_id, "no_responders", message.at_ms, settings)
@@ -226,7 +255,7 @@ def _lost(state: State, instance: str, reason: str, now: float, settings: Settin
 
 def _sweep(state: State, now: float, generation: int, settings: Settings) -> list[Effect]:
     """Look for runners that fell silent, rests that are over, degraded models that were quiet, probes to send."""
-    out: list[Effect] = [Wake(now + settings.sweep_ms, SWEEP, generation + 1)]
+    out: list[Effect] = [Wake(now + settings.sweep_ms, SWEEP, generation + 1), *say_again(state)]
     beats = {i: load.heard_ms for w in state.watches.values() for i, load in w.beats.items()}
     for instance, at in sorted(beats.items()):
         if now - at > settings.beat_timeout_ms:

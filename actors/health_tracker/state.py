@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from understudy.messages.events import Event, Health, ModelDegraded, ModelRecovered, ModelUnavailable
+from understudy.messages.events import Event, Health, ModelDegraded, ModelProbed, ModelRecovered, ModelUnavailable
 from understudy.messages.slugs import slug
-from understudy.messages.step import Effect, Store
+from understudy.messages.step import Effect, Store, Stored, StoreFailed
 from understudy.messages.topology import Model
 
 
@@ -103,9 +103,12 @@ class State:
     app: str = ""
     instance: str = ""
     inbox: str = ""
+    seq: int = 0  # the log position that this reflects
     live: bool = False
     live_since_ms: float = 0.0
     said: int = 0
+    telling: dict[str, Store] = field(default_factory=dict[str, Store])  # by message id, until the log has it
+    refused: list[Store] = field(default_factory=list[Store])
     watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
 
     def fresh(self, now: float) -> str:
@@ -117,7 +120,41 @@ class State:
 def say(state: State, event: Event, model: str) -> Store:
     """Announce a change, once."""
     state.said += 1
-    return Store(event, f"health.{state.instance}.{event.at_ms}.{state.said}", key=slug(model))
+    store = Store(event, f"health.{state.instance}.{event.at_ms}.{state.said}", key=slug(model))
+    state.telling[store.msg_id] = store
+    return store
+
+
+def told(state: State, answer: Stored | StoreFailed) -> None:
+    """The log has it; or it refused it (full), so that it has to be said again. One not reached is tried on."""
+    if isinstance(answer, StoreFailed) and answer.code == "bus_down":
+        return
+    store = state.telling.pop(answer.msg_id, None)
+    if store is not None and isinstance(answer, StoreFailed):
+        state.refused.append(store)
+
+
+def say_again(state: State) -> list[Effect]:
+    """What the log refused and what still holds: otherwise everybody would believe the state before it for ever."""
+    refused, state.refused = state.refused, []
+    again = [store for store in refused if _holds(state, store.event)]
+    state.telling.update((store.msg_id, store) for store in again)
+    return list[Effect](again)
+
+
+def _holds(state: State, event: Event) -> bool:
+    watch = state.watches.get(getattr(event, "model", ""))
+    match event:
+        case ModelUnavailable():
+            return watch is not None and watch.status == "unavailable"
+        case ModelDegraded():
+            return watch is not None and watch.status == "degraded"
+        case ModelRecovered():
+            return watch is not None and watch.status == "healthy"
+        case ModelProbed():
+            return watch is not None and watch.probed_seq == event.since_seq
+        case _:
+            return False
 
 
 def rest_ms(settings: Settings, times: int) -> int:

@@ -41,7 +41,7 @@ CONTINUES = (
 )
 BEAT_MS = 500
 SETTINGS: dict[str, dict[str, Any]] = {
-    "selector": {"beat_timeout_ms": 1_500, "sweep_ms": 200},
+    "selector": {"beat_ms": 400, "beat_timeout_ms": 1_500, "sweep_ms": 200},
     "runner": {"beat_ms": BEAT_MS},
     "health_tracker": {"beat_timeout_ms": 1_500, "grace_ms": 2_000, "sweep_ms": 400},
 }

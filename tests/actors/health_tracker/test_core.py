@@ -21,7 +21,19 @@ from understudy.messages.events import (
 )
 from understudy.messages.generate import Attempt, Usage
 from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunFailure, RunModel, RunnerBeat, RunText
-from understudy.messages.step import Booted, CaughtUp, Deaf, Happened, Heard, Send, Store, Unheard, Wake, Woke
+from understudy.messages.step import (
+    Booted,
+    CaughtUp,
+    Deaf,
+    Happened,
+    Heard,
+    Send,
+    Store,
+    StoreFailed,
+    Unheard,
+    Wake,
+    Woke,
+)
 from understudy.messages.topology import Topology
 
 T0 = 1_000_000.0
@@ -365,6 +377,28 @@ def test_a_folded_recovery_stands_too() -> None:
     t.happen(ModelRecovered(at_ms=0, model="a", was="unavailable", by="probe"))
     t.live()
     assert t.status() == "healthy" and t.said() == []
+
+
+def test_what_a_full_log_refused_is_said_again_while_it_holds() -> None:
+    t = Tracker()
+    t.bad(times=3)
+    store = next(e for e in t.effects if isinstance(e, Store))
+    t.feed(StoreFailed(t.now, store.msg_id, "bus_down"))  # the host goes on trying
+    assert store not in t.sweep()
+    t.feed(StoreFailed(t.now, store.msg_id, "log_full"))
+    assert store in t.sweep()
+    assert store not in t.sweep()
+    t.feed(StoreFailed(t.now, store.msg_id, "log_full"))
+    t.good()
+    assert store not in t.sweep(), "it recovered meanwhile"
+
+
+def test_a_fact_that_comes_again_is_not_counted_again() -> None:
+    t = Tracker()
+    fact = Happened(t.now, t.seq + 1, AttemptEnded(at_ms=0, run_id="r", attempt=0, model="a", reason="server_error"))
+    for _ in range(3):
+        t.feed(fact)
+    assert t.status() == "healthy"
 
 
 def test_a_model_that_left_the_topology_is_forgotten() -> None:
