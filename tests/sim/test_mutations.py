@@ -1,4 +1,8 @@
-"""The simulation finds bugs: each patch in `patches/` puts one line of the shipped code wrong and has to be caught."""
+"""The simulation finds bugs: each patch in `patches/` puts one line of the shipped code wrong and has to be caught.
+
+A patch that no longer applies fails here: put the line wrong again by hand, say in a first line what is wrong, and keep
+it with `git diff -U1 >> tests/sim/patches/NAME.patch`.
+"""
 
 from __future__ import annotations
 
