@@ -1,10 +1,14 @@
-"""Orders to the supervisor of a running topology, asked as `<app>.ask.supervisor.<order>` by the operator alone.
+"""Operations: what the supervisor and the host tell the operator, and orders to the supervisor.
+
+Orders to the supervisor of a running topology are asked as `<app>.ask.supervisor.<order>` by the operator alone.
 
 An order is answered at once with `Progressed`; what becomes of it is asked for with `Progress`, so that it can be
 followed across a restart of the bus itself.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from understudy.messages.base import Ask, Message
 from understudy.messages.units import Count, Key
@@ -35,3 +39,26 @@ class Progressed(Message, tag="supervisor.progressed.v1", frozen=True, kw_only=T
     done: bool = False
     refused: bool = False
     problems: tuple[str, ...] = ()
+
+
+class DeadLetter(Message, tag="dead.letter.v1", frozen=True, kw_only=True):
+    """Something that an actor could not handle, kept in `<APP>_DEAD`: enough to find it again, never the payload."""
+
+    actor: str
+    instance: str
+    subject: str
+    message_tag: str  # '' where none could be read
+    bytes: Count
+    sha256: str  # the first 16 hex digits
+    reason: str
+    path: str = ""  # to the fault within the payload
+    at_ms: Count = 0
+
+
+class LogLevel(Message, tag="log.level.v1", frozen=True, kw_only=True):
+    """How full the event log is, said when it changes: `filling` from the topology's `warn_ratio` on, `full` when new
+    facts are refused (raise `log.max_bytes` and reload, or wait for retention)."""
+
+    level: Literal["ok", "filling", "full"]
+    bytes: Count
+    max_bytes: int

@@ -52,6 +52,7 @@ class _Head(msgspec.Struct):
 
 
 _head = msgspec.json.Decoder(_Head)
+_TAG = re.compile(r"[a-z_]{1,32}(\.[a-z_]{1,32}){1,3}\.v[0-9]{1,4}")
 _PATH = re.compile(r" - at `(.+)`$")
 
 
@@ -102,6 +103,15 @@ def _decode_step_by_step(payload: bytes) -> Message | Ask:
     if cls is None:
         raise WireError("unknown_tag", "$.type", f"no message has the tag {tag[:80]!r}")
     return decode_as(cls, payload)
+
+
+def readable_tag(payload: bytes) -> str:
+    """The tag that a payload claims to have, if it looks like one; '' for anything else, which might be content."""
+    try:
+        tag = _head.decode(payload).type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return tag if _TAG.fullmatch(tag) else ""
 
 
 def _lift(tag: str, payload: bytes) -> bytes:

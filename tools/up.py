@@ -72,6 +72,14 @@ def _line(word: str, **facts: Any) -> None:
             text = f"FAILED         {facts['instance']}: {facts['why']}"
         case "actor_ended":
             text = f"ended          {facts['instance']} with {facts['code']}; again in {facts['again_in_s']} s"
+        case "log_level":
+            text = f"event log      {facts['level'].upper()}: {facts['bytes']} of {facts['max_bytes']} bytes"
+            if facts["level"] != "ok":
+                text += "; raise log.max_bytes and `understudy reload`, or shorten log.max_age_days"
+        case "dead_letters":
+            text = f"dead letters   {facts['count']} so far: messages nobody could read, see actors.log"
+        case "provisioned":
+            text = f"provisioned    {', '.join(facts['done'])}"
         case "order_done":
             text = f"order done     {'; '.join(facts['problems']) or 'ok'}"
         case "ready":

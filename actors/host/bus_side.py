@@ -94,8 +94,8 @@ class BusSide:
         if self.server is not None:
             await asyncio.to_thread(self.server.stop)
 
-    async def provision(self, topology: Topology) -> None:
-        """Streams and buckets as the topology wants them. Raises BusError."""
+    async def provision(self, topology: Topology) -> list[str]:
+        """Streams and buckets as the topology wants them; what had to be done. Raises BusError."""
         log = topology.log
         spec = BusSpec(
             app=topology.app,
@@ -103,7 +103,7 @@ class BusSide:
             evt_max_age_s=log.max_age_days * 86_400.0,
             trace_max_bytes=log.trace_max_bytes,
         )
-        await provision(self.bus, spec)
+        return await provision(self.bus, spec)
 
     async def announce(self, topology: Topology) -> None:
         """The topology is a fact like others: every decision names its hash. Raises BusError."""

@@ -23,6 +23,7 @@ from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import AttemptEnded, Event, RequestEnded, SelectionMade
 from understudy.messages.generate import ADVICE, Failed
+from understudy.messages.operate import DeadLetter
 from understudy.messages.step import (
     Asked,
     Booted,
@@ -50,7 +51,7 @@ from understudy.messages.step import (
     Woke,
 )
 from understudy.messages.topology import ActorPlan
-from understudy.messages.wire import WireError, decode, decode_as, encode, tag_of
+from understudy.messages.wire import WireError, decode, decode_as, encode, readable_tag, tag_of
 
 QUIET_S = 1.0
 MAX_ASK_BYTES = 4_000_000
@@ -257,6 +258,18 @@ class Host:
         self.log.line(
             "unreadable", subject=received.subject, bytes=size, sha256=digest, code=error.code, path=error.path
         )
+        letter = DeadLetter(
+            actor=self.seat.actor,
+            instance=self.seat.instance,
+            subject=received.subject,
+            message_tag=readable_tag(received.payload),
+            bytes=size,
+            sha256=digest,
+            reason=error.code,
+            path=error.path,
+            at_ms=int(self.clock.now_ms()),
+        )
+        self._send(f"{self.app}.dead.{self.seat.actor}.{self.seat.instance}", encode(letter), "")
 
     # --- the fold --------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,10 @@ import msgspec
 from understudy.actors.host.bus_side import BusSide, CannotStart
 from understudy.actors.host.child import Errand
 from understudy.actors.host.keys import KeyMissing, hash_key, key_variables, read_keys
+from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
 from understudy.actors.host.seats import Process, seats_of
+from understudy.actors.host.watch import Watch
 from understudy.bus.port import BusError
 from understudy.bus.subjects import evt_stream
 from understudy.messages.run import ProcessGone
@@ -66,6 +68,7 @@ class Supervisor:
         self._log: IO[bytes] | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._operations = Operations(self)
+        self.watch = Watch(self)
         try:
             self.keys = read_keys(topology, folder)
         except KeyMissing as missing:
@@ -94,6 +97,7 @@ class Supervisor:
                     group.start_soon(self._keep, process)
                 group.start_soon(self.bus_side.keep_server, self.stop)
                 await self._operations.serve(group)
+                group.start_soon(self.watch.run, Log("supervisor", "supervisor", self._log))
                 await self.stop.wait()
                 self.say("stopping")
                 await self._end_all()
@@ -134,11 +138,14 @@ class Supervisor:
         path = self.state / "run.json"
         fresh = path.with_suffix(".new")  # a reader finds the old file or the new one, never half of one
         fresh.touch(mode=0o600)
+        seen = self.watch.seen
         body = {
             "pid": os.getpid(),
             "url": self.url,
             "app": self.topology.app,
             "password": self.operator_password,
+            "log": {"level": seen.level, "bytes": seen.used, "max_bytes": seen.limit},
+            "dead": seen.dead,
             "processes": [
                 {"instance": p.seat.instance, "actor": p.seat.actor, "pid": p.pid, "ready": p.ready,
                  "restarts": p.restarts, "models": p.models, "trouble": p.trouble}

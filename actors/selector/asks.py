@@ -58,6 +58,8 @@ def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> 
         text = f"{in_flight} requests are in flight here."
         return [Send(asked.reply, Failed(code="overloaded", text=text, retry_after_ms=retry))]
     admit.check(ask)
+    if asked.at_ms < state.log_full_until_ms:
+        raise admit.refuse("log_full")
     mark = mark_of(ask, settings.hash_key) if ask.request_id else Mark()
     settled = repeats.known(state, asked.id, asked.reply, mark) if ask.request_id else None
     if settled is not None:

@@ -7,7 +7,7 @@ from functools import partial
 from understudy.actors.selector import answers, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct, Where
-from understudy.actors.selector.state import Settings, State, conducted
+from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted
 from understudy.messages.base import Ask, Message
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
 from understudy.messages.events import (
@@ -254,6 +254,8 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
 
 
 def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
+    if isinstance(answer, StoreFailed) and answer.code == "log_full":
+        state.log_full_until_ms = answer.at_ms + LOG_FULL_MS
     if answer.msg_id.startswith("feedback."):
         reply, run_id = state.feedback.pop(answer.msg_id, ("", ""))
         return [Send(reply, answers.feedback_taken(answer, run_id))] if reply else []

@@ -15,6 +15,8 @@ from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect
 
 WINDOW_MS = 10_000.0
+LOG_FULL_MS = 2_000.0
+"""After the log has refused an outcome so long nothing new is begun; then one request finds out how it is now."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,6 +64,7 @@ class State:
     taken: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])  # runs of dead selectors
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
+    log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun
     feedback: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # id -> reply, run
 
 

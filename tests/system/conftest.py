@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -207,6 +208,15 @@ def topology_of(url: str, key_file: str, **changes: Any) -> dict[str, Any]:
 # --- the system ----------------------------------------------------------------------------------------------------
 
 
+async def cli(*words: str) -> tuple[int, str, str]:
+    code = "import sys; from understudy.tools.cli import main; main(sys.argv[1:])"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
 class System:
     """The running whole and what tests want of it."""
 
@@ -255,6 +265,10 @@ class System:
         """The process was started again and is ready."""
         process = self.process(instance)
         await until(lambda: process.restarts > restarts and process.ready, 15)
+
+    async def cli(self, *words: str) -> tuple[int, str, str]:
+        """The real command line in a process of its own: exit code, output, errors."""
+        return await cli(*words, "--state", str(self.state))
 
     async def operator(self) -> Client:
         return await Client.connect(self.url, user="operator", password=self.supervisor.operator_password)
@@ -333,6 +347,7 @@ class Kit:
     until = staticmethod(until)
     alive = staticmethod(alive)
     ask_for = staticmethod(ask_for)
+    cli = staticmethod(cli)
     topology_of = staticmethod(topology_of)
     System, Stream, KEY = System, Stream, KEY
     clock = staticmethod(time.monotonic)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -87,7 +86,7 @@ async def test_a_faulty_file_is_refused_with_every_path_and_nothing_changes(runn
     good = running.topology
     bad = {**good, "bus": {"port": 0, "ports": 1}, "aliases": {"a": "nobody"}, "log": {"max_bytes": -1}}
     rewrite(running, **bad)
-    code, _, err = await cli(running, "reload")
+    code, _, err = await running.cli("reload")
     assert code == 2, err
     assert all(path in err for path in ("$.bus.ports", "$.aliases.a", "$.log.max_bytes")), err
     rewrite(running, bus={"port": 4299, "max_payload_bytes": 1_000_000}, aliases={}, log={})
@@ -149,7 +148,7 @@ async def test_rolling_restart_of_everything_under_load_and_a_newer_writers_fact
         await client.bus.publish(
             "tta.evt.model.dreamt.drip_1", json.dumps({"type": "model.dreamt.v9", "x": 1}).encode()
         )
-        code, out, err = await cli(running, "restart")
+        code, out, err = await running.cli("restart")
         assert code == 0, (out, err)
         seen = load.ok
         await kit.until(lambda: load.ok >= seen + 6, 20)
@@ -161,14 +160,3 @@ async def test_rolling_restart_of_everything_under_load_and_a_newer_writers_fact
     assert [line.split()[0] for line in lines] == [*after, "nats-server"]
     gone = [e for e in await running.events() if e["type"] == "model.unavailable.v1"]
     assert gone == []
-
-
-async def cli(system: Any, *words: str) -> tuple[int, str, str]:
-    """The real command line in a process of its own."""
-    code = "import sys; from understudy.tools.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, *words, "--state", str(system.state)]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
