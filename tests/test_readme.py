@@ -14,10 +14,17 @@ import pytest
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import read
 from understudy.tools.cli import COMMANDS
+from understudy.tools.picture import redraw
 
 pytest.importorskip("torch", reason="local models need the extra `local`")
 
 NATS_REQ = '{"messages":[{"role":"user","content":"Look around."}],"max_tokens":20}'
+
+
+def test_the_picture_shows_the_topology(root: Path, tmp_path: Path):
+    copy = tmp_path / "README.md"
+    copy.write_text((root / "README.md").read_text())
+    assert not redraw(copy, read(root / "topology.yaml")), "run `understudy check --picture README.md`"
 
 
 @pytest.mark.timeout(120)

@@ -2,6 +2,7 @@
 
     understudy check
     understudy check --topology my.yaml --json
+    understudy check --picture README.md      # redraw the picture
 
 Exit code 0 when it can be used, 2 when not.
 """
@@ -9,16 +10,19 @@ Exit code 0 when it can be used, 2 when not.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.topology import TopologyError, hash_of, read
 from understudy.tools.common import show
+from understudy.tools.picture import redraw
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("--topology", type=Path, default=Path("topology.yaml"), help="default: ./topology.yaml")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the topology between its marks in this file")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
@@ -34,6 +38,12 @@ def run(args: argparse.Namespace) -> int:
                 print(problem)
             print(f"{len(error.problems)} problem(s)")
         return 2
+    if args.picture is not None:
+        try:
+            redraw(args.picture, topology)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
     seats = [p.seat.instance for p in seats_of(topology)]
     if args.json:
         show({"ok": True, "hash": hash_of(topology), "models": list(topology.models), "processes": seats})
