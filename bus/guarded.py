@@ -100,7 +100,7 @@ class GuardedClient(FastClient):
         on_error: ErrorListener | None = None,
         watch_s: float = 2.0,
         backoff_s: float = 0.1,
-        backoff_cap_s: float = 2.0,
+        backoff_cap_s: float = 1.0,
     ) -> None:
         """Connect, trying again until `connect_timeout_s` is over; then BusDown with the last reason.
 

@@ -130,7 +130,7 @@ async def run(errand: Errand) -> int:
         listen_s=listen_s(errand.topology),
     )
     host.edge = edge_of(errand, host.clock.now_ms)
-    told.append(host.hearing.connection)
+    told += [host.hearing.connection, host.connection]
 
     def end(within_ms: float) -> None:
         host.drain_ms = within_ms

@@ -56,6 +56,8 @@ from understudy.messages.wire import WireError, decode, decode_as, encode, reada
 QUIET_S = 1.0
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
+RETURN_MS = 2_500.0
+"""After our own reconnect others are on their way back too: so long nobody is taken for gone."""
 LOOK_BACK_S = 120.0
 """How far back a starting actor reads the trace: runs begun before that are left to those who were there."""
 
@@ -109,7 +111,8 @@ class Host:
         self.id = self.clock.new_id(self.clock.now_ms())
         # Of this process alone: what answers an earlier life of the same instance finds nobody, and notices.
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
-        self.questions = Questions(bus, app, self.inbox, self.clock.now_ms, self.feed)
+        self.questions = Questions(bus, app, self.inbox, self.clock.now_ms, self._answered)
+        self._back_ms = float("-inf")
         self._asks: dict[str, type[Ask | Message]] = {}
         self.ready = asyncio.Event()
 
@@ -124,7 +127,7 @@ class Host:
             self.feed(Booted(now, self.seat.actor, self.seat.instance, self.app, inbox, self.id))
             await self.bus.subscribe(f"{inbox}.run.>", self._on_inbox)
             await self.bus.subscribe(f"{inbox}.probe.>", self._on_inbox)
-            await self.bus.subscribe(f"{inbox}.vanished.>", self._on_inbox)
+            await self.bus.subscribe(f"{inbox}.vanished.>", self._on_vanished)
             await self.bus.subscribe(f"{inbox}.traced.>", self.questions.on_trace)
             for name in self.plan.hears:
                 await self.bus.subscribe(f"{self.app}.obs.{name}.*", self._on_obs)
@@ -227,6 +230,19 @@ class Host:
     def _give_in(self, crash: Crashed) -> None:
         if not self._crashed.done():
             self._crashed.set_exception(crash)
+
+    def connection(self, word: str) -> None:
+        """The bus has us again, or not."""
+        if word == "reconnected":
+            self._back_ms = self.clock.now_ms()
+
+    def _answered(self, answer: Input) -> None:
+        if not isinstance(answer, Unheard) or answer.at_ms - self._back_ms > RETURN_MS:
+            self.feed(answer)
+
+    def _on_vanished(self, received: Received) -> None:
+        if received.no_responders:
+            self._answered(Unheard(self.clock.now_ms(), received.subject))
 
     def _on_inbox(self, received: Received) -> None:
         now = self.clock.now_ms()

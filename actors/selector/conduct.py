@@ -47,6 +47,8 @@ from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Probe, Recall, Recalled, Send, Stored, StoreFailed, Wake
 from understudy.messages.topology import Latency, Topology
 
+ABSENT_MS, FORGET_ABSENT_MS = 350.0, 1_000.0
+
 
 @dataclass(slots=True)
 class Where:
@@ -108,7 +110,8 @@ class Conduct:
     ending: ends.End | None = None
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
-    absent: set[int] = field(default_factory=set[int])  # those of `replies` where nobody listens
+    absent: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+    """Those of `replies` where nobody listened: since when, and when last noticed."""
     lost_sight: bool = False  # cancelled because no caller was there
     journal: list[Delta | Seam] = field(default_factory=list[Delta | Seam])  # what a streaming reader was told
     swept_seq: int = -1  # where the text stood when we last looked whether the caller is there
@@ -279,9 +282,13 @@ class Conduct:
         return self.fail("cancelled", now)
 
     def vanished(self, which: int, now: float) -> list[Effect]:
-        """One of the callers is gone; the work ends with the last of them."""
-        self.absent.add(which)
-        if len(self.absent) < len(self.replies):
+        """Nobody listens at one of the callers. One that only lost its connection is back soon, so look again.
+
+        The work ends with the last of them.
+        """
+        since, last = self.absent.get(which, (now, now))
+        self.absent[which] = since if now - last < FORGET_ABSENT_MS else now, now
+        if sum(last - since >= ABSENT_MS for since, last in self.absent.values()) < len(self.replies):
             return []
         self.lost_sight = True
         return self.cancel(now)

@@ -84,7 +84,7 @@ def _elsewhere(state: State, repeat: Conduct, holder: Holder) -> list[Effect]:
     order = Attach(run_id=holder.run_id, reply=reply)
     subject = f"{state.where.app}.ask.selector.attach.{holder.instance}"
     # Should nobody hear it, everything that is needed then stands in the reply subject.
-    return [Send(subject, order, reply=f"{state.where.inbox}.vanished.attach.{holder.run_id}.{reply}")]
+    return [Send(subject, order, reply=f"{state.where.inbox}.run.attach.{holder.run_id}.{reply}")]
 
 
 def attach(state: State, order: Attach, now: float) -> list[Effect]:

@@ -106,8 +106,14 @@ class Stage:
     def cancel(self, run: str = "r1", reply: str = "") -> list[Any]:
         return self.put(Cancel(run_id=run), reply, "x")
 
-    def vanish(self, run: str = "r1") -> list[Any]:
-        return self.feed(Unheard(self.now, f"_INBOX_A.s1.vanished.{run}.0"))
+    def vanish(self, run: str = "r1", which: int = 0) -> list[Any]:
+        """Nobody listens there, and still nobody a little later."""
+        self.unheard_by_caller(run, which)
+        self.now += 400
+        return self.unheard_by_caller(run, which)
+
+    def unheard_by_caller(self, run: str = "r1", which: int = 0) -> list[Any]:
+        return self.feed(Unheard(self.now, f"_INBOX_A.s1.vanished.{run}.{which}"))
 
     def said(self, kind: Any = object, reply: str = "caller") -> list[Any]:
         """What the caller was told, in order."""

@@ -320,6 +320,18 @@ def test_a_vanished_caller_stops_the_runner(stage: Any) -> None:
     assert [e.code for e in s.ends()] == ["cancelled"] and s.state.runs == {}
 
 
+def test_a_caller_that_lost_its_connection_is_kept(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.text("One")
+    for _ in range(3):  # deltas of a third of a second, then it is back; later the same again
+        for _ in range(6):
+            assert s.unheard_by_caller() == []
+            s.now += 60
+        s.now += 1_500
+    assert s.stores("end.") == []
+
+
 def test_a_caller_is_looked_for_while_nothing_is_said(stage: Any) -> None:
     s = stage()
     s.ask()

@@ -220,9 +220,9 @@ def test_the_last_of_several_callers_decides_whether_work_goes_on(stage: Any) ->
     begun(s)
     s.started()
     s.ask("r2", "again", **ID)
-    s.feed(Unheard(s.now, "_INBOX_A.s1.vanished.r1.0"))
+    s.vanish(which=0)
     assert s.stores("end.") == []
-    s.feed(Unheard(s.now, "_INBOX_A.s1.vanished.r1.1"))
+    s.vanish(which=1)
     assert s.stores("end.")[0].event.outcome == "cancelled"
 
 
