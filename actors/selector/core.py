@@ -83,6 +83,7 @@ SENDS = ("runner.run", "runner.cancel", "selector.attach")
 OBSERVES = (SelectorBeat,)
 
 SWEEP, BEAT, DRAINED = "sweep", "beat", "drained"
+DEAF_LOOK_MS = 250.0
 VANISH_SWEEPS, FORGET_SWEEPS = 4, 50
 
 
@@ -211,6 +212,10 @@ def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:
     run = state.runs.get(woke.key)
     if run is None:
         return []
+    if woke.at_ms < run.deadline_ms and state.siblings.hear_nobody(settings.beat_timeout_ms, woke.at_ms):
+        return [
+            Wake(min(woke.at_ms + DEAF_LOOK_MS, run.deadline_ms), woke.key, woke.generation)
+        ]  # not the model's fault
     return conducted(state, run, woke.at_ms, partial(run.woke, woke.generation, woke.at_ms))
 
 

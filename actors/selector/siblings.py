@@ -5,7 +5,7 @@ dies, each survivor stores `interrupted` as the end of its open runs; the log ta
 says that one. A run that ended while its selector was dying thus keeps its true end. Pure.
 
 Silence is measured against our own heartbeats as they come back from the bus: while we are deaf (a cut connection, a
-stopped process), nobody is declared dead.
+stopped process or nats-server), and until we have heard for as long as silence may last, nobody is declared dead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from msgspec import Struct
 
 from understudy.messages.events import RequestEnded, SelectionMade
 
+DEAF_MS = 750.0
+"""Our own heartbeats come back four times a second."""
 FORGET_MS = 10_000.0
 """An open decision is forgotten so long after its deadline: its caller has gone."""
 RECENT_MS = 5_000.0
@@ -40,6 +42,7 @@ class Siblings:
     open: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])
     heard_ms: dict[str, float] = field(default_factory=dict[str, float])
     closing: dict[str, dict[str, Closing]] = field(default_factory=dict[str, dict[str, Closing]])  # per selector
+    back_ms: float = float("-inf")  # when we began to hear again
 
     def decided(self, made: SelectionMade, now: float) -> None:
         """A decision was made. Our own, of this life, are in our hands already."""
@@ -60,6 +63,8 @@ class Siblings:
     def beat(self, instance: str, now: float) -> None:
         """It is alive; what had ended before the heartbeat before this one has been said."""
         before, self.heard_ms[instance] = self.heard_ms.get(instance, now), now
+        if instance == self.mine and now - before > DEAF_MS:
+            self.back_ms = now  # what the others said meanwhile is lost, or only now on its way
         closing = self.closing.get(instance, {})
         for run_id in [i for i, one in closing.items() if one.seen_ms < before]:
             del closing[run_id]
@@ -71,9 +76,13 @@ class Siblings:
                 self.heard_ms[name] += ms
 
     def now_as_heard(self, limit_ms: float, now: float) -> float | None:
-        """The time by our own last heartbeat that came back; None while we are deaf."""
+        """The time by our own last heartbeat that came back; None while we are deaf, or were until just now."""
         own = self.heard_ms.get(self.mine)
-        return None if own is None or now - own > limit_ms / 2 else own
+        return None if own is None or now - own > DEAF_MS or now - self.back_ms < limit_ms else own
+
+    def hear_nobody(self, limit_ms: float, now: float) -> bool:
+        """Whether silence says nothing about those who should speak."""
+        return self.mine in self.heard_ms and self.now_as_heard(limit_ms, now) is None
 
     def silent(self, limit_ms: float, now: float) -> list[str]:
         """Selectors that have not been heard for longer than the limit while we ourselves were."""

@@ -169,6 +169,40 @@ def test_while_we_are_deaf_nobody_is_dead(stage: Any) -> None:
     assert [e for e in s.wake("sweep") if isinstance(e, Store)] == []
 
 
+def test_when_we_hear_again_the_others_get_time_to_be_heard(stage: Any) -> None:
+    """nats-server stood still: our own heartbeat may come back before anybody else's, and no model was at fault."""
+    s = stage()
+    s.hear(SelectorBeat(instance=SECOND))
+    s.feed(Traced(s.now, decision(s)))
+    s.ask()
+    s.started()
+    s.text("One")
+    s.wake("sweep")
+    s.deaf = True
+    s.now += 10_000
+    assert [e for e in s.wake("sweep") + s.wake() if isinstance(e, Store)] == []
+    s.deaf = False
+    for _ in range(4):
+        assert [e for e in s.wake("sweep") + s.wake() if isinstance(e, Store)] == []
+    s.hear(SelectorBeat(instance=SECOND))
+    s.beat_all()
+    assert [e for e in s.wake("sweep") if isinstance(e, Store)] == []
+    s.text(" two")
+    s.ended()
+    s.stored()
+    assert s.ends()[0].text == "One two" and len(s.ends()[0].attempts) == 1
+
+
+def test_while_we_are_deaf_a_deadline_is_a_deadline(stage: Any) -> None:
+    s = stage()
+    s.wake("sweep")
+    s.ask(deadline_ms=4_000)
+    s.deaf = True
+    while not s.stores("end."):
+        s.wake()
+    assert s.stores("end.")[0].event.outcome == "deadline_exceeded" and s.now - s.begun == 4_000
+
+
 def test_our_own_former_life(stage: Any) -> None:
     s = stage()
     made = decision(s, run="old", instance="s1", at_ms=int(s.now) - 5_000)

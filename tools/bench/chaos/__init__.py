@@ -13,7 +13,7 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +58,18 @@ class Round(msgspec.Struct, kw_only=True):
 
 
 async def measure(
-    seed: int = 1, rounds: tuple[str, ...] = ROUNDS, size: Size | None = None, keep_in: str = ""
+    seed: int = 1, rounds: Sequence[str] | None = None, size: Size | None = None, keep_in: str = ""
 ) -> Result:
     """The rounds one after another. `keep_in`: a folder for logs, stores and everything that was heard."""
     size = size or Size()
     found: list[Round] = []
-    for name in rounds:
+    for name in rounds or ROUNDS:
         progress(f"round {name}, seed {seed}")
         with _folder(keep_in, name) as folder:
             play = {"http": _http, "local": _local, "toxic": _toxic}[name]
             found.append(await play(folder, seed, size))
-        if found[-1].picture:
-            progress(found[-1].picture)
+        if found[-1].skipped:
+            progress(f"  skipped: {found[-1].skipped}")
     return _result(found, size, seed)
 
 
@@ -194,6 +194,16 @@ async def _judged(name: str, load: Load, up: Up, direct_url: str, strikes: list[
 
 
 # --- result --------------------------------------------------------------------------------------------------------
+
+
+def explain(result: Result) -> str:
+    """The rounds as pictures, and what callers with plain nats-py lost."""
+    lines: list[str] = []
+    for one in result.detail["rounds"]:
+        lines += [f"round {one['name']}: {one['skipped'] or ''}", one["picture"]]
+        if one["verdict"] is not None:
+            lines += [f"{arm:>14} {losses}" for arm, losses in one["verdict"]["plain"].items()]
+    return "\n".join(lines)
 
 
 def _result(found: list[Round], size: Size, seed: int) -> Result:
