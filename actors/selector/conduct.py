@@ -262,8 +262,8 @@ class Conduct:
             return out + failover.cut_by_length(self, now)
         if not over and not self.chain and self.later:
             return out + failover.rest(self, reason, now)
-        first_failover = len(self.tried) == 1
-        if over or not self.chain or not (first_failover or self.may_fail_over):
+        free = len(self.tried) == 1 or reason in failover.NOT_ITS_FAULT
+        if over or not self.chain or not (free or self.may_fail_over):
             return out + failover.give_up(self, reason, now)
         return out + failover.fail_over(self, reason, now)
 

@@ -12,6 +12,8 @@ from understudy.messages.step import Effect, Wake
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
 
+NOT_ITS_FAULT = frozenset({"busy", "no_responders", "text_lost"})
+"""Failures that no model caused: going over after them is no cascade, and the same model may well do it."""
 REST_MS = 100.0
 REST_CAP_MS = 1_600.0
 

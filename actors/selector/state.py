@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.failover import NOT_ITS_FAULT
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
 from understudy.actors.selector.views import BLAMELESS, Knowledge, LocalView
@@ -81,11 +82,11 @@ def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Eff
 
 
 def _note(state: State, run: Conduct, now: float) -> None:
-    """Trust, suspicion, load; a request's further failovers are paid from the budget, save after a busy word."""
+    """Trust, suspicion, load; a request's further failovers are paid from the budget, unless no model was at fault."""
     for model, outcome in run.news:
         if outcome == "asked":
             state.local.asked(model)
-            if run.attempt > 1 and run.tried[-1].outcome != "busy":
+            if run.attempt > 1 and run.tried[-1].outcome not in NOT_ITS_FAULT:
                 state.budget.used += 1
             continue
         state.local.answered(model)
