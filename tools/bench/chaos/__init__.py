@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -76,8 +77,10 @@ async def measure(
 @contextlib.contextmanager
 def _folder(keep_in: str, name: str) -> Any:
     if keep_in:
-        folder = Path(keep_in).resolve() / name
-        folder.mkdir(parents=True, exist_ok=True)
+        parent = Path(keep_in).resolve()
+        folder = next(f for n in itertools.count(1) if not (f := parent / f"{name}-{n}").exists())
+        folder.mkdir(parents=True)  # of this run alone: a store that is left over would be replayed with it
+        progress(f"  kept in {folder}")
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="understudy-chaos-") as made:
