@@ -44,7 +44,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
 class BusSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What must exist on the server for one app. Ages in seconds, sizes in bytes; age 0 means no limit.
 
-    `claims_storage` memory is fast and forgets the bucket itself when a single server restarts: provision again then.
+    `claims_storage` memory would lose the bucket itself when a single server restarts; file, written behind, loses its
+    last moments.
     """
 
     app: str = "tta"
@@ -57,7 +58,7 @@ class BusSpec(msgspec.Struct, frozen=True, kw_only=True):
     dead_max_bytes: int = 64 << 20
     dead_max_age_s: float = 90 * _DAY_S
     claims_max_bytes: int = 64 << 20
-    claims_storage: str = "memory"
+    claims_storage: str = "file"
     claims_marker_ttl_s: float = 60.0
     consumers: tuple[ConsumerSpec, ...] = ()
 
@@ -114,6 +115,7 @@ def _claims(spec: BusSpec) -> dict[str, Any]:
         "name": f"KV_{bucket}",
         "subjects": [f"$KV.{bucket}.>"],
         "storage": spec.claims_storage,
+        "persist_mode": "async" if spec.claims_storage == "file" else "",  # a claim is worth no fsync
         "retention": "limits",
         "num_replicas": spec.replicas,
         "max_msgs_per_subject": 1,

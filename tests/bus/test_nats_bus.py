@@ -189,6 +189,17 @@ def test_reply_subjects_of_both_forms() -> None:
     assert place("$JS.FC.S.c.x") is None and place("") is None
 
 
+async def test_claims_are_possible_again_after_a_crash(server: NatsServer, bus: NatsBus, until: Until) -> None:
+    """In memory the whole bucket would be gone until somebody makes it anew. (The last claims may be lost.)"""
+    assert await bus.claim("k", b"first", ttl_s=60) is None
+    server.kill9()
+    server.start()
+    await until(lambda: not bus.connected, within=3)
+    await until(lambda: bus.connected, within=3)
+    assert await bus.claim("other", b"x", ttl_s=60) is None
+    assert await bus.claim("other", b"y", ttl_s=60) == b"x"
+
+
 async def test_a_backlog_lets_others_run(connect: Opener, until: Until) -> None:
     """A callback that never suspends would run through its whole backlog in one go."""
     bus = await connect()
