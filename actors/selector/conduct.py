@@ -369,7 +369,7 @@ class Conduct:
         """Somebody asked again for this run: tell everything from the start, and go on telling."""
         if reply not in self.replies:
             self.replies.append(reply)
-        self.absent.discard(self.replies.index(reply))
+        self.absent.pop(self.replies.index(reply), None)
         if not self.ask.stream:
             return []
         started: Message = self._started(self.model or self.chain[0], self.deadline_ms - 1)
