@@ -128,6 +128,8 @@ class Answer:
     def _take(self, message: Message | None) -> tuple[list[Piece], Need]:
         match message:
             case None | _Lost():
+                # Whoever took it may be slow, or stopped; the next repeat may reach another. Only `nobody` is nobody.
+                self._nobody_until = min(self._until, self._now() + NOBODY_S)
                 return [], "resend" if self.instance else "repeat"
             case _Nobody():  # of a selector that was there: it is gone, and a sibling ends its runs soon
                 self._unheard += 1
@@ -182,7 +184,7 @@ class Answer:
     async def _send(self) -> None:
         left_ms = int((self._until - GRACE_S - self._now()) * 1000)
         if left_ms <= 0:
-            raise AnswerFailed(Failed(code="deadline_exceeded", text=ADVICE["deadline_exceeded"]), self.text)
+            raise AnswerFailed(self._late(), self.text)
         given = self._ask.deadline_ms
         ask = self._asked if given is None and not self._runs else replace(self._asked, deadline_ms=left_ms)
         await self._publish(f"{self._app}.ask.model.generate", encode(ask))
@@ -209,7 +211,7 @@ class Answer:
         """The next message; None after a silence. Raises AnswerFailed at the deadline."""
         left_s = self._until - self._now()
         if left_s <= 0:
-            raise AnswerFailed(Failed(code="deadline_exceeded", text=ADVICE["deadline_exceeded"]), self.text)
+            raise AnswerFailed(self._late(), self.text)
         try:
             async with asyncio.timeout(min(QUIET_S, left_s)):
                 return await self._queue.get()
@@ -227,6 +229,10 @@ class Answer:
             with contextlib.suppress(BusError):
                 await self._bus.publish(subject, encode(Cancel(run_id=self.run_id)))
         await sub.stop()
+
+    def _late(self) -> Failed:
+        code = "deadline_exceeded" if self._bus.connected else "bus_down"
+        return Failed(code=code, text=ADVICE[code])
 
     @staticmethod
     def _nobody() -> Failed:
