@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from understudy.actors.host.core_port import Edge
+from understudy.actors.host.linux import end_with, name_process
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
@@ -46,6 +47,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     key: str | None = None
     drain_ms: float = 10_000  # after SIGUSR1: what is in hand may go on for so long (after SIGTERM: not at all)
+    parent: int = 0  # the supervisor's process id
 
 
 def _say(**fields: Any) -> None:
@@ -175,7 +177,13 @@ def _loop_factory() -> Any:
 
 def main() -> None:
     """Entry point of a process."""
-    errand = msgspec.json.decode(sys.stdin.buffer.readline(), type=Errand)
+    line = sys.stdin.buffer.readline()
+    if not line:  # the supervisor was gone before it had an errand
+        os._exit(0)
+    errand = msgspec.json.decode(line, type=Errand)
+    name_process(errand.seat.instance)
+    if errand.parent and errand.provider and errand.topology.providers[errand.provider].kind == "local":
+        end_with(errand.parent)  # stuck in a model's code, it would not see its standard input end
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(run(errand))
     sys.stderr.flush()

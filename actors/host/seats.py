@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from understudy.actors.host.permissions import Seat
+from understudy.actors.host.spawn import Child
 from understudy.messages.slugs import slug
 from understudy.messages.topology import Topology
 
@@ -31,7 +31,7 @@ class Process:
     trouble: str = ""
     renewing: bool = False
     leaving: bool = False
-    child: asyncio.subprocess.Process | None = field(default=None, repr=False)
+    child: Child | None = field(default=None, repr=False)
 
 
 def seats_of(topology: Topology) -> list[Process]:

@@ -24,6 +24,7 @@ from understudy.actors.host.keys import KeyMissing, hash_key, key_variables, rea
 from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
 from understudy.actors.host.seats import Process, seats_of
+from understudy.actors.host.spawn import Child, ForkServer, actor_environment, model_types
 from understudy.actors.host.watch import Watch
 from understudy.bus.port import BusError
 from understudy.bus.subjects import evt_stream
@@ -69,6 +70,7 @@ class Supervisor:
         self._group: anyio.abc.TaskGroup | None = None
         self._operations = Operations(self)
         self.watch = Watch(self)
+        self.forks = ForkServer()
         try:
             self.keys = read_keys(topology, folder)
         except KeyMissing as missing:
@@ -106,6 +108,7 @@ class Supervisor:
             for process in self.processes:  # one that was being started while the rest was stopped
                 if process.child is not None:
                     _signal(process.child, signal.SIGKILL)
+            await self.forks.stop()
             await self.bus_side.stop()
             (self.state / "run.json").unlink(missing_ok=True)
             if self._lock is not None:
@@ -194,18 +197,7 @@ class Supervisor:
         await child.wait()
 
     async def _run_once(self, process: Process, began: float) -> int:
-        environment = {
-            **{k: v for k, v in os.environ.items() if k not in key_variables(self.topology)},
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "understudy.actors.host.child",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._log,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+        child = await self._spawn(process)
         process.child, process.pid, process.ready, process.trouble = child, child.pid, False, ""
         process.started += 1
         assert child.stdin is not None and child.stdout is not None
@@ -217,6 +209,21 @@ class Supervisor:
         assert self._group is not None
         self._group.start_soon(self._announce_gone, process, code)
         return code
+
+    async def _spawn(self, process: Process) -> Child:
+        """For a local model a fork of a process that has torch imported, where that is possible; else a new process."""
+        assert self._log is not None
+        environment = actor_environment(without=key_variables(self.topology))
+        provider = self.topology.providers.get(process.provider)
+        if provider is not None and provider.kind == "local":
+            forked = await self.forks.fork(environment, self._log, model_types(self.topology, self.folder))
+            if forked is not None:
+                return forked
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "understudy.actors.host.child",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._log,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
 
     def _errand(self, process: Process) -> Errand:
         seat, extra = process.seat, dict[str, Any]()
@@ -235,6 +242,7 @@ class Supervisor:
             models=process.models,
             key=self.keys.get(process.provider),
             drain_ms=self.drain_ms,
+            parent=os.getpid(),
         )
 
     def _heard(self, process: Process, said: dict[str, Any], began: float) -> None:
@@ -286,7 +294,7 @@ class Supervisor:
                 await child.wait()
 
 
-def _signal(child: asyncio.subprocess.Process, number: int) -> None:
+def _signal(child: Child, number: int) -> None:
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             child.send_signal(number)

@@ -38,19 +38,8 @@ class LocalEdge:
 
     async def start(self, feed: Callable[[Input], None]) -> dict[str, Any]:
         """Load the model in a thread, so that heartbeats and the log go on. Raises LoadError."""
-        # Imported here: only processes that run a local model pay for torch.
-        from understudy.actors.runner.local.engine import Engine
-
         self._feed, self._loop = feed, asyncio.get_running_loop()
-        engine = Engine(
-            self._folder,
-            slots=self._model.slots,
-            max_context_tokens=self._model.context_tokens,
-            dtype=self._model.dtype,
-            tokens_per_s=self._model.tokens_per_s,
-            emit=self._emit,
-        )
-        await asyncio.to_thread(engine.load)
+        engine = await asyncio.to_thread(self._load)
         engine.start()
         self._engine = engine
         info = engine.info
@@ -64,6 +53,21 @@ class LocalEdge:
             "context_tokens": info.context_tokens,
         }
         return {"engine": "transformers", self._id: facts}
+
+    def _load(self) -> Engine:
+        # Imported here: only processes that run a local model pay for torch, and the event loop does not wait for it.
+        from understudy.actors.runner.local.engine import Engine
+
+        engine = Engine(
+            self._folder,
+            slots=self._model.slots,
+            max_context_tokens=self._model.context_tokens,
+            dtype=self._model.dtype,
+            tokens_per_s=self._model.tokens_per_s,
+            emit=self._emit,
+        )
+        engine.load()
+        return engine
 
     def perform(self, effect: CallModel | CancelCall) -> None:
         """Begin a call or end one."""

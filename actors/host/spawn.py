@@ -1,0 +1,171 @@
+"""The supervisor's side of the forkserver: runners that it adopts, and a forkserver that may die at any time.
+
+Linux only (subreaper, pidfd). Elsewhere, and whenever the forkserver cannot do it, `fork` says None and the supervisor
+starts a plain process, which works everywhere and takes the seconds that importing torch takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO
+
+from understudy.actors.host.linux import adopt_orphans
+from understudy.messages.topology import Topology
+
+READY_S = 60.0  # importing torch on a loaded machine
+FORK_S = 5.0
+FAILURES = 3  # in a row, and it is not tried again
+
+
+class Adopted:
+    """A process that something else started and that is now our child: the part of asyncio's `Process` that we use."""
+
+    def __init__(self, pid: int, stdin: asyncio.WriteTransport, stdout: asyncio.StreamReader) -> None:
+        self.pid, self.stdin, self.stdout = pid, stdin, stdout
+        self.returncode: int | None = None
+        self._ended = asyncio.Event()
+        self._fd = os.pidfd_open(pid)
+        asyncio.get_running_loop().add_reader(self._fd, self._reap)
+
+    @classmethod
+    async def take(cls, pid: int, stdin: int, stdout: int) -> Adopted:
+        """Wraps our ends of its pipes."""
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdout, "rb", 0))
+        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(stdin, "wb", 0))
+        return cls(pid, writer, reader)
+
+    async def wait(self) -> int:
+        """The exit code, negative for a signal."""
+        await self._ended.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal; raises ProcessLookupError when the process has ended."""
+        if self.returncode is not None:
+            raise ProcessLookupError
+        signal.pidfd_send_signal(self._fd, number)
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        try:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:  # somebody in this process waits for every child there is
+            self.returncode = 255
+        self.stdin.close()
+        self._ended.set()
+
+
+Child = asyncio.subprocess.Process | Adopted
+
+
+class ForkServer:
+    """Starts the forkserver when it is needed, again when it has died, and asks it for runners, one at a time."""
+
+    def __init__(self) -> None:
+        self._environment: Mapping[str, str] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._failures = 0
+        self._one = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        """Of the living forkserver; 0 when there is none."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+
+    async def fork(self, environment: Mapping[str, str], log: IO[bytes], families: Iterable[str]) -> Adopted | None:
+        """A new runner that waits for its errand; None when a plain process must do.
+
+        `families`: model types whose code a new forkserver imports; `log` becomes the runner's standard error.
+        """
+        async with self._one:
+            if self._failures >= FAILURES or not adopt_orphans():
+                return None
+            try:
+                if not self.pid or environment != self._environment:
+                    await self._start(environment, log, families)
+                child = await self._fork(log)
+            except OSError:
+                self._failures += 1
+                await self.stop()
+                return None
+            self._failures = 0
+            return child
+
+    async def stop(self) -> None:
+        """Ends the forkserver; its runners live on."""
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        self._process = self._control = None
+
+    async def _start(self, environment: Mapping[str, str], log: IO[bytes], families: Iterable[str]) -> None:
+        await self.stop()
+        self._environment = environment
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "understudy.actors.host.forkserver", *families,
+                stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL, stderr=log,
+                # torch then looks for GPUs without touching them, so that forked processes can still use one
+                env={**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}, start_new_session=True,
+            )  # fmt: skip
+        if await self._reply(READY_S) != b"ready":
+            raise OSError("the forkserver cannot fork")
+
+    async def _fork(self, log: IO[bytes]) -> Adopted:
+        assert self._control is not None
+        their_stdin, our_stdin = os.pipe()
+        our_stdout, their_stdout = os.pipe()
+        ours = [our_stdin, our_stdout]
+        try:
+            socket.send_fds(self._control, [b"fork"], [their_stdin, their_stdout, log.fileno()])
+            pid = int(await self._reply(FORK_S) or 0)
+            if not pid:
+                raise OSError("the forkserver is gone")
+            child = await Adopted.take(pid, *ours)
+            ours.clear()
+            return child
+        finally:  # without our ends a runner that nobody heard of ends by itself
+            for fd in (their_stdin, their_stdout, *ours):
+                os.close(fd)
+
+    async def _reply(self, timeout_s: float) -> bytes:
+        assert self._control is not None
+        self._control.settimeout(timeout_s)
+        return await asyncio.to_thread(self._control.recv, 64)
+
+
+def actor_environment(without: set[str]) -> dict[str, str]:
+    """Of every actor process: ours without the provider keys, and what libraries read when they are imported."""
+    return {
+        **{name: value for name, value in os.environ.items() if name not in without},
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def model_types(topology: Topology, folder: Path) -> list[str]:
+    """The families of the local models, whose code is worth importing beforehand; unreadable configs are left out."""
+    found: set[str] = set()
+    for model in topology.models.values():
+        if topology.providers[model.provider].kind == "local" and model.path:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found.add(str(json.loads((folder / model.path / "config.json").read_text())["model_type"]))
+    return sorted(found)

@@ -1,0 +1,164 @@
+"""Local runners forked from one process with torch in memory, with real processes: who outlives whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from understudy.actors.host.spawn import Adopted, ForkServer, model_types
+from understudy.actors.host.supervisor import Supervisor
+from understudy.actors.host.topology import parse, read
+
+pytest.importorskip("torch")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runners are plain processes"),
+    pytest.mark.timeout(240),  # importing torch, on a loaded machine too
+]
+LIMIT_S = 100.0
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+# A supervisor in a process of its own, on the topology and state folder that it is told.
+UP = """
+import asyncio, sys
+from pathlib import Path
+from understudy.actors.host.supervisor import Supervisor
+from understudy.actors.host.topology import read
+asyncio.run(Supervisor(read(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), lambda *a, **k: None).run())
+"""
+
+
+def living(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Polls, bounded."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "did not come true"
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def forks() -> AsyncIterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    await server.stop()
+
+
+async def test_a_killed_forkserver_takes_no_runner_along(forks: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        await _kill_and_look(forks, lambda: forks.fork(ENVIRONMENT, log, ["llama"]))
+
+
+async def _kill_and_look(forks: ForkServer, fork: Callable[[], Awaitable[Adopted | None]]) -> None:
+    first, second = await fork(), await fork()
+    assert isinstance(first, Adopted)
+    assert isinstance(second, Adopted)
+    before = forks.pid
+    os.kill(before, signal.SIGKILL)
+    await until(lambda: not forks.pid)
+    assert [living(one.pid) and parent_of(one.pid) for one in (first, second)] == [os.getpid()] * 2
+    third = await fork()  # another forkserver
+    assert isinstance(third, Adopted)
+    assert forks.pid not in (0, before)
+    first.stdin.close()  # a runner without an errand ends when nobody can send it one any more
+    second.send_signal(signal.SIGKILL)
+    third.send_signal(signal.SIGTERM)
+    assert [await one.wait() for one in (first, second, third)] == [0, -signal.SIGKILL, -signal.SIGTERM]
+    with pytest.raises(ProcessLookupError):
+        first.send_signal(signal.SIGTERM)
+
+
+async def test_a_forkserver_that_cannot_start_leaves_the_plain_way(forks: ForkServer, tmp_path: Path) -> None:
+    shadowed = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    (tmp_path / "understudy").mkdir()
+    (tmp_path / "understudy" / "__init__.py").touch()  # not ours
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        assert [await forks.fork(shadowed, log, []) for _ in range(4)] == [None] * 4
+    assert forks.pid == 0
+
+
+def local_topology(folder: Path) -> Path:
+    """The committed topology, its demo models by absolute paths, on a free port."""
+    root = Path(__file__).resolve().parents[3]
+    body = msgspec.to_builtins(read(root / "topology.yaml"))
+    body["bus"]["port"] = 0
+    for model in body["models"].values():
+        model["path"] = str(root / model["path"])
+    text = json.dumps(body)
+    parse(text, folder)
+    (folder / "topology.yaml").write_text(text)
+    return folder / "topology.yaml"
+
+
+async def test_runners_outlive_the_forkserver_and_can_be_restarted(tmp_path: Path) -> None:
+    said: list[tuple[str, dict[str, Any]]] = []
+    topology = read(local_topology(tmp_path))
+    supervisor = Supervisor(topology, tmp_path, tmp_path / "state", lambda word, **facts: said.append((word, facts)))
+    task = asyncio.create_task(supervisor.run())
+    try:
+        await until(lambda: supervisor.ready.is_set() or task.done())
+        assert not task.done()
+        runners = [p for p in supervisor.processes if p.seat.actor == "runner"]
+        assert len(runners) == 2
+        before = [p.pid for p in runners]
+        assert all(isinstance(p.child, Adopted) for p in runners)
+        os.kill(supervisor.forks.pid, signal.SIGKILL)
+        await until(lambda: not supervisor.forks.pid)
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: runners[0].ready and runners[0].pid not in (0, before[0]))
+        assert isinstance(runners[0].child, Adopted)
+        assert runners[1].pid == before[1]
+        assert runners[1].restarts == 0
+        assert ("actor_ended", -signal.SIGKILL) in [(word, facts.get("code")) for word, facts in said]
+    finally:
+        supervisor.stop.set()
+        await task
+    assert not any(living(p.child.pid) for p in supervisor.processes if p.child is not None)
+
+
+async def test_a_killed_supervisor_leaves_nothing_running(tmp_path: Path) -> None:
+    path, state = local_topology(tmp_path), tmp_path / "state"
+    up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(path), str(tmp_path), str(state))
+
+    def processes() -> list[dict[str, Any]]:
+        try:
+            return json.loads((state / "run.json").read_text())["processes"]
+        except (OSError, ValueError):
+            return []
+
+    try:
+        await until(lambda: processes() and all(p["ready"] for p in processes()))
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(up.pid)], capture_output=True, check=True).stdout
+        pids = [int(word) for word in children.split()]
+        assert {p["pid"] for p in processes()} < set(pids)  # and the forkserver, and nats-server
+    finally:
+        up.kill()
+        await up.wait()
+    await until(lambda: not any(living(pid) for pid in pids))
+
+
+def test_model_types_are_read_from_the_folders(tmp_path: Path) -> None:
+    topology = read(local_topology(tmp_path))
+    assert model_types(topology, tmp_path) == ["llama", "qwen2"]
+    assert model_types(topology, tmp_path / "elsewhere") == ["llama", "qwen2"]  # the paths are absolute
