@@ -29,6 +29,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "bus": ("quick",),
     "chaos": ("seed", "round", "keep"),
     "coldstart": ("events",),
+    "engine": ("quick",),
     "failover": ("quick",),
     "steady": ("seconds",),
 }

@@ -162,19 +162,21 @@ def make_tokenizer(texts: Iterable[str], vocab: int) -> Any:
     return tok
 
 
-def make_model(arch: str, vocab: int, seed: int, *, hidden: int, layers: int, std: float, context: int) -> Any:
-    """A float32 model with weights drawn from `seed` (standard deviation `std`), embeddings tied, 4 heads."""
+def make_model(
+    arch: str, vocab: int, seed: int, *, hidden: int, layers: int, std: float, context: int, heads: int = 4
+) -> Any:
+    """A float32 model with weights drawn from `seed` (standard deviation `std`), embeddings tied."""
     import torch
     import transformers
 
     kw: dict[str, Any] = {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": hidden * 3}
-    kw |= {"num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2}
+    kw |= {"num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads // 2}
     kw |= {"max_position_embeddings": context, "initializer_range": std, "tie_word_embeddings": True}
     kw |= {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": END}
     if arch in ("qwen3", "gemma3"):
-        kw["head_dim"] = hidden // 4
+        kw["head_dim"] = hidden // heads
     if arch == "gemma3":  # one layer of each kind, with a window that a test's prompt exceeds
-        kw |= {"sliding_window": 16, "query_pre_attn_scalar": hidden // 4}
+        kw |= {"sliding_window": 16, "query_pre_attn_scalar": hidden // heads}
         kw["layer_types"] = ["sliding_attention" if i % 2 == 0 else "full_attention" for i in range(layers)]
     if arch == "mistral":
         kw["sliding_window"] = 16
