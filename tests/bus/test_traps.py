@@ -119,13 +119,15 @@ async def test_an_oversized_request_leaves_nothing(connect: Opener) -> None:
     assert await answers(bus)
 
 
-async def test_what_is_in_flight_fails_with_its_connection(server: NatsServer, bus: NatsBus, until: Until) -> None:
+async def test_what_is_in_flight_fails_with_its_connection(
+    server: NatsServer, bus: NatsBus, until: Until, freeze: Freeze
+) -> None:
     """The plain client lets it wait for its whole timeout."""
     asked: list[Received] = []
     await bus.subscribe("slow", asked.append)
     waiting = asyncio.create_task(bus.request("slow", b"", timeout_s=300))
     await until(lambda: len(asked) == 1)
-    server.signal(signal.SIGSTOP)
+    freeze()
     settling = asyncio.create_task(bus.client.settle(timeout_s=300))
     await until(lambda: len(bus.client._pongs) > 0)
     server.kill9()
