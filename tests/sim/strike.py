@@ -196,7 +196,7 @@ class Strikes:
         luck = self.world.luck
         pattern, holding = inbox, b""
         match plan.state:
-            case "asking" if luck.random() < 0.5:
+            case "asking" | "seam" if not run.runner and luck.random() < 0.6:
                 pattern, holding = run.where.run_subject(slug(run.model)), run.run_id.encode()
             case "resting" | "ending" | "ended":
                 pattern = run.replies[0]
