@@ -50,8 +50,10 @@ def test_only_ends_that_differ_in_outcome_are_two() -> None:
     for body in ({**said, "text": "all"}, {**said, "text": None}, {"type": "model.delta.v1", "run_id": "q"}):
         ends.hear(json.dumps(body).encode())
     assert ends.runs == {"r", "q"} and ends.twice() == {}
+    ends.hear(json.dumps({"type": "model.failed.v1", "run_id": "r", "code": "text_lost"}).encode())
+    assert ends.twice() == {} and ends.said_again() == 1
     ends.hear(json.dumps({"type": "model.failed.v1", "run_id": "r", "code": "interrupted", "last_seq": 3}).encode())
-    assert ends.twice() == {"r": ["failed interrupted 3", "finished stop m 3"]}
+    assert ends.twice() == {"r": ["failed interrupted 3", "failed text_lost -1", "finished stop m 3"]}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     unended: int
     wrong_text: int
     ended_twice: int
+    said_again: int  # finished runs whose single reply also heard `text_lost` from a survivor
     outcomes_lost: int
     outcomes_doubled: int
     runs: int
@@ -93,6 +94,7 @@ async def judge(load: Load, up: Up, direct_url: str, seed: int) -> Verdict:
         unended=sum(not one.from_bus for one in ours),
         wrong_text=sum(one.wrong for one in load.asked),
         ended_twice=len(twice),
+        said_again=load.ends.said_again(),
         outcomes_lost=len(lost),
         outcomes_doubled=len(doubled),
         runs=len(log),

@@ -88,8 +88,17 @@ class Ends:
         return body
 
     def twice(self) -> dict[str, list[str]]:
-        """Runs with ends that differ in outcome."""
-        return {run: sorted(ends) for run, ends in self.by_run.items() if len(ends) > 1}
+        """Runs with ends that differ in outcome. A recorded `finished` said again to a single reply is `text_lost`."""
+        return {run: sorted(ends) for run, ends in self.by_run.items() if len(set(ends) - self._again(ends)) > 1}
+
+    def said_again(self) -> int:
+        """Finished runs of single replies whose end was said twice, the second time without its text."""
+        return sum(bool(self._again(ends)) for ends in self.by_run.values())
+
+    @staticmethod
+    def _again(ends: dict[str, Body]) -> set[str]:
+        lost = {word for word, body in ends.items() if body.get("code") == "text_lost"}
+        return lost if any(word.startswith("finished") for word in ends) else set()
 
 
 def _outcome(body: Body) -> str:
