@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.world import World
 
 GRACE_S = 2.0
+TOLERANCE_MS = 5.0
 
 
 def is_finished(end: Finished | Failed) -> bool:
@@ -48,6 +49,7 @@ def broken(world: World) -> list[str]:
         reader.owed = owed(world, reader, made)
         if reader.end is None and reader.owed:
             found.append(f"P1 {reader.name} run {reader.run_id}: no end by deadline + {GRACE_S:.0f} s")
+        found += _patience(world, ends.get(reader.run_id, []))
     report = replay(log, made)
     found += [f"P4 run {d.run_id}: {d.field} {d.recorded} != {d.repeated}" for d in report.differ]
     refused = any(fault == "log refuses" for fault, _ in world.hits)
@@ -102,6 +104,19 @@ def overlapping(world: World, reader: Reader) -> list[Hard]:
     late_s = max(reader.asked_s + reader.deadline_s, world.strikes.back_s) + GRACE_S
     until = reader.ended_s if reader.end is not None else late_s
     return [h for h in world.strikes.hard if h.from_s <= until and h.until_s + GRACE_S >= reader.asked_s]
+
+
+def _patience(world: World, ends: list[RequestEnded]) -> list[str]:
+    """A model that says nothing is left at its limit, whichever attempt it is; a stopped selector cannot look."""
+    stopped = {h.who for h in world.strikes.hard if h.fault == "selector hang"}
+    limit_ms = world.topology.latency["interactive"].first_token_ms
+    return [
+        f"P1 run {end.run_id}: silent {attempt.model} was waited for {attempt.total_ms:.0f} ms, the limit is {limit_ms}"
+        for end in ends
+        if end.instance not in stopped
+        for attempt in end.attempts
+        if attempt.first_token_ms is None and attempt.total_ms > limit_ms + TOLERANCE_MS
+    ]
 
 
 def _announced(events: list[tuple[int, Event]]) -> list[str]:
