@@ -107,13 +107,13 @@ def overlapping(world: World, reader: Reader) -> list[Hard]:
 
 
 def _patience(world: World, ends: list[RequestEnded]) -> list[str]:
-    """A model that says nothing is left at its limit, whichever attempt it is; a stopped selector cannot look."""
-    stopped = {h.who for h in world.strikes.hard if h.fault == "selector hang"}
+    """A model that says nothing is left at its limit, whichever attempt it is; while nobody hears, nobody is blamed."""
+    deaf = {h.who for h in world.strikes.hard if h.fault in ("selector hang", "selector cut off", "outage")}
     limit_ms = world.topology.latency["interactive"].first_token_ms
     return [
         f"P1 run {end.run_id}: silent {attempt.model} was waited for {attempt.total_ms:.0f} ms, the limit is {limit_ms}"
         for end in ends
-        if end.instance not in stopped
+        if not deaf & {end.instance, "server"}
         for attempt in end.attempts
         if attempt.first_token_ms is None and attempt.total_ms > limit_ms + TOLERANCE_MS
     ]
