@@ -75,6 +75,7 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
         bucket = claims_bucket(app)
         publish += [f"{app}.trace.selection.made.{seat.instance}", f"$KV.{bucket}.>"]
         publish.append(f"$JS.API.DIRECT.GET.KV_{bucket}.>")
+        publish.append(f"{inbox_of(seat.instance)}.*.traced.>")  # where the server reports on a caller's absence
     subscribe = [f"{inbox_of(seat.instance)}.>"]
     subscribe += [f"{app}.ask.{s}" for name in plan.asks for s in expand(name, seat)]
     subscribe += [f"{app}.obs.{name}.*" for name in plan.hears]
