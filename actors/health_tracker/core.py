@@ -14,6 +14,7 @@ from understudy.actors.health_tracker.state import (
     Settings,
     State,
     Watch,
+    announced,
     degrade,
     open_breaker,
     recover,
@@ -24,6 +25,7 @@ from understudy.messages.base import Ask, Message
 from understudy.messages.events import (
     AttemptEnded,
     Event,
+    Health,
     ModelDegraded,
     ModelLoaded,
     ModelProbed,
@@ -139,12 +141,29 @@ def _declare(state: State, event: TopologyApplied, seq: int) -> None:
         del state.watches[gone]
 
 
+def _status_of(event: ModelDegraded | ModelUnavailable | ModelRecovered) -> Health:
+    """What an announcement says of its model."""
+    match event:
+        case ModelUnavailable():
+            return "unavailable"
+        case ModelDegraded():
+            return "degraded"
+        case ModelRecovered():
+            return "healthy"
+
+
 def _fold_own(state: State, event: Event) -> None:
-    """Our own announcements, read back while folding: what the world was told stands."""
-    if state.live or not isinstance(event, ModelDegraded | ModelUnavailable | ModelRecovered | ModelProbed):
+    """Announcements, read back: what the world was told stands, also where another tracker said it first."""
+    if isinstance(event, ModelProbed):
+        watch = state.watches.get(event.model)
+        if watch is not None:
+            watch.probed_seq = max(watch.probed_seq, event.since_seq)
         return
+    if not isinstance(event, ModelDegraded | ModelUnavailable | ModelRecovered):
+        return
+    newest = announced(state, event.model, event.id)
     watch = state.watches.get(event.model)
-    if watch is None:
+    if watch is None or (state.live and (not newest or _status_of(event) == watch.status)):
         return
     match event:
         case ModelUnavailable():
@@ -156,8 +175,6 @@ def _fold_own(state: State, event: Event) -> None:
             watch.status, watch.reason, watch.in_a_row, watch.opened = "healthy", "", 0, 0
             if event.by != "outcome":
                 watch.good, watch.bad, watch.outcomes = 0.0, 0.0, 0
-        case ModelProbed():
-            watch.probed_seq = event.since_seq
 
 
 def _count(

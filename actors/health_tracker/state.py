@@ -109,6 +109,7 @@ class State:
     said: int = 0
     telling: dict[str, Store] = field(default_factory=dict[str, Store])  # by message id, until the log has it
     refused: list[Store] = field(default_factory=list[Store])
+    changes: dict[str, int] = field(default_factory=dict[str, int])  # announced so far, by model
     watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
 
     def fresh(self, now: float) -> str:
@@ -118,11 +119,28 @@ class State:
 
 
 def say(state: State, event: Event, model: str) -> Store:
-    """Announce a change, once."""
-    state.said += 1
-    store = Store(event, f"health.{state.instance}.{event.at_ms}.{state.said}", key=slug(model))
-    state.telling[store.msg_id] = store
+    """Announce a change, once: its id is its number among the model's changes, so the log is the fence.
+
+    Should two trackers run, or one be started again before the log had answered, the log keeps the first that comes
+    with a number, and `announced` takes over what it says. A finding of a probe is named after what it is about.
+    """
+    if isinstance(event, ModelProbed):
+        msg_id = f"probed.{slug(model)}.{event.since_seq}"
+    else:
+        state.changes[model] = state.changes.get(model, 0) + 1
+        msg_id = f"health.{slug(model)}.{state.changes[model]}"
+    store = Store(event, msg_id, key=slug(model))
+    state.telling[msg_id] = store
     return store
+
+
+def announced(state: State, model: str, msg_id: str) -> bool:
+    """The log holds a change with this id: whether it is the newest that we know of, or newer."""
+    _, _, tail = msg_id.rpartition(".")
+    known = state.changes.get(model, 0)
+    number = int(tail) if tail.isdecimal() else known + 1
+    state.changes[model] = max(known, number)
+    return number >= known
 
 
 def told(state: State, answer: Stored | StoreFailed) -> None:

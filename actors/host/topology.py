@@ -258,6 +258,10 @@ def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:
     except ModuleNotFoundError:
         problems.append(Problem(path, "no such actor", f"expected the folder actors/{name} with core.py"))
         return
+    if plan.singleton and plan.replicas > 1:
+        problems.append(
+            Problem(f"{path}.replicas", str(plan.replicas), "a singleton has one; its process is kept going")
+        )
     contract = {
         "asks": set(core.ASKS),
         "hears": {short(c) for c in core.HEARS},

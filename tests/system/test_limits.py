@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from understudy.actors.host.permissions import Seat
+from understudy.actors.host.seats import Process
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.nats_log import api
 from understudy.bus.port import BusDown, LogFull, Outgoing
@@ -150,3 +152,31 @@ async def test_up_on_a_server_that_is_not_there_says_so(kit: Any, tmp_path: Any,
     where = ("--topology", str(root / "topology.yaml"), "--state", str(tmp_path / "state"))
     code, _, err = await kit.cli("up", "--nats", url, *where)
     assert code == 1 and url in err and len(err.splitlines()) == 1 and "Traceback" not in err
+
+
+async def test_two_health_trackers_by_mistake_announce_each_change_once(fake: Any, kit: Any, tmp_path: Any) -> None:
+    (tmp_path / "key").write_text(kit.KEY)
+    models = {"ok@1": {"provider": "lab"}}
+    topology = kit.topology_of(fake.url, "key", models=models, aliases={}, tasks={"general": {"latency": "quick"}})
+    system = kit.System(fake, tmp_path, topology)
+    system.supervisor.processes.append(Process(Seat("health_tracker", "health_tracker-2")))
+    await system.start()
+    try:
+        for _ in range(2):
+            await system.back("runner-lab", await system.kill("runner-lab"))
+            await kit.until(lambda: system.process("runner-lab").ready)
+        words: list[str] = []
+
+        def read(message: Any) -> None:
+            event = json.loads(message.payload)
+            if event["type"] in ("model.unavailable.v1", "model.recovered.v1"):
+                words.append(f"{event['type']} {event['id']}")
+
+        async with await system.operator() as client:
+            await client.bus.read("TTA_EVT", ["tta.evt.model.>"], read)
+            await kit.until(lambda: len(words) >= 4)
+            assert (await client.generate("Anybody?")).recorded
+        assert [w.split()[0] for w in words] == ["model.unavailable.v1", "model.recovered.v1"] * 2
+        assert [w.rsplit(".", 1)[1] for w in words] == ["1", "2", "3", "4"]
+    finally:
+        await system.stop()

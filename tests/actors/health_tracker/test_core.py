@@ -438,3 +438,62 @@ def test_announcements_alternate_and_have_their_own_ids(history: list[str]) -> N
         status = status or type(store.event).__name__.removeprefix("Model").lower()
         assert status != store.event.was
     assert status == t.status() and len({s.msg_id for s in stores}) == len(stores)
+
+
+# --- two trackers, or one that was started again -------------------------------------------------------------------
+
+
+class Log:
+    """What the server does: the first event with an id is kept; every tracker reads what was kept, in order."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self.trackers, self.kept = trackers, dict[str, Any]()
+
+    def take(self, effects: list[Any]) -> None:
+        for effect in effects:
+            if isinstance(effect, Store) and effect.msg_id not in self.kept:
+                event = msgspec.structs.replace(effect.event, id=effect.msg_id)
+                self.kept[effect.msg_id] = event
+                for tracker in self.trackers:
+                    self.take(tracker.happen(event))
+
+    def words(self) -> list[str]:
+        return [type(e).__name__.removeprefix("Model") for e in self.kept.values()]
+
+
+def test_two_trackers_announce_each_change_once() -> None:
+    alone, one, two = Tracker(), Tracker(), Tracker()
+    single, both = Log(alone), Log(one, two)
+    for _ in range(3):
+        for log in (single, both):
+            for step in (lambda t: t.bad(times=3), lambda t: t.good(times=4)):
+                for said in [step(tracker) for tracker in log.trackers]:  # both decide before either is read back
+                    log.take(said)
+    assert both.words() == single.words() and both.words().count("Unavailable") == 3
+    assert one.state.watches["a"].status == two.state.watches["a"].status == alone.state.watches["a"].status
+
+
+def test_the_tracker_whose_word_came_second_takes_over_the_first() -> None:
+    one, two = Tracker(), Tracker(open_after=99, minimum_outcomes=3, degraded_ratio=0.1)
+    log = Log(one, two)
+    first, second = one.bad(times=3), two.bad(times=3)
+    log.take(first)
+    log.take(second)
+    assert log.words() == ["Unavailable"]
+    assert [t.state.watches["a"].status for t in (one, two)] == ["unavailable", "unavailable"]
+
+
+def test_a_tracker_started_again_goes_on_with_the_numbers_and_repeats_the_same_id_for_the_same_change() -> None:
+    before = Tracker()
+    log = Log()
+    log.take(before.bad(times=3))
+    again = Tracker(live=False)
+    again.bad(times=3)
+    for event in log.kept.values():
+        again.happen(event)
+    again.live()
+    log.take(again.good())
+    assert list(log.kept) == ["health.a.1", "health.a.2"] and log.words() == ["Unavailable", "Recovered"]
+    lost = Tracker(live=False)  # its first life's word never reached the log
+    lost.live()
+    assert [e.msg_id for e in lost.bad(times=3) if isinstance(e, Store)] == ["health.a.1"]
