@@ -81,15 +81,16 @@ async def hurt(folder: Path) -> int:
     prompts = [f"take the {word} key and go on" for word in WORDS[:8] * 2]
     async with Rig(folder, "float32") as rig:
         names = [rig.ask(prompt, max_tokens=24) for prompt in prompts]
-        calm = [(await rig.end(name), rig.texts.get(name))[1] for name in names]
+        calm = [(await rig.end(name), rig.texts.get(name, ""))[1] for name in names]
+    bad = next(sign for sign in "~^|{}@#%&*<>$" if not any(sign in text for text in calm))  # what nobody else says
     harmed = 0
     async with Rig(folder, "float32") as rig:
-        with embedding_hook("~", folder):
+        with embedding_hook(bad, folder):
             for sick in (3, 9, 15):
-                asked = [f"~ {prompt}" if i == sick else prompt for i, prompt in enumerate(prompts)]
+                asked = [f"{bad} {prompt}" if i == sick else prompt for i, prompt in enumerate(prompts)]
                 names = [rig.ask(prompt, max_tokens=24) for prompt in asked]
                 for i, name in enumerate(names):
-                    end, text = await rig.end(name), rig.texts.get(name)
+                    end, text = await rig.end(name), rig.texts.get(name, "")
                     alone = isinstance(end, Failed) and end.code == "nan_logits"
                     harmed += not alone if i == sick else text != calm[i]
     return harmed

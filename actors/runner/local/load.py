@@ -181,6 +181,9 @@ def _tokenizer(folder: Path) -> Any:
         raise LoadError("unsupported", "the tokenizer has no tokenizer.json form, which streaming needs")
     if not tokenizer.chat_template:
         raise LoadError("unsupported", "the tokenizer has no chat template")
+    # a tokenizer.json may bring limits of its training along
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 

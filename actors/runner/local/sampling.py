@@ -49,13 +49,14 @@ def _drawn(logits: Tensor, best: Tensor, draws: Sequence[Draw]) -> Tensor:
     uniform, heat, kept = table.to(logits.device)[:, :, None]
     # the best logit is taken off first, so that a low temperature cannot overflow
     chances = ((logits - logits.amax(-1, keepdim=True)) / heat).softmax(-1)
-    order: Tensor | None = None
     if any(draw.top_p < 1 for draw in draws):
-        chances, order = torch.sort(chances, dim=-1, descending=True, stable=True)
-        chances = chances.masked_fill(chances.cumsum(-1) - chances >= kept, 0.0)
+        ranked, order = torch.sort(chances, dim=-1, descending=True, stable=True)
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= kept, 0.0)
+        # back in the vocabulary's order: in the sorted one, two tokens that are equal but for the rounding of this
+        # batch would trade places, and with them the token that a number stands for
+        chances = torch.zeros_like(chances).scatter_(-1, order, ranked)
     total = chances.cumsum(-1)
     place = torch.searchsorted(total, uniform * total[:, -1:], right=True).clamp_(max=chances.shape[1] - 1)
     # rounding may put the number behind the last possible token: take the best one then
     possible = chances.gather(1, place)[:, 0] > 0
-    tokens = place if order is None else order.gather(1, place)
-    return torch.where(possible, tokens[:, 0], best)
+    return torch.where(possible, place[:, 0], best)
