@@ -45,7 +45,7 @@ class SelectionMade(Event, Finite, tag="selection.made.v1", frozen=True, kw_only
     seed: int
     task: Word
     features: dict[str, Any]  # the request's shape, never its text
-    local_view: dict[str, Any]  # in-flight, suspects, load of the surviving candidates
+    local_view: dict[str, Any]  # surviving candidates that were not simply one idle instance: load, suspicion
     chain: tuple[ModelId, ...]
     scores: dict[str, float]
     rejected: dict[str, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from understudy.messages.base import Finite, Message
+from understudy.messages.base import Finite, Message, Part
 from understudy.messages.generate import FinishReason, Parameters, Turn, Usage
 from understudy.messages.units import Count, ModelId, Tokens
 
@@ -109,13 +109,18 @@ class CancelRun(Message, tag="runner.cancel.v1", frozen=True, kw_only=True):
     attempt: Count
 
 
-class RunnerBeat(Message, Finite, tag="runner.beat.v1", frozen=True, kw_only=True):
-    """A runner is alive: its load. Published as an observation (`obs`), so it may be lost."""
+class ModelLoad(Part, frozen=True, kw_only=True):
+    """How busy one model of a runner is."""
+
+    slots: Count
+    in_flight: Count = 0
+
+
+class RunnerBeat(Message, tag="runner.beat.v1", frozen=True, kw_only=True):
+    """A runner process is alive, with the load of every model it serves. An observation (`obs`), so it may be lost."""
 
     instance: str
-    model: ModelId
-    in_flight: Count
-    slots: Count
+    models: dict[ModelId, ModelLoad]
     accepting: bool = True
 
 

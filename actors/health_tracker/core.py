@@ -238,17 +238,19 @@ def _heard(state: State, heard: Heard, settings: Settings) -> list[Effect]:
 
 
 def _beat(state: State, beat: RunnerBeat, now: float) -> list[Effect]:
-    watch = state.watches.get(beat.model)
-    if watch is None:
-        return []
-    if not beat.accepting:  # it leaves in good order, so it will not be missed
-        watch.beats.pop(beat.instance, None)
-        watch.loaded = bool(watch.beats)
-        return []
-    watch.beats[beat.instance] = Load(now, beat.in_flight, beat.slots)
-    if state.live and watch.status == "unavailable" and watch.reason in AWAY:
-        return recover(state, beat.model, watch, "loaded", now)
-    return []
+    out: list[Effect] = []
+    for model, load in beat.models.items():
+        watch = state.watches.get(model)
+        if watch is None:
+            continue
+        if not beat.accepting:  # it leaves in good order, so it will not be missed
+            watch.beats.pop(beat.instance, None)
+            watch.loaded = bool(watch.beats)
+            continue
+        watch.beats[beat.instance] = Load(now, load.in_flight, load.slots)
+        if state.live and watch.status == "unavailable" and watch.reason in AWAY:
+            out += recover(state, model, watch, "loaded", now)
+    return out
 
 
 def _deaf(state: State, ms: float) -> None:

@@ -11,6 +11,7 @@ from understudy.messages.events import Event, ModelLoaded, ModelUnloaded
 from understudy.messages.generate import FinishReason, Usage
 from understudy.messages.run import (
     CancelRun,
+    ModelLoad,
     RunEnded,
     RunFailed,
     RunFailure,
@@ -247,17 +248,10 @@ def _expire(state: State, woke: Woke) -> list[Effect]:
 
 
 def _beat(state: State, now: float, generation: int, settings: Settings) -> list[Effect]:
-    out: list[Effect] = [Wake(now + settings.beat_ms, BEAT, generation + 1)]
-    for model, slots in settings.models.items():
-        beat = RunnerBeat(
-            instance=state.instance,
-            model=model,
-            in_flight=state.busy.get(model, 0),
-            slots=slots,
-            accepting=state.accepting,
-        )
-        out.append(Send(f"{state.app}.obs.runner.beat.{slug(model)}", beat))
-    return out
+    models = {m: ModelLoad(slots=slots, in_flight=state.busy.get(m, 0)) for m, slots in settings.models.items()}
+    beat = RunnerBeat(instance=state.instance, models=models, accepting=state.accepting)
+    wake = Wake(now + settings.beat_ms, BEAT, generation + 1)
+    return [wake, Send(f"{state.app}.obs.runner.beat.{state.instance}", beat)]
 
 
 def _ready(state: State, ready: EdgeReady, settings: Settings) -> list[Effect]:

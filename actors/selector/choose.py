@@ -14,7 +14,7 @@ from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.base import Finite, Part
 from understudy.messages.catalogue import Candidate
 from understudy.messages.generate import Requirements
-from understudy.messages.topology import Policy, Topology, Weights
+from understudy.messages.topology import Model, Policy, Topology, Weights
 
 Rejection = Literal[
     "unhealthy",
@@ -36,6 +36,11 @@ class Local(Part, frozen=True, kw_only=True):
     in_flight: int
     slots: int
     suspect: bool = False
+
+
+def idle(declared: Model) -> Local:
+    """What needs no record: one instance, nothing in flight, as many slots as declared, no suspicion."""
+    return Local(instances=1, in_flight=0, slots=declared.slots)
 
 
 class Question(Part, Finite, frozen=True, kw_only=True):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from understudy.actors.selector.admit import seed_of
-from understudy.actors.selector.choose import Local, Question, decide
-from understudy.actors.selector.views import Knowledge
+from understudy.actors.selector.choose import Local, Question, decide, idle
+from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.events import Event, RequestEnded, SelectionMade, seal_of
 from understudy.messages.wire import WireError, decode, tag_of
 
@@ -119,7 +119,7 @@ def compare(knowledge: Knowledge, made: SelectionMade, seq: int = 0) -> list[Dif
     """Decide again and list what is not the same."""
     try:
         question = msgspec.convert(made.features, Question)
-        local = {m: _local(made, m) for m in knowledge.models}
+        local = {m: _local(made, m, view) for m, view in knowledge.models.items()}
         again = decide(knowledge, local, question)
     except (msgspec.ValidationError, KeyError) as error:
         return [Difference(seq, made.run_id, "features", "unusable", type(error).__name__)]
@@ -138,10 +138,10 @@ def _differences(pairs: dict[str, tuple[Any, Any]], seq: int, run_id: str) -> li
     return [Difference(seq, run_id, name, str(a)[:200], str(b)[:200]) for name, (a, b) in pairs.items() if a != b]
 
 
-def _local(made: SelectionMade, model: str) -> Local:
-    """What was recorded; of a candidate that was rejected for another reason it did not matter."""
+def _local(made: SelectionMade, model: str, view: ModelView) -> Local:
+    """What was recorded, or what needs no record; of a candidate rejected for another reason it did not matter."""
     if model in made.not_loaded:
         return Local(instances=0, in_flight=0, slots=0)
     if model in made.local_view:
         return msgspec.convert(made.local_view[model], Local)
-    return Local(instances=1, in_flight=0, slots=1)
+    return idle(view.declared)

@@ -200,15 +200,21 @@ class LocalView:
 
     def beat(self, beat: RunnerBeat, at_ms: float) -> None:
         """A runner instance is alive; one that takes no more work is none for new requests."""
-        known = self.instances.setdefault(beat.model, {})
-        before = known.get(beat.instance)
-        if not beat.accepting:
-            known.pop(beat.instance, None)
-            self.touched.add(beat.model)
-            return
-        known[beat.instance] = Instance(at_ms, beat.in_flight, beat.slots)
-        if before is None or (before.in_flight, before.slots) != (beat.in_flight, beat.slots):
-            self.touched.add(beat.model)
+        for model, load in beat.models.items():
+            known = self.instances.setdefault(model, {})
+            if not beat.accepting:
+                known.pop(beat.instance, None)
+                self.touched.add(model)
+                continue
+            instance = known.get(beat.instance)
+            if instance is None:
+                known[beat.instance] = Instance(at_ms, load.in_flight, load.slots)
+                self.touched.add(model)
+                continue
+            instance.seen_ms = at_ms
+            if (instance.in_flight, instance.slots) != (load.in_flight, load.slots):
+                instance.in_flight, instance.slots = load.in_flight, load.slots
+                self.touched.add(model)
 
     def asked(self, model: str) -> None:
         """One more request of ours is with this model."""

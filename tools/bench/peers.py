@@ -21,7 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from understudy.messages.generate import Usage
-from understudy.messages.run import RunEnded, RunnerBeat, RunStarted, RunText
+from understudy.messages.run import ModelLoad, RunEnded, RunnerBeat, RunStarted, RunText
 from understudy.messages.slugs import slug
 from understudy.messages.wire import encode
 
@@ -71,7 +71,7 @@ class Speaker:
         self._keep(self._speak(ask.get("to", message.reply), ask["run_id"], ask.get("attempt", 0)))
 
     async def _beat(self) -> None:
-        beat = encode(RunnerBeat(instance="speaker", model=MODEL, in_flight=0, slots=10_000))
+        beat = encode(RunnerBeat(instance="speaker", models={MODEL: ModelLoad(slots=10_000, in_flight=0)}))
         while True:
             await self._nc.publish(f"tta.obs.runner.beat.{slug(MODEL)}", beat)
             await asyncio.sleep(BEAT_S)

@@ -55,14 +55,13 @@ class Seen:
         """An observation: beats and their distance, processes that ended."""
         message, now = decode(received.payload), time.monotonic()
         if isinstance(message, RunnerBeat):
-            before = self.beat_at.get(message.model)
+            before = self.beat_at.get(message.instance)
             if before is not None:
                 self.gaps_ms.append((now - before) * 1000)
-            self.beat_at[message.model] = now
+            self.beat_at[message.instance] = now
         elif isinstance(message, ProcessGone):
             self.gone.append(message.instance)
-            for model in message.models:
-                self.beat_at.pop(model, None)
+            self.beat_at.pop(message.instance, None)
 
 
 async def measure(seconds: float = SECONDS) -> Result:

@@ -14,7 +14,16 @@ from understudy.actors.health_tracker.continuation import CUTS, KNOWN, matches
 from understudy.actors.runner import openai
 from understudy.messages.events import AttemptEnded, ModelLoaded, ModelProbed, TopologyApplied
 from understudy.messages.generate import Usage
-from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunFailure, RunModel, RunnerBeat, RunText
+from understudy.messages.run import (
+    ModelLoad,
+    ProcessGone,
+    RunEnded,
+    RunFailed,
+    RunFailure,
+    RunModel,
+    RunnerBeat,
+    RunText,
+)
 from understudy.messages.step import Booted, CaughtUp, Happened, Heard, Send, Store, Unheard, Woke
 from understudy.messages.topology import Topology
 from understudy.tools.fake.script import ChatRequest, built_in_faults, reply
@@ -61,7 +70,7 @@ class Tracker:
     def sweep(self, ms: float = 250.0, busy: int = 0, slots: int = 4, beats: bool = True) -> None:
         self.now += ms
         for model in self.state.watches if beats else ():
-            self.hear(RunnerBeat(instance=f"i-{model}", model=model, in_flight=busy, slots=slots))
+            self.hear(RunnerBeat(instance=f"i-{model}", models={model: ModelLoad(slots=slots, in_flight=busy)}))
         self.generation += 1
         self.feed(Woke(self.now, "sweep", self.generation))
 

@@ -20,7 +20,16 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.generate import Attempt, Usage
-from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunFailure, RunModel, RunnerBeat, RunText
+from understudy.messages.run import (
+    ModelLoad,
+    ProcessGone,
+    RunEnded,
+    RunFailed,
+    RunFailure,
+    RunModel,
+    RunnerBeat,
+    RunText,
+)
 from understudy.messages.step import (
     Booted,
     CaughtUp,
@@ -76,7 +85,7 @@ class Tracker:
 
     def beat(self, *models: str) -> None:
         for model in models or tuple(self.state.watches):
-            self.hear(RunnerBeat(instance=f"i-{model}", model=model, in_flight=0, slots=1))
+            self.hear(RunnerBeat(instance=f"i-{model}", models={model: ModelLoad(slots=1, in_flight=0)}))
 
     def bad(self, reason: str = "server_error", times: int = 1, model: str = "a") -> list[Any]:
         event = AttemptEnded(at_ms=0, run_id="r", attempt=0, model=model, reason=reason)
@@ -281,7 +290,7 @@ def test_a_dead_process_is_unavailable_at_once_and_back_with_its_beat() -> None:
 
 def test_with_another_instance_left_nothing_is_said() -> None:
     t = Tracker()
-    t.hear(RunnerBeat(instance="i-a2", model="a", in_flight=0, slots=1))
+    t.hear(RunnerBeat(instance="i-a2", models={"a": ModelLoad(slots=1, in_flight=0)}))
     t.hear(ProcessGone(actor="runner", instance="i-a"))
     assert t.said() == []
     t.hear(ProcessGone(actor="runner", instance="i-a2"))
@@ -317,7 +326,7 @@ def test_silence_while_we_were_deaf_is_nobodys_fault() -> None:
 def test_a_runner_that_leaves_in_good_order_is_not_called_dead() -> None:
     t = Tracker()
     t.happen(ModelLoaded(at_ms=0, model="a", instance="i-a", engine="http"))
-    t.hear(RunnerBeat(instance="i-a", model="a", in_flight=1, slots=1, accepting=False))
+    t.hear(RunnerBeat(instance="i-a", models={"a": ModelLoad(slots=1, in_flight=1)}, accepting=False))
     t.hear(ProcessGone(actor="runner", instance="i-a"))
     for _ in range(30):
         t.now += 250
@@ -405,7 +414,7 @@ def test_a_model_that_left_the_topology_is_forgotten() -> None:
     t = Tracker()
     t.happen(TopologyApplied(at_ms=0, hash="h2", body=plan(b={})))
     t.beat("b")
-    t.hear(RunnerBeat(instance="i-a", model="a", in_flight=0, slots=1))
+    t.hear(RunnerBeat(instance="i-a", models={"a": ModelLoad(slots=1, in_flight=0)}))
     t.bad(times=9)
     t.good()
     assert list(t.state.watches) == ["b"] and t.said() == []

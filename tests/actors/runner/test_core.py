@@ -13,6 +13,7 @@ from understudy.messages.events import ModelLoaded, ModelUnloaded
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import (
     CancelRun,
+    ModelLoad,
     RunEnded,
     RunFailed,
     RunFailure,
@@ -222,20 +223,20 @@ def test_ready_says_loaded_and_beats() -> None:
     ]
     assert isinstance(loaded[0].event, ModelLoaded) and loaded[0].event.facts == {"layers": 2}
     assert [e.subject for e in desk.effects if isinstance(e, Send)] == [
-        "tta.obs.runner.beat.m_1",
-        "tta.obs.runner.beat.n",
+        "tta.obs.runner.beat.i1",
     ]
     desk.ask("r1")
-    wake, first, _ = desk.feed(Woke(1250.0, "beat", 0))
+    wake, beat = desk.feed(Woke(1250.0, "beat", 0))
     assert wake == Wake(1500.0, "beat", 1)
-    assert first.message == RunnerBeat(instance="i1", model="m/1", in_flight=1, slots=2)
+    loads = {"m/1": ModelLoad(slots=2, in_flight=1), "n": ModelLoad(slots=1)}
+    assert beat.message == RunnerBeat(instance="i1", models=loads)
 
 
 def test_stopping_takes_nothing_new_and_ends_what_is_in_hand() -> None:
     desk = Desk()
     desk.ask("r1")
     out = desk.feed(Stopping(2000.0))
-    assert [e.message.accepting for e in out if isinstance(e, Send)] == [False, False]
+    assert [e.message.accepting for e in out if isinstance(e, Send)] == [False]
     assert [type(e.event) for e in out if isinstance(e, Store)] == [ModelUnloaded, ModelUnloaded]
     assert desk.ask("r2")[0].message.reason == "busy"
     desk.feed(CallEnded(1.0, "r1.0", "stop", 1, 1))

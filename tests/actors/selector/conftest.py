@@ -11,6 +11,7 @@ from understudy.actors.selector import core
 from understudy.messages.events import Event, TopologyApplied
 from understudy.messages.generate import Cancel, Delta, Failed, Finished, Generate, Seam, Usage
 from understudy.messages.run import (
+    ModelLoad,
     ProcessGone,
     RunEnded,
     RunFailed,
@@ -89,7 +90,7 @@ class Stage:
 
     def beat_all(self, in_flight: int = 0, slots: int = 8) -> None:
         for model in self.topology.models:
-            beat = RunnerBeat(instance=f"i-{slug(model)}", model=model, in_flight=in_flight, slots=slots)
+            beat = RunnerBeat(instance=f"i-{slug(model)}", models={model: ModelLoad(slots=slots, in_flight=in_flight)})
             self.feed(Heard(self.now, "obs", beat))
 
     # --- the caller ---

@@ -23,7 +23,7 @@ from understudy.messages.catalogue import (
 )
 from understudy.messages.events import AttemptEnded, ModelRecovered, ModelUnavailable, RequestEnded
 from understudy.messages.generate import Cancelled, Delta, Failed, Finished, Generate, Started
-from understudy.messages.run import RunFailure, RunnerBeat, RunText
+from understudy.messages.run import ModelLoad, RunFailure, RunnerBeat, RunText
 from understudy.messages.step import (
     Booted,
     CallText,
@@ -111,7 +111,7 @@ def test_asks_are_checked(stage: Any, cls: Any) -> None:
 
 def test_list_and_describe(stage: Any) -> None:
     s = stage({"x/a": {"provider": "here", "path": "p"}, "b": {}}, aliases={"nick": "x/a"}, beats=False)
-    s.hear(RunnerBeat(instance="i1", model="x/a", in_flight=2, slots=4))
+    s.hear(RunnerBeat(instance="i1", models={"x/a": ModelLoad(slots=4, in_flight=2)}))
     s.happen(AttemptEnded(at_ms=5, run_id="q", attempt=0, model="x/a", reason="engine"))
     s.put(make(ListModels))
     listed = s.said(Models)[0]
@@ -213,7 +213,7 @@ def test_a_silent_runner_is_noticed_by_the_sweep(stage: Any) -> None:
     s.started()
     for _ in range(14):
         s.wake("sweep")
-        s.hear(RunnerBeat(instance="i-b", model="b", in_flight=0, slots=8))
+        s.hear(RunnerBeat(instance="i-b", models={"b": ModelLoad(slots=8, in_flight=0)}))
     assert s.call().model == "a"
     s.wake("sweep")
     s.wake("sweep")
@@ -225,7 +225,7 @@ def test_a_runner_that_takes_no_more_gets_no_new_requests(stage: Any) -> None:
     s = stage()
     s.ask("r1")
     s.started("r1")
-    s.hear(RunnerBeat(instance="i-a", model="a", in_flight=1, slots=8, accepting=False))
+    s.hear(RunnerBeat(instance="i-a", models={"a": ModelLoad(slots=8, in_flight=1)}, accepting=False))
     s.ask("r2")
     assert s.call("r2").model == "b" and s.call("r1").model == "a"
     s.gone("i-a")
@@ -418,7 +418,7 @@ HISTORY = st.lists(
 def test_recorded_decisions_can_be_repeated_from_the_log_alone(stage: Any, history: list[tuple[str, int]]) -> None:
     s = stage({"a": {}, "b": {"slots": 1}, "c": {"context_tokens": 3}, "d": {}}, beats=False)
     for model in "abc":
-        s.hear(RunnerBeat(instance=f"i-{model}", model=model, in_flight=0, slots=1))
+        s.hear(RunnerBeat(instance=f"i-{model}", models={model: ModelLoad(slots=1, in_flight=0)}))
     log: list[Any] = [(1, core.TopologyApplied(at_ms=0, hash="h1", body=s.topology))]
     written = 0
     for n, (word, k) in enumerate(history):

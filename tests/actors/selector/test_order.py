@@ -23,7 +23,7 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.generate import Attempt, Requirements, Turn
-from understudy.messages.run import ProcessGone, RunFailed, RunnerBeat
+from understudy.messages.run import ModelLoad, ProcessGone, RunFailed, RunnerBeat
 from understudy.messages.topology import Topology
 
 PROVIDERS = {
@@ -72,7 +72,7 @@ class History:
         luck = self.luck
         instance, load = luck.choice("AB") + name, luck.choice([0, 0, 1, 2])
         accepting = luck.random() < 0.9
-        beat = RunnerBeat(instance=instance, model=name, in_flight=load, slots=2, accepting=accepting)
+        beat = RunnerBeat(instance=instance, models={name: ModelLoad(slots=2, in_flight=load)}, accepting=accepting)
         self.local.beat(beat, self.now)
 
     def live(self) -> None:

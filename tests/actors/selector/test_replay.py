@@ -10,7 +10,7 @@ import pytest
 from understudy.actors.selector.replay import Report, replay
 from understudy.bus.port import Received
 from understudy.messages.events import TopologyApplied
-from understudy.messages.run import RunnerBeat
+from understudy.messages.run import ModelLoad, RunnerBeat
 from understudy.messages.wire import encode, tag_of
 from understudy.tools.rawlog import export, exported
 
@@ -24,7 +24,7 @@ def log(stage: Any) -> bytes:
     """Two runs, one with a failover, as `understudy events --json` writes them."""
     s = stage({"a": {}, "b": {"slots": 1}, "c": {"context_tokens": 3}, "d": {}}, beats=False)
     for model in "abc":
-        s.hear(RunnerBeat(instance=f"i-{model}", model=model, in_flight=0, slots=1))
+        s.hear(RunnerBeat(instance=f"i-{model}", models={model: ModelLoad(slots=1, in_flight=0)}))
     events: list[Any] = [TopologyApplied(at_ms=0, hash="h1", body=s.topology)]
     for run in ("r1", "r2"):
         s.ask(run, balance=0.25)
