@@ -23,6 +23,9 @@ MAX_PAYLOAD_BYTES = 8 << 20
 MAX_PENDING_BYTES = 256 << 20
 """What the server holds for one slow client before it cuts that connection."""
 
+START_S = 120.0
+"""How long a start may take: after a crash, or within the duplicate window of many events, the whole log is read."""
+
 _PR_SET_PDEATHSIG = 1
 _FREE_PORT_ATTEMPTS = 5
 
@@ -98,7 +101,7 @@ class NatsServer:
     def pid_file(self) -> Path:
         return self.folder / "nats.pid"
 
-    def start(self, *, wait_s: float = 10.0) -> Self:
+    def start(self, *, wait_s: float = START_S) -> Self:
         """Start and wait until the server greets with INFO. Raises ServerFailed."""
         if self.running:
             return self
