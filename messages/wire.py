@@ -6,6 +6,9 @@ Asks refuse unknown tags and fields, with the path; folds count and skip what th
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, TypeVar, Union
 
 import msgspec
@@ -112,6 +115,19 @@ def readable_tag(payload: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     return tag if _TAG.fullmatch(tag) else ""
+
+
+def reader_of(classes: Sequence[type[T]]) -> Callable[[bytes], Message | Ask]:
+    """A decoder for a stream of mostly these classes, which may be light forms (`brief.py`). Others go to `decode`."""
+    quick: Callable[[bytes], T] = msgspec.json.Decoder(reduce(or_, classes)).decode
+
+    def read(payload: bytes) -> Message | Ask:
+        try:
+            return quick(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return decode(payload)  # an older version, an unknown tag, a fault: it knows, and says where
+
+    return read
 
 
 def _lift(tag: str, payload: bytes) -> bytes:

@@ -9,6 +9,7 @@ It is also the one that asks models how they go on with another one's text (`con
 from __future__ import annotations
 
 from understudy.actors.health_tracker import continuation, probes
+from understudy.actors.health_tracker.history import History, Outcome, Record, outcomes, status_of, take_over
 from understudy.actors.health_tracker.state import (
     Load,
     Settings,
@@ -22,10 +23,9 @@ from understudy.actors.health_tracker.state import (
     told,
 )
 from understudy.messages.base import Ask, Message
+from understudy.messages.brief import RequestBrief
 from understudy.messages.events import (
     AttemptEnded,
-    Event,
-    Health,
     ModelDegraded,
     ModelLoaded,
     ModelProbed,
@@ -34,7 +34,7 @@ from understudy.messages.events import (
     RequestEnded,
     TopologyApplied,
 )
-from understudy.messages.run import CALLERS_FAULT, ProcessGone, RunEnded, RunFailed, RunnerBeat, RunText
+from understudy.messages.run import ProcessGone, RunEnded, RunFailed, RunnerBeat, RunText
 from understudy.messages.step import (
     Booted,
     CaughtUp,
@@ -55,7 +55,7 @@ HEARS = (RunnerBeat, ProcessGone)
 FOLDS = (
     TopologyApplied,
     AttemptEnded,
-    RequestEnded,
+    RequestBrief,
     ModelLoaded,
     ModelDegraded,
     ModelUnavailable,
@@ -64,9 +64,9 @@ FOLDS = (
 )
 EMITS = (ModelDegraded, ModelUnavailable, ModelRecovered, ModelProbed)
 SENDS = ("runner.run",)
+Fold = History
 
 SWEEP = "sweep"
-BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost", "rate_limited", "payment"}
 AWAY = ("gone", "silent")
 
 
@@ -74,9 +74,6 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
     """One input in, effects out."""
     match message:
         case Happened():
-            if message.seq <= state.seq:
-                return []  # folded before
-            state.seq = message.seq
             return _happened(state, message, settings)
         case Heard():
             return _heard(state, message, settings)
@@ -94,7 +91,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             _deaf(state, message.ms)
             return []
         case CaughtUp():
-            state.live, state.live_since_ms = True, message.at_ms
+            _go_live(state, message.at_ms)
             return [Wake(message.at_ms + settings.sweep_ms, SWEEP, 0)]
         case Booted():
             state.app, state.instance, state.inbox = message.app, message.instance, message.inbox
@@ -103,90 +100,82 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return []
 
 
+def fold_state(state: State) -> History:
+    """The part of the state that is folded from the log."""
+    return state.history
+
+
+def restore(state: State, history: History) -> None:
+    """Go on from an earlier fold."""
+    state.history = history
+    _declare(state)
+
+
+def _go_live(state: State, now: float) -> None:
+    """From here on we announce; what we know of each model is what the log says."""
+    state.live, state.live_since_ms = True, now
+    state.changes = dict(state.history.changes)
+    for model, record in state.history.models.items():
+        watch = state.watches[model]
+        for name in Record.__slots__:
+            setattr(watch, name, getattr(record, name))
+
+
 def _happened(state: State, happened: Happened, settings: Settings) -> list[Effect]:
     event, now = happened.event, happened.at_ms
+    if not state.history.apply(happened.seq, event, settings.decay):
+        return []
     match event:
         case TopologyApplied():
-            _declare(state, event, happened.seq)
+            _declare(state)
             return []
-        case AttemptEnded():
-            watch = state.watches.get(event.model)
-            if watch is None or event.reason in BLAMELESS:
-                return []
-            watch.last_bad_ms = max(watch.last_bad_ms, float(event.at_ms))
-            return _count(state, event.model, watch, False, event.reason, now, settings)
-        case RequestEnded():
+        case AttemptEnded() | RequestBrief() | RequestEnded() if state.live:
             out: list[Effect] = []
-            for attempt in event.attempts:
-                watch = state.watches.get(attempt.model)
-                if watch is not None and attempt.outcome == "ok":
-                    out += _count(state, attempt.model, watch, True, "", now, settings)
+            for outcome in outcomes(event):
+                watch = state.watches.get(outcome.model)
+                if watch is not None:
+                    out += _count(state, watch, outcome, now, settings)
             return out
-        case ModelLoaded():
+        case ModelLoaded() if state.live:
             return _loaded(state, event, happened.seq, now)
+        case ModelDegraded() | ModelUnavailable() | ModelRecovered() if state.live:
+            _read_back(state, event)
+            return []
+        case ModelProbed() if state.live:
+            watch = state.watches.get(event.model)
+            if watch is not None:
+                watch.probed_seq = max(watch.probed_seq, event.since_seq)
+            return []
         case _:
-            _fold_own(state, event)
             return []
 
 
-def _declare(state: State, event: TopologyApplied, seq: int) -> None:
-    for model, declared in event.body.models.items():
+def _declare(state: State) -> None:
+    """Watch the models that the folded topology has, and no others."""
+    declared = state.history.models
+    for model, record in declared.items():
         watch = state.watches.get(model)
         if watch is None:
-            state.watches[model] = Watch(declared, since_seq=seq)
-        elif watch.declared != declared:
-            watch.declared = declared
-            watch.anew(seq)
-    for gone in set(state.watches) - set(event.body.models):
+            state.watches[model] = Watch(record.declared, since_seq=record.since_seq)
+        elif watch.declared != record.declared:
+            watch.declared = record.declared
+            watch.anew(record.since_seq)
+    for gone in set(state.watches) - set(declared):
         del state.watches[gone]
 
 
-def _status_of(event: ModelDegraded | ModelUnavailable | ModelRecovered) -> Health:
-    """What an announcement says of its model."""
-    match event:
-        case ModelUnavailable():
-            return "unavailable"
-        case ModelDegraded():
-            return "degraded"
-        case ModelRecovered():
-            return "healthy"
-
-
-def _fold_own(state: State, event: Event) -> None:
-    """Announcements, read back: what the world was told stands, also where another tracker said it first."""
-    if isinstance(event, ModelProbed):
-        watch = state.watches.get(event.model)
-        if watch is not None:
-            watch.probed_seq = max(watch.probed_seq, event.since_seq)
-        return
-    if not isinstance(event, ModelDegraded | ModelUnavailable | ModelRecovered):
-        return
+def _read_back(state: State, event: ModelDegraded | ModelUnavailable | ModelRecovered) -> None:
+    """An announcement comes back from the log: what the world was told stands, also where another tracker said it."""
     newest = announced(state, event.model, event.id)
     watch = state.watches.get(event.model)
-    if watch is None or (state.live and (not newest or _status_of(event) == watch.status)):
-        return
-    match event:
-        case ModelUnavailable():
-            watch.status, watch.reason = "unavailable", event.reason
-            watch.opened, watch.retry_at_ms = event.opened, event.retry_at_ms
-        case ModelDegraded():
-            watch.status, watch.reason = "degraded", event.reason
-        case ModelRecovered():
-            watch.status, watch.reason, watch.in_a_row, watch.opened = "healthy", "", 0, 0
-            if event.by != "outcome":
-                watch.good, watch.bad, watch.outcomes = 0.0, 0.0, 0
+    if watch is not None and newest and status_of(event) != watch.status:
+        take_over(watch, event)
 
 
-def _count(
-    state: State, model: str, watch: Watch, ok: bool, reason: str, now: float, settings: Settings
-) -> list[Effect]:
+def _count(state: State, watch: Watch, outcome: Outcome, now: float, settings: Settings) -> list[Effect]:
     """One outcome: breaker by failures in a row, degradation by their share."""
-    watch.good = watch.good * settings.decay + ok
-    watch.bad = watch.bad * settings.decay + (not ok)
-    watch.outcomes += 1
-    watch.in_a_row = 0 if ok else watch.in_a_row + 1
-    if not state.live:
-        return []
+    model, ok, reason, _ = outcome
+    watch.count(outcome, settings.decay)
     if ok:
         if watch.status == "unavailable":
             return recover(state, model, watch, "outcome", now)
@@ -207,8 +196,6 @@ def _loaded(state: State, event: ModelLoaded, seq: int, now: float) -> list[Effe
         return []
     watch.loaded = True
     watch.anew(seq)
-    if not state.live:
-        return []
     watch.beats.setdefault(event.instance, Load(now)).heard_ms = now
     if watch.status == "unavailable" and watch.reason in AWAY:
         return recover(state, event.model, watch, "loaded", now)

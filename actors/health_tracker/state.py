@@ -7,10 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from understudy.messages.events import Event, Health, ModelDegraded, ModelProbed, ModelRecovered, ModelUnavailable
+from understudy.actors.health_tracker.history import History, Record, number_of
+from understudy.messages.events import Event, ModelDegraded, ModelProbed, ModelRecovered, ModelUnavailable
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Store, Stored, StoreFailed
-from understudy.messages.topology import Model
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,35 +56,17 @@ class Load:
 
 
 @dataclass(slots=True)
-class Watch:
-    """One model: what was announced last, and what speaks for a change."""
+class Watch(Record):
+    """One model as we act on it: its record, ahead of the log by what was decided and is not stored yet."""
 
-    declared: Model
-    status: Health = "healthy"
-    reason: str = ""
-    in_a_row: int = 0
-    opened: int = 0
-    retry_at_ms: float = 0.0
     probing: str = ""  # run id of the health probe under way
     probe_until_ms: float = 0.0
-    good: float = 0.0
-    bad: float = 0.0
-    outcomes: int = 0
-    last_bad_ms: float = 0.0
-    loaded: bool = False  # some runner has said so; one that never was ready is not missed
     beats: dict[str, Load] = field(default_factory=dict[str, Load])  # by instance
 
-    since_seq: int = 0  # log position of its last load or change: what a continuation probe finds holds from there on
-    probed_seq: int = -1  # the `since_seq` that the last finding is about
     trial: Trial | None = None
     trial_at_ms: float = 0.0  # not before
     trial_failures: int = 0
     wanted_ms: float | None = None  # since when a continuation probe waits for an idle model
-
-    def error_ratio(self) -> float:
-        """Decayed share of failures; 0 before enough outcomes."""
-        total = self.good + self.bad
-        return self.bad / total if total else 0.0
 
     def anew(self, seq: int) -> None:
         """It was loaded or changed at this position: how it continues is unknown again."""
@@ -98,18 +80,18 @@ class Watch:
 
 @dataclass(slots=True)
 class State:
-    """`live` is False while the log is folded: what happened then was announced then."""
+    """`live` is False while the log is folded: what happened then was announced then. `history` is that fold."""
 
     app: str = ""
     instance: str = ""
     inbox: str = ""
-    seq: int = 0  # the log position that this reflects
     live: bool = False
     live_since_ms: float = 0.0
     said: int = 0
     telling: dict[str, Store] = field(default_factory=dict[str, Store])  # by message id, until the log has it
     refused: list[Store] = field(default_factory=list[Store])
     changes: dict[str, int] = field(default_factory=dict[str, int])  # announced so far, by model
+    history: History = field(default_factory=History)
     watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
 
     def fresh(self, now: float) -> str:
@@ -136,9 +118,8 @@ def say(state: State, event: Event, model: str) -> Store:
 
 def announced(state: State, model: str, msg_id: str) -> bool:
     """The log holds a change with this id: whether it is the newest that we know of, or newer."""
-    _, _, tail = msg_id.rpartition(".")
     known = state.changes.get(model, 0)
-    number = int(tail) if tail.isdecimal() else known + 1
+    number = number_of(msg_id, known)
     state.changes[model] = max(known, number)
     return number >= known
 
@@ -205,5 +186,5 @@ def recover(
     was, watch.status, watch.reason = watch.status, "healthy", ""
     watch.in_a_row, watch.opened, watch.probing = 0, 0, ""
     if by != "outcome":
-        watch.good, watch.bad, watch.outcomes = 0.0, 0.0, 0
+        watch.forgive()
     return [say(state, ModelRecovered(at_ms=int(now), model=model, was=was, by=by), model)]

@@ -7,8 +7,11 @@ from functools import partial
 from understudy.actors.selector import answers, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.order import Order
 from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted
+from understudy.actors.selector.views import Knowledge
 from understudy.messages.base import Ask, Message
+from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
 from understudy.messages.events import (
     AttemptEnded,
@@ -71,7 +74,7 @@ FOLLOWS = (SelectionMade,)
 FOLDS = (
     TopologyApplied,
     AttemptEnded,
-    RequestEnded,
+    RequestBrief,
     ModelLoaded,
     ModelDegraded,
     ModelUnavailable,
@@ -81,6 +84,7 @@ FOLDS = (
 EMITS = (AttemptEnded, RequestEnded, ModelSwitched, FeedbackGiven)
 SENDS = ("runner.run", "runner.cancel", "selector.attach")
 OBSERVES = (SelectorBeat,)
+Fold = Knowledge
 
 SWEEP, BEAT, DRAINED = "sweep", "beat", "drained"
 DEAF_LOOK_MS = 250.0
@@ -130,6 +134,16 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             ]
         case _:
             return []
+
+
+def fold_state(state: State) -> Knowledge:
+    """The part of the state that is folded from the log."""
+    return state.knowledge
+
+
+def restore(state: State, knowledge: Knowledge) -> None:
+    """Go on from an earlier fold."""
+    state.knowledge, state.order = knowledge, Order()
 
 
 # --- answers from runners, timers, the log -------------------------------------------------------------------------
@@ -192,7 +206,7 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     event = happened.event
     state.knowledge.apply(happened.seq, event)
     state.order.happened(event)
-    if not isinstance(event, RequestEnded):
+    if not isinstance(event, RequestBrief | RequestEnded):
         return []
     state.siblings.ended(event, happened.at_ms)
     run = state.runs.get(event.run_id)

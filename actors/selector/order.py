@@ -19,6 +19,7 @@ import msgspec
 from understudy.actors.selector import choose
 from understudy.actors.selector.choose import Decision, Local, Question, Rejected, Steady
 from understudy.actors.selector.views import Knowledge, LocalView
+from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import Candidate
 from understudy.messages.events import Event, RequestEnded, TopologyApplied
 from understudy.messages.topology import Topology, Weights
@@ -83,7 +84,7 @@ class Order:
         match event:
             case TopologyApplied():
                 self._knowledge = None
-            case RequestEnded():
+            case RequestBrief() | RequestEnded():
                 self._touched.update(attempt.model for attempt in event.attempts)
             case _:
                 self._touched.add(getattr(event, "model", ""))

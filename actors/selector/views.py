@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from understudy.messages.brief import RequestBrief
 from understudy.messages.events import (
     AttemptEnded,
     Event,
@@ -108,7 +109,7 @@ class Knowledge:
                 self._probed(event)
             case AttemptEnded():
                 self._failed(event)
-            case RequestEnded():
+            case RequestBrief() | RequestEnded():
                 self._ended(event)
             case _:
                 pass
@@ -155,7 +156,7 @@ class Knowledge:
             view.last_error = event.reason
             view.count(False, None)
 
-    def _ended(self, event: RequestEnded) -> None:
+    def _ended(self, event: RequestBrief | RequestEnded) -> None:
         if event.claim:
             self.ended[event.claim] = Ended(self.seq, event.run_id, event.body, event.at_ms)
             while (oldest := next(iter(self.ended))) and self.ended[oldest].at_ms < event.at_ms - REPEAT_MS:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.health_tracker import core
+from understudy.actors.health_tracker.history import BLAMELESS
 from understudy.messages.events import (
     AttemptEnded,
     ModelDegraded,
@@ -139,7 +140,7 @@ def test_a_success_between_starts_the_count_anew() -> None:
     assert t.said() == []
 
 
-@pytest.mark.parametrize("reason", sorted(core.BLAMELESS))
+@pytest.mark.parametrize("reason", sorted(BLAMELESS))
 def test_ends_that_say_nothing_against_the_model(reason: str) -> None:
     t = Tracker()
     t.bad(reason, 30)

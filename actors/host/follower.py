@@ -1,0 +1,127 @@
+"""Follows the event log for one actor: in order, each fact once, from a snapshot's position where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from understudy.actors.host.core_port import Core
+from understudy.actors.host.logs import Log
+from understudy.actors.host.snapshots import Snapshots, Unusable
+from understudy.bus.port import Bus, BusDown, Received, StreamState
+from understudy.bus.subjects import evt_stream
+from understudy.messages.events import Event
+from understudy.messages.wire import WireError, reader_of, tag_of
+
+QUIET_S = 1.0
+LOOK_S = 5.0
+EVERY_EVENTS = 20_000
+EVERY_S = 60.0
+
+
+class Follower:
+    """`happened(seq, event)` gets what the core folds; `seq` is the position up to which that has been done.
+
+    `sound` says whether the state may still be trusted: after a step has raised, nothing of it is kept.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        bus: Bus,
+        app: str,
+        log: Log,
+        happened: Callable[[int, Event], None],
+        sound: Callable[[], bool],
+        snapshots: Snapshots | None = None,
+    ) -> None:
+        self.seq = 0
+        self.unknown = 0  # facts that we fold by name, but whose version or form we do not know
+        self._core, self._bus, self._log, self._happened, self._sound = core, bus, log, happened, sound
+        self._stream, self._created = evt_stream(app), ""
+        self._names = frozenset(f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in core.FOLDS)
+        self._subjects = [f"{app}.evt.>"]
+        self._read = reader_of(core.FOLDS) if core.FOLDS else None
+        self._moved = asyncio.Event()
+        self._snapshots, self._saved, self._saved_at = snapshots, 0, time.monotonic()
+
+    async def catch_up(self, state: Any) -> None:
+        """Fold up to what is the head of the log now; later facts keep coming in order."""
+        began = time.monotonic()
+        now = await self._bus.stream_state(self._stream)
+        self._created = now.created
+        self._restore(state, now)
+        start = self.seq
+        if now.first_seq > start + 1:
+            self._log.line("log_cut", first_seq=now.first_seq, position=start, text="older facts are gone from the log")
+        await self._bus.read(self._stream, self._subjects, self._on_event, after_seq=start)
+        while self.seq < now.last_seq:
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), QUIET_S)
+            except TimeoutError:
+                if await self._gone(now.last_seq):
+                    break
+        took = round(time.monotonic() - began, 3)
+        self._log.line("folded", from_seq=start, seq=self.seq, s=took, unknown=self.unknown)
+
+    def _on_event(self, received: Received) -> None:
+        name = ".".join(received.subject.split(".", 4)[:4])
+        if name in self._names and self._read is not None:
+            try:
+                event = self._read(received.payload)
+            except WireError:
+                self.unknown += 1  # a newer writer's event: counted and skipped
+            else:
+                if isinstance(event, Event):
+                    self._happened(received.seq, event)
+        self.seq = received.seq
+        self._moved.set()
+
+    async def _gone(self, seq: int) -> bool:
+        """Nothing comes: has retention removed all up to `seq`, or is the server only slow?"""
+        try:
+            return (await self._bus.stream_state(self._stream)).first_seq > seq
+        except BusDown:
+            return False
+
+    # --- snapshots -------------------------------------------------------------------------------------------------
+
+    def _restore(self, state: Any, now: StreamState) -> None:
+        if self._snapshots is None:
+            return
+        try:
+            found = self._snapshots.load(self._stream, now)
+        except Unusable as why:
+            self._log.line("snapshot_unusable", file=self._snapshots.path.name, why=str(why))
+            return
+        if found is not None:
+            self.seq, fold = found
+            self._core.restore(state, fold)
+            self._saved = self.seq
+            self._log.line("snapshot_used", file=self._snapshots.path.name, seq=self.seq)
+
+    async def keep(self, state: Any) -> None:
+        """Write a snapshot now and then, until cancelled. The encoding is on the loop, the disk's part is not."""
+        while self._snapshots is not None:
+            await asyncio.sleep(LOOK_S)
+            news = self.seq - self._saved
+            due = news >= EVERY_EVENTS or (news > 0 and time.monotonic() - self._saved_at >= EVERY_S)
+            if due and self._sound():
+                seq, content = self.seq, self._snapshots.encode(state, self._stream, self._created, self.seq)
+                try:
+                    await asyncio.to_thread(self._snapshots.write, content)
+                except OSError as error:
+                    self._log.line("snapshot_not_written", why=error.strerror)
+                self._saved, self._saved_at = seq, time.monotonic()
+
+    def save(self, state: Any) -> None:
+        """One more at a clean stop; blocks for a write and an fsync."""
+        if self._snapshots is None or not self._sound() or self.seq == self._saved:
+            return
+        try:
+            self._snapshots.write(self._snapshots.encode(state, self._stream, self._created, self.seq))
+        except OSError as error:
+            self._log.line("snapshot_not_written", why=error.strerror)

@@ -1,0 +1,27 @@
+"""What a fold reads of an event: the same tag, fewer fields. The rest is skipped without being built.
+
+A log of millions is folded at every cold start, and most of an outcome's bytes are the embedded decision.
+"""
+
+from __future__ import annotations
+
+from understudy.messages.base import Part
+from understudy.messages.events import Event
+
+
+class AttemptBrief(Part, frozen=True, kw_only=True):
+    """See `Attempt`; the id's form was checked when it was written."""
+
+    model: str
+    outcome: str
+    first_token_ms: float | None = None
+
+
+class RequestBrief(Event, tag="request.ended.v1", frozen=True, kw_only=True):
+    """See `RequestEnded`."""
+
+    run_id: str
+    instance: str
+    attempts: tuple[AttemptBrief, ...] = ()
+    claim: str = ""
+    body: str = ""
