@@ -19,6 +19,7 @@ from understudy.bus.port import (
     NoResponders,
     Outgoing,
     Received,
+    StreamState,
     Subscription,
     TooLarge,
     WorkHandler,
@@ -171,6 +172,10 @@ class MemoryBus(Connection):
         worker = Worker(self, stream, consumer, handler, at_once)
         await worker.start()
         return worker
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """See `port.Bus.stream_state`."""
+        return await self.call(lambda: self.broker.stream(stream).state(), _API_TIMEOUT_S)
 
     async def last_seq(self, stream: str) -> int:
         """See `port.Bus.last_seq`. Raises BusDown, or BusError when there is no such stream."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from understudy.bus.port import Ack, BusError, LogFull, Outgoing
+from understudy.bus.port import Ack, BusError, LogFull, Outgoing, StreamState
 from understudy.bus.provision import ConsumerSpec
 from understudy.bus.subjects import matches
 
@@ -57,6 +57,10 @@ class Stream:
         self.first, self.last, self.bytes = 1, 0, 0
         self.entries: dict[int, Entry] = {}
         self._ids: dict[str, tuple[int, float]] = {}
+
+    def state(self) -> StreamState:
+        """See `port.Bus.stream_state`."""
+        return StreamState("simulated", self.first, self.last)
 
     def after(self, seq: int) -> Iterator[Entry]:
         """What is stored after `seq`, in order."""

@@ -30,6 +30,7 @@ from understudy.bus.port import (
     Handler,
     Outgoing,
     Received,
+    StreamState,
     Subscription,
     WorkHandler,
 )
@@ -183,6 +184,11 @@ class NatsBus:
         worker = Worker(self.client, stream, consumer, handler, at_once=at_once, report=self._report)
         await worker.start()
         return self._track(worker.stop)
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """See `port.Bus.stream_state`."""
+        info = await self._state(stream)
+        return StreamState(str(info["created"]), int(info["state"]["first_seq"]), int(info["state"]["last_seq"]))
 
     async def last_seq(self, stream: str) -> int:
         """See `port.Bus.last_seq`. Raises BusDown, or BusError when there is no such stream."""

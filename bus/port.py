@@ -87,6 +87,14 @@ class Ack(msgspec.Struct, frozen=True):
     duplicate: bool = False
 
 
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds now. `created` tells it from any other of the same name; nothing cut: `first_seq` <= 1."""
+
+    created: str
+    first_seq: int
+    last_seq: int
+
+
 Handler = Callable[[Received], None]
 """Called on the event loop, once per message, in order of arrival. Must return at once: no waiting, no raising."""
 
@@ -180,6 +188,10 @@ class Bus(Protocol):
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """Shared durable consumer (it must exist): at most `at_once` deliveries in hand."""
+        ...
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Which stream this is and from where to where it goes. Raises BusDown, or BusError when there is none."""
         ...
 
     async def last_seq(self, stream: str) -> int:

@@ -24,6 +24,7 @@ from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
 from understudy.actors.host.seats import listen_s
+from understudy.actors.host.snapshots import Snapshots
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError
 from understudy.messages.topology import Model, Provider, Topology
@@ -42,6 +43,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     password: str
     topology: Topology
     folder: str  # relative model paths are taken from here
+    snapshots: str = ""  # folder of snapshots; none are kept without
     extra: dict[str, Any] = {}  # settings that only the supervisor knows
     provider: str = ""
     models: tuple[str, ...] = ()
@@ -70,6 +72,29 @@ def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
     from understudy.actors.runner.http_edge import HttpEdge
 
     return HttpEdge(provider, models, errand.key, now_ms)
+
+
+def _host(errand: Errand, bus: NatsBus, log: Log) -> Host:
+    seat, topology = errand.seat, errand.topology
+    core: Any = importlib.import_module(f"understudy.actors.{seat.actor}.core")
+    plan = topology.actors[seat.actor]
+    settings = settings_of(core, plan, errand.extra)
+    kept = plan.folds and errand.snapshots
+    host = Host(
+        core,
+        bus,
+        plan,
+        seat,
+        app=topology.app,
+        settings=settings,
+        edge=None,
+        log=log,
+        max_ask_bytes=topology.bus.max_request_bytes,
+        listen_s=listen_s(topology),
+        snapshots=Snapshots(Path(errand.snapshots), core, seat.actor, seat.instance, settings) if kept else None,
+    )
+    host.edge = edge_of(errand, host.clock.now_ms)
+    return host
 
 
 async def _parent_gone(stop: asyncio.Event) -> None:
@@ -117,21 +142,7 @@ async def run(errand: Errand) -> int:
     except BusError as error:
         _say(failed=f"cannot reach nats-server at {errand.url}: {error}")
         return EXIT_NO_BUS
-    core: Any = importlib.import_module(f"understudy.actors.{seat.actor}.core")
-    plan = errand.topology.actors[seat.actor]
-    host = Host(
-        core,
-        bus,
-        plan,
-        seat,
-        app=errand.topology.app,
-        settings=settings_of(core, plan, errand.extra),
-        edge=None,
-        log=log,
-        max_ask_bytes=errand.topology.bus.max_request_bytes,
-        listen_s=listen_s(errand.topology),
-    )
-    host.edge = edge_of(errand, host.clock.now_ms)
+    host = _host(errand, bus, log)
     told += [host.hearing.connection, host.connection]
 
     def end(within_ms: float) -> None:

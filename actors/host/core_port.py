@@ -13,7 +13,12 @@ from understudy.messages.step import CallModel, CancelCall, Effect, Input
 
 
 class Core(Protocol):
-    """The module `actors/<name>/core.py`."""
+    """The module `actors/<name>/core.py`.
+
+    One that folds also has `Fold`, the type of what it folds (data only, so that it can be written down), `fold_state`
+    and `restore`. The fold at a position depends on the log and the settings alone: not on time, nor on what was only
+    decided. A fact at or below the fold's position may be told again.
+    """
 
     ASKS: Mapping[str, type[Ask | Message]]
     HEARS: tuple[type[Message], ...]
@@ -22,9 +27,14 @@ class Core(Protocol):
     SENDS: tuple[str, ...]
     Settings: type[msgspec.Struct]
     State: Callable[[], Any]
+    Fold: type[Any]
 
     @staticmethod
     def step(state: Any, message: Input, settings: Any) -> list[Effect]: ...
+    @staticmethod
+    def fold_state(state: Any) -> Any: ...
+    @staticmethod
+    def restore(state: Any, fold: Any) -> None: ...
 
 
 class Edge(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from understudy.messages.wire import WireError, reader_of, tag_of
 QUIET_S = 1.0
 LOOK_S = 5.0
 EVERY_EVENTS = 20_000
-EVERY_S = 60.0
+EVERY_MS = 60_000.0
 
 
 class Follower:
@@ -33,30 +32,39 @@ class Follower:
         bus: Bus,
         app: str,
         log: Log,
+        now_ms: Callable[[], float],
         happened: Callable[[int, Event], None],
         sound: Callable[[], bool],
         snapshots: Snapshots | None = None,
     ) -> None:
         self.seq = 0
         self.unknown = 0  # facts that we fold by name, but whose version or form we do not know
-        self._core, self._bus, self._log, self._happened, self._sound = core, bus, log, happened, sound
+        self._core, self._bus, self._log, self._now_ms = core, bus, log, now_ms
+        self._happened, self._sound = happened, sound
         self._stream, self._created = evt_stream(app), ""
         self._names = frozenset(f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in core.FOLDS)
         self._subjects = [f"{app}.evt.>"]
         self._read = reader_of(core.FOLDS) if core.FOLDS else None
         self._moved = asyncio.Event()
-        self._snapshots, self._saved, self._saved_at = snapshots, 0, time.monotonic()
+        self._snapshots, self._saved, self._saved_ms = snapshots, 0, now_ms()
 
-    async def catch_up(self, state: Any) -> None:
-        """Fold up to what is the head of the log now; later facts keep coming in order."""
-        began = time.monotonic()
+    async def catch_up(self, state: Any, since_ms: int = 0) -> None:
+        """Fold up to what is the head of the log now; later facts keep coming in order.
+
+        Facts stored after `since_ms` (Unix milliseconds) are told in any case, though a snapshot has them folded: who
+        reads something else from then on wants to know what became of it.
+        """
+        began = self._now_ms()
         now = await self._bus.stream_state(self._stream)
         self._created = now.created
         self._restore(state, now)
         start = self.seq
         if now.first_seq > start + 1:
             self._log.line("log_cut", first_seq=now.first_seq, position=start, text="older facts are gone from the log")
-        await self._bus.read(self._stream, self._subjects, self._on_event, after_seq=start)
+        again = since_ms if start and since_ms and await self._is_younger(start, since_ms) else 0
+        await self._bus.read(
+            self._stream, self._subjects, self._on_event, after_seq=0 if again else start, since_ms=again
+        )
         while self.seq < now.last_seq:
             self._moved.clear()
             try:
@@ -64,8 +72,8 @@ class Follower:
             except TimeoutError:
                 if await self._gone(now.last_seq):
                     break
-        took = round(time.monotonic() - began, 3)
-        self._log.line("folded", from_seq=start, seq=self.seq, s=took, unknown=self.unknown)
+        took_s = round((self._now_ms() - began) / 1000, 3)
+        self._log.line("folded", from_seq=start, seq=self.seq, s=took_s, unknown=self.unknown)
 
     def _on_event(self, received: Received) -> None:
         name = ".".join(received.subject.split(".", 4)[:4])
@@ -77,8 +85,12 @@ class Follower:
             else:
                 if isinstance(event, Event):
                     self._happened(received.seq, event)
-        self.seq = received.seq
+        self.seq = max(self.seq, received.seq)
         self._moved.set()
+
+    async def _is_younger(self, seq: int, since_ms: int) -> bool:
+        found = await self._bus.get(self._stream, seq)
+        return found is not None and found.at_ms >= since_ms
 
     async def _gone(self, seq: int) -> bool:
         """Nothing comes: has retention removed all up to `seq`, or is the server only slow?"""
@@ -108,14 +120,14 @@ class Follower:
         while self._snapshots is not None:
             await asyncio.sleep(LOOK_S)
             news = self.seq - self._saved
-            due = news >= EVERY_EVENTS or (news > 0 and time.monotonic() - self._saved_at >= EVERY_S)
+            due = news >= EVERY_EVENTS or (news > 0 and self._now_ms() - self._saved_ms >= EVERY_MS)
             if due and self._sound():
                 seq, content = self.seq, self._snapshots.encode(state, self._stream, self._created, self.seq)
                 try:
                     await asyncio.to_thread(self._snapshots.write, content)
                 except OSError as error:
                     self._log.line("snapshot_not_written", why=error.strerror)
-                self._saved, self._saved_at = seq, time.monotonic()
+                self._saved, self._saved_ms = seq, self._now_ms()
 
     def save(self, state: Any) -> None:
         """One more at a clean stop; blocks for a write and an fsync."""

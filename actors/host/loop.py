@@ -11,15 +11,17 @@ import msgspec
 
 from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge
+from understudy.actors.host.follower import Follower
 from understudy.actors.host.hearing import Hearing
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.outbox import Outbox, Overflow
 from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
 from understudy.actors.host.questions import Questions
+from understudy.actors.host.snapshots import Snapshots
 from understudy.actors.host.storer import Storer
 from understudy.actors.host.timers import Timers
 from understudy.bus.port import Bus, BusError, Received, Subscription
-from understudy.bus.subjects import evt_stream, trace_stream
+from understudy.bus.subjects import trace_stream
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import AttemptEnded, Event, RequestEnded, SelectionMade
 from understudy.messages.generate import ADVICE, Failed
@@ -86,6 +88,7 @@ class Host:
         clock: Clock | None = None,
         max_ask_bytes: int = MAX_ASK_BYTES,
         listen_s: float = 0.0,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """`clock` is the system's unless another is brought; `max_ask_bytes` bounds what components may ask.
 
@@ -104,6 +107,8 @@ class Host:
         )
         self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
         self.drain_ms = 0.0  # set before `stop`: so long what is in hand may go on
+        self._sound = True  # no step has raised
+        self.follower = Follower(core, bus, app, log, self.clock.now_ms, self._on_fact, lambda: self._sound, snapshots)
         self.unknown = 0  # messages whose tag or form we do not know
         self._out = Outbox(bus, self._not_sent)
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,7 +125,8 @@ class Host:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[dict[str, Any]], None]) -> None:
         """Fold the log, get the edge ready, take asks, work until stopped. Raises Crashed."""
-        tasks = [asyncio.create_task(t) for t in (self.storer.run(), self._out.run(), self._flush_log())]
+        work = (self.storer.run(), self._out.run(), self._flush_log(), self.follower.keep(self.state))
+        tasks = [asyncio.create_task(t) for t in work]
         try:
             now = self.clock.now_ms()
             inbox = self.inbox
@@ -148,6 +154,7 @@ class Host:
             await self._finish()
             for sub in own:
                 await sub.stop()
+            self.follower.save(self.state)
         finally:
             for task in (*tasks, *self.questions.asking):
                 task.cancel()
@@ -215,6 +222,7 @@ class Host:
 
     def _crash(self, message: Input, error: Exception) -> None:
         """Say what happened without any content, answer the caller, and let the process end."""
+        self._sound = False
         where: list[str] = []
         tb = error.__traceback__
         while tb is not None:
@@ -287,6 +295,9 @@ class Host:
         )
         self._send(f"{self.app}.dead.{self.seat.actor}.{self.seat.instance}", encode(letter), "")
 
+    def _on_fact(self, seq: int, event: Event) -> None:
+        self.feed(Happened(self.clock.now_ms(), seq, event))
+
     # --- the fold --------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
@@ -313,25 +324,9 @@ class Host:
         if not self.plan.folds:
             self.feed(CaughtUp(self.clock.now_ms(), 0))
             return
-        stream = evt_stream(self.app)
-        head = await self.bus.last_seq(stream)
-        seen, moved = 0, asyncio.Event()
-
-        def on_event(received: Received) -> None:
-            nonlocal seen
-            seen = received.seq
-            moved.set()
-            try:
-                event = decode(received.payload)
-            except WireError:
-                self.unknown += 1  # a newer writer's event: counted and skipped
-                return
-            if isinstance(event, Event):
-                self.feed(Happened(self.clock.now_ms(), received.seq, event))
-
-        await self.bus.read(stream, [f"{self.app}.evt.>"], on_event)
-        await _until_seen(moved, lambda: seen >= head)
-        self.feed(CaughtUp(self.clock.now_ms(), seen))
+        look_back = int(self.clock.now_ms() - LOOK_BACK_S * 1000) if self.plan.follows else 0
+        await self.follower.catch_up(self.state, look_back)
+        self.feed(CaughtUp(self.clock.now_ms(), self.follower.seq))
 
     # --- asks ------------------------------------------------------------------------------------------------------
 

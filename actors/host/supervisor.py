@@ -237,6 +237,7 @@ class Supervisor:
             password=self.bus_side.password(seat.instance),
             topology=self.topology,
             folder=str(self.folder),
+            snapshots=str(self.state / "snapshots"),
             extra=extra,
             provider=process.provider,
             models=process.models,

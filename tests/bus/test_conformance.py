@@ -276,6 +276,21 @@ def test_too_large(play: Play) -> None:
     play(story)
 
 
+def test_stream_state(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect("a")
+        empty = await bus.stream_state(EVT)
+        assert empty.created
+        assert (empty.first_seq <= 1, empty.last_seq) == (True, 0)
+        await bus.store(events("1", "2", "3"), timeout_s=2)
+        full = await bus.stream_state(EVT)
+        assert (full.created, full.first_seq, full.last_seq) == (empty.created, 1, 3)
+        with pytest.raises(BusError):
+            await bus.stream_state("NO_SUCH")
+
+    play(story)
+
+
 def test_serve(play: Play) -> None:
     async def story(world: World) -> None:
         a, b, c = [await world.connect(n) for n in "abc"]

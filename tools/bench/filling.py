@@ -55,12 +55,12 @@ class Template:
             parts.append(text)
         payload = b"".join(parts)
         found = _ID.search(payload)
-        return Outgoing(self.subject, payload, found[1].decode() if found else ulid(at_ms))
+        return Outgoing(self.subject, payload, found[1].decode() if found else ulid(at_ms, luck.getrandbits(80)))
 
 
 def _another(kind: str, old: bytes, at_ms: int, luck: random.Random) -> bytes:
     if kind == "ulid":
-        return ulid(at_ms).encode()
+        return ulid(at_ms, luck.getrandbits(80)).encode()
     if kind == "hex":
         return b"%032x" % luck.getrandbits(128)
     whole, _, digits = old.partition(b".")

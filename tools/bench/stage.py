@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,16 @@ def _quiet(word: str, **facts: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(topology: Topology) -> AsyncGenerator[Supervisor, None]:
-    """The actors of a topology in a temporary state folder, ready; stopped at the end."""
+async def running(
+    topology: Topology, state: Path | None = None, say: Callable[..., None] = _quiet, ready_s: float = READY_S
+) -> AsyncGenerator[Supervisor, None]:
+    """The actors of a topology, ready; stopped at the end. Without `state`, in a temporary state folder."""
     with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
-        supervisor = Supervisor(topology, Path.cwd(), Path(folder), _quiet)
+        supervisor = Supervisor(topology, Path.cwd(), state or Path(folder), say)
         task = asyncio.create_task(supervisor.run())
         ready = asyncio.create_task(supervisor.ready.wait())
         try:
-            await asyncio.wait([task, ready], timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, ready], timeout=ready_s, return_when=asyncio.FIRST_COMPLETED)
             if not supervisor.ready.is_set():
                 raise RuntimeError("the actors did not get ready; see actors.log")
             yield supervisor
