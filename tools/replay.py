@@ -68,4 +68,6 @@ def _tell(report: Report, args: argparse.Namespace) -> int:
             print(f"{one.seq:>8}  {one.run_id}  {one.field}: recorded {one.recorded}, repeated {one.repeated}")
         print(f"{report.compared} decisions compared, {len(report.differ)} differences, "
               f"{report.never_recorded} decisions whose runs have no recorded end")  # fmt: skip
+        if report.cut:
+            print(f"the log begins after {report.cut}: what stood on older facts cannot be repeated exactly")
     return 1 if report.differ else 0

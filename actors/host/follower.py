@@ -18,6 +18,8 @@ QUIET_S = 1.0
 LOOK_S = 5.0
 EVERY_EVENTS = 20_000
 EVERY_MS = 60_000.0
+REST = 10_000
+"""So many times as long as the encoding held the loop up, nothing more is encoded: large folds are written rarely."""
 
 
 class Follower:
@@ -117,12 +119,15 @@ class Follower:
 
     async def keep(self, state: Any) -> None:
         """Write a snapshot now and then, until cancelled. The encoding is on the loop, the disk's part is not."""
+        rest_ms = 0.0
         while self._snapshots is not None:
             await asyncio.sleep(LOOK_S)
-            news = self.seq - self._saved
-            due = news >= EVERY_EVENTS or (news > 0 and self._now_ms() - self._saved_ms >= EVERY_MS)
-            if due and self._sound():
+            news, waited_ms = self.seq - self._saved, self._now_ms() - self._saved_ms
+            due = news >= EVERY_EVENTS or (news > 0 and waited_ms >= EVERY_MS)
+            if due and waited_ms >= rest_ms and self._sound():
+                began = self._now_ms()
                 seq, content = self.seq, self._snapshots.encode(state, self._stream, self._created, self.seq)
+                rest_ms = REST * (self._now_ms() - began)
                 try:
                     await asyncio.to_thread(self._snapshots.write, content)
                 except OSError as error:

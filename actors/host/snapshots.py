@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Snapshots:
 
     def __init__(self, folder: Path, core: Core, actor: str, instance: str, settings: Any) -> None:
         self.path = folder / f"{actor}.snapshot"
-        self._draft = folder / f"{instance}.draft"
+        self._draft, self._one_writer = folder / f"{instance}.draft", threading.Lock()
         self._core, self._actor, self._code = core, actor, code_hash(actor, settings)
 
     def encode(self, state: Any, stream: str, created: str, seq: int) -> bytes:
@@ -59,11 +60,12 @@ class Snapshots:
     def write(self, content: bytes) -> None:
         """Replace the file in one step, durably: a crash leaves the old one or the new one. Blocks; raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        self._draft.replace(self.path)
+        with self._one_writer:  # the one at the stop waits for the one under way
+            with self._draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._draft.replace(self.path)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -40,13 +40,15 @@ class Difference(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """`compared` decisions were repeated; `never_recorded` stand in the trace without an end in the log.
 
-    `skipped` events are of kinds that this version does not know.
+    `skipped` events are of kinds that this version does not know. The log begins after position `cut`: where that is
+    not 0, decisions that stood on older facts may differ without anybody having changed them.
     """
 
     compared: int
     differ: tuple[Difference, ...]
     never_recorded: int = 0
     skipped: int = 0
+    cut: int = 0
 
 
 class _Raw(msgspec.Struct):
@@ -66,7 +68,9 @@ def replay(log: Iterable[Record], traced: Iterable[str] = (), since_ms: int = 0)
     (Unix milliseconds) are folded over, not repeated.
     """
     events, ends, differ, skipped = list[tuple[int, Event]](), list[tuple[int, RequestEnded]](), list[Difference](), 0
+    first = 0
     for record in log:
+        first = first or record.seq
         event = _read(record)
         if isinstance(event, Difference):
             differ.append(event)
@@ -87,7 +91,7 @@ def replay(log: Iterable[Record], traced: Iterable[str] = (), since_ms: int = 0)
             at += 1
         differ += compare(knowledge, decision, seq)
     recorded = {e.run_id for _, e in ends}
-    return Report(len(made), tuple(differ), len(set(traced) - recorded), skipped)
+    return Report(len(made), tuple(differ), len(set(traced) - recorded), skipped, max(0, first - 1))
 
 
 def _read(record: Record) -> Event | Difference | None:

@@ -52,6 +52,11 @@ def test_an_unharmed_export_repeats(log: bytes) -> None:
     assert (report.compared, report.differ, report.skipped) == (2, (), 0)
 
 
+def test_a_log_whose_beginning_is_gone_says_so(log: bytes) -> None:
+    assert check(log).cut == 0
+    assert check(log.split(b"\n", 2)[2]).cut == 2
+
+
 def test_every_changed_byte_of_a_decision_is_found(log: bytes) -> None:
     at = log.rindex(b'"decision":') + len(b'"decision":')
     decision = bytes(msgspec.json.decode(log.split(b"\n")[-1], type=_Line).payload.decision)
