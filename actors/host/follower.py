@@ -12,7 +12,7 @@ from understudy.actors.host.snapshots import Snapshots, Unusable
 from understudy.bus.port import Bus, BusDown, Received, StreamState
 from understudy.bus.subjects import evt_stream
 from understudy.messages.events import Event
-from understudy.messages.wire import WireError, reader_of, tag_of
+from understudy.messages.wire import WireError, decode, reader_of, tag_of
 
 QUIET_S = 1.0
 LOOK_S = 5.0
@@ -47,15 +47,17 @@ class Follower:
         self._names = frozenset(f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in core.FOLDS)
         self._subjects = [f"{app}.evt.>"]
         self._read = reader_of(core.FOLDS) if core.FOLDS else None
+        self._whole_from_ms = float("inf")  # older facts come in their light forms, where the core folds those
         self._moved = asyncio.Event()
         self._snapshots, self._saved, self._saved_ms = snapshots, 0, now_ms()
 
     async def catch_up(self, state: Any, since_ms: int = 0) -> None:
         """Fold up to what is the head of the log now; later facts keep coming in order.
 
-        Facts stored after `since_ms` (Unix milliseconds) are told in any case, though a snapshot has them folded: who
-        reads something else from then on wants to know what became of it.
+        Facts stored after `since_ms` (Unix milliseconds) are told in any case, though a snapshot has them folded, and
+        whole: who reads something else from then on wants to know what became of it.
         """
+        self._whole_from_ms = since_ms or self._whole_from_ms
         began = self._now_ms()
         now = await self._bus.stream_state(self._stream)
         self._created = now.created
@@ -81,7 +83,8 @@ class Follower:
         name = ".".join(received.subject.split(".", 4)[:4])
         if name in self._names and self._read is not None:
             try:
-                event = self._read(received.payload)
+                recent = received.at_ms >= self._whole_from_ms
+                event = decode(received.payload) if recent else self._read(received.payload)
             except WireError:
                 self.unknown += 1  # a newer writer's event: counted and skipped
             else:
@@ -142,3 +145,13 @@ class Follower:
             self._snapshots.write(self._snapshots.encode(state, self._stream, self._created, self.seq))
         except OSError as error:
             self._log.line("snapshot_not_written", why=error.strerror)
+
+
+async def until_seen(moved: asyncio.Event, head_seen: Callable[[], bool]) -> None:
+    """Wait for the head of a stream. Where it was removed by retention, or is too old, nothing more comes."""
+    while not head_seen():
+        moved.clear()
+        try:
+            await asyncio.wait_for(moved.wait(), QUIET_S)
+        except TimeoutError:
+            return

@@ -11,7 +11,7 @@ import msgspec
 
 from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge
-from understudy.actors.host.follower import Follower
+from understudy.actors.host.follower import Follower, until_seen
 from understudy.actors.host.hearing import Hearing
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.outbox import Outbox, Overflow
@@ -55,7 +55,6 @@ from understudy.messages.step import (
 from understudy.messages.topology import ActorPlan
 from understudy.messages.wire import WireError, decode, decode_as, encode, readable_tag, tag_of
 
-QUIET_S = 1.0
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
 RETURN_MS = 2_500.0
@@ -317,7 +316,7 @@ class Host:
 
         since_ms = int(self.clock.now_ms() - LOOK_BACK_S * 1000)
         await self.bus.read(stream, [f"{self.app}.trace.{n}.*" for n in self.plan.follows], on_trace, since_ms=since_ms)
-        await _until_seen(moved, lambda: seen >= head)
+        await until_seen(moved, lambda: seen >= head)
 
     async def _fold(self) -> None:
         """Read the log up to what was its head when we started; later facts keep coming in order."""
@@ -416,16 +415,6 @@ class Host:
 
     def _not_sent(self, subject: str, error: BusError, size: int) -> None:
         self.log.line("not_sent", subject=subject, code=error.code, bytes=size)
-
-
-async def _until_seen(moved: asyncio.Event, head_seen: Callable[[], bool]) -> None:
-    """Wait for the head of a stream. Where it was removed by retention, or is too old, nothing more comes."""
-    while not head_seen():
-        moved.clear()
-        try:
-            await asyncio.wait_for(moved.wait(), QUIET_S)
-        except TimeoutError:
-            return
 
 
 def settings_of(core: Core, plan: ActorPlan, extra: dict[str, Any]) -> Any:

@@ -206,7 +206,7 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     event = happened.event
     state.knowledge.apply(happened.seq, event)
     state.order.happened(event)
-    if not isinstance(event, RequestBrief | RequestEnded):
+    if not isinstance(event, RequestEnded):  # an old one, in its light form: nobody waits for it any longer
         return []
     state.siblings.ended(event, happened.at_ms)
     run = state.runs.get(event.run_id)

@@ -19,7 +19,8 @@ from understudy.bus.memory_bus import MemoryBus
 from understudy.bus.memory_log import now_ms
 from understudy.bus.port import Outgoing
 from understudy.bus.provision import BusSpec
-from understudy.messages.events import AttemptEnded, Event, FeedbackGiven
+from understudy.messages.brief import RequestBrief
+from understudy.messages.events import AttemptEnded, Event, FeedbackGiven, RequestEnded
 from understudy.messages.step import Happened
 from understudy.messages.wire import encode, tag_of
 
@@ -36,11 +37,13 @@ class Folding:
     def __init__(self, bus: MemoryBus, folder: Path | None) -> None:
         self.state, self.told, self.out, self.sound = core.State(), list[int](), io.BytesIO(), True
         self.log = Log("selector", "s1", self.out)
+        self.events: list[Event] = []
         settings = core.Settings()
         kept = Snapshots(folder, core, "selector", "s1", settings) if folder is not None else None  # pyright: ignore[reportArgumentType]
 
         def happened(seq: int, event: Event) -> None:
             self.told.append(seq)
+            self.events.append(event)
             core.step(self.state, Happened(now_ms(), seq, event), settings)
 
         self.follower = Follower(core, bus, "tta", self.log, now_ms, happened, lambda: self.sound, kept)  # pyright: ignore[reportArgumentType]
@@ -116,6 +119,29 @@ def test_recent_facts_are_told_again_and_folded_once(tmp_path: Path) -> None:
         old = Folding(broker.connect("old"), tmp_path)  # all of it is older than what is asked for
         await old.follower.catch_up(old.state, since_ms=now_ms() - 1000)
         assert (old.told, old.follower.seq) == ([5], 5)
+
+    play(story)
+
+
+def test_old_outcomes_come_light_and_recent_ones_whole() -> None:
+    """A sibling that dies now may not have said the ends of a moment ago: whoever says them needs all of them."""
+
+    async def story(broker: Broker, bus: MemoryBus) -> None:
+        def ended(n: int) -> RequestEnded:
+            return RequestEnded(
+                at_ms=n, id=f"end.r{n}", run_id=f"r{n}", instance="s2", outcome="finished", task="t", as_of_seq=0,
+                topology="h", digest="d",
+            )  # fmt: skip
+
+        await store(bus, ended(1))
+        await asyncio.sleep(100)
+        since = now_ms()
+        await store(bus, ended(2))
+        one = Folding(broker.connect("one"), None)
+        await one.follower.catch_up(one.state, since_ms=since)
+        await store(bus, ended(3))
+        await asyncio.sleep(1)
+        assert [type(e) for e in one.events] == [RequestBrief, RequestEnded, RequestEnded]
 
     play(story)
 
