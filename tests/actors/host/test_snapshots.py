@@ -27,7 +27,7 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.generate import Attempt
-from understudy.messages.run import RunnerBeat
+from understudy.messages.run import ModelLoad, RunnerBeat
 from understudy.messages.step import Booted, CaughtUp, Happened, Heard
 from understudy.messages.topology import Topology
 from understudy.messages.wire import decode, encode, reader_of
@@ -146,7 +146,7 @@ def test_what_the_tracker_decides_is_not_in_its_fold(events: list[Event], live_f
     for seq, event in enumerate(events, 1):
         if seq == cut:
             core.step(live, CaughtUp(4.0, seq), strict)
-            core.step(live, Heard(4.0, "x", RunnerBeat(instance="i", model="a", in_flight=0, slots=1)), strict)
+            core.step(live, Heard(4.0, "x", RunnerBeat(instance="i", models={"a": ModelLoad(slots=1)})), strict)
         core.step(live, Happened(5.0, seq, event), strict)
         core.step(folded, Happened(9.0, seq, event), strict)
     assert core.fold_state(live) == core.fold_state(folded)
