@@ -63,7 +63,7 @@ class Watch:
             log.flush()
 
     async def _provide(self, log: Log) -> None:
-        """A server that was restarted has forgotten what it held in memory: the claims."""
+        """A server that came back may have lost a stream: what it held in memory, or all with its disk."""
         self._lost.clear()
         try:
             done = await self._of.bus_side.provision(self._of.topology)
