@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +18,13 @@ from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inb
 from understudy.actors.host.questions import Questions
 from understudy.actors.host.snapshots import Snapshots
 from understudy.actors.host.storer import Storer
+from understudy.actors.host.telling import dead_letter, stored_facts, stored_name
 from understudy.actors.host.timers import Timers
 from understudy.bus.port import Bus, BusError, Received, Subscription
 from understudy.bus.subjects import trace_stream
 from understudy.messages.base import Ask, Message
-from understudy.messages.events import AttemptEnded, Event, RequestEnded, SelectionMade
+from understudy.messages.events import Event, SelectionMade
 from understudy.messages.generate import ADVICE, Failed
-from understudy.messages.operate import DeadLetter
 from understudy.messages.step import (
     Asked,
     Booted,
@@ -53,7 +52,7 @@ from understudy.messages.step import (
     Woke,
 )
 from understudy.messages.topology import ActorPlan
-from understudy.messages.wire import WireError, decode, decode_as, encode, readable_tag, tag_of
+from understudy.messages.wire import WireError, decode, decode_as, encode
 
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
@@ -276,22 +275,9 @@ class Host:
     def _dead(self, received: Received, error: WireError) -> None:
         """What cannot be read: its length, hash and where it failed; never the payload."""
         self.unknown += 1
-        digest = hashlib.sha256(received.payload).hexdigest()[:16]
-        size = len(received.payload)
-        self.log.line(
-            "unreadable", subject=received.subject, bytes=size, sha256=digest, code=error.code, path=error.path
-        )
-        letter = DeadLetter(
-            actor=self.seat.actor,
-            instance=self.seat.instance,
-            subject=received.subject,
-            message_tag=readable_tag(received.payload),
-            bytes=size,
-            sha256=digest,
-            reason=error.code,
-            path=error.path,
-            at_ms=int(self.clock.now_ms()),
-        )
+        letter = dead_letter(self.seat, received, error, int(self.clock.now_ms()))
+        facts = {name: getattr(letter, name) for name in ("subject", "bytes", "sha256", "reason", "path")}
+        self.log.line("unreadable", **facts)
         self._send(f"{self.app}.dead.{self.seat.actor}.{self.seat.instance}", encode(letter), "")
 
     def _on_fact(self, seq: int, event: Event) -> None:
@@ -390,20 +376,8 @@ class Host:
     def _stored(self, answer: Stored | StoreFailed) -> None:
         event = self._stores.pop(answer.msg_id, None)
         if event is not None:
-            self._tell(event, answer)
+            self.log.line(stored_name(event), **stored_facts(event, answer))
         self.feed(answer)
-
-    def _tell(self, event: Event, answer: Stored | StoreFailed) -> None:
-        fields: dict[str, Any] = {"seq": answer.seq} if isinstance(answer, Stored) else {"store_failed": answer.code}
-        match event:
-            case RequestEnded():
-                fields |= {"run": event.run_id, "outcome": event.outcome, "model": event.model, "task": event.task}
-                fields |= {"ms": event.total_ms, "attempts": len(event.attempts), "seams": event.seams}
-            case AttemptEnded():
-                fields |= {"run": event.run_id, "model": event.model, "reason": event.reason, "ms": event.total_ms}
-            case _:
-                fields |= {"model": getattr(event, "model", None), "reason": getattr(event, "reason", None)}
-        self.log.line(tag_of(type(event)).rsplit(".", 1)[0], **fields)
 
     # --- the way out -----------------------------------------------------------------------------------------------
 

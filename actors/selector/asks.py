@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from understudy.actors.selector import admit, answers, failover, repeats
+from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark, mark_of
@@ -83,7 +84,7 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
     return Conduct(
         where=state.where,
         run_id=run_id,
-        replies=[asked.reply],
+        callers=Callers(run_id, [asked.reply], f"{state.where.inbox}.vanished.{run_id}", ask.stream),
         ask=ask,
         parameters=parameters,
         latency=latency,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from understudy.actors.selector import ends, failover
+from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
@@ -28,7 +29,6 @@ from understudy.messages.generate import (
     FinishReason,
     Generate,
     Parameters,
-    Resent,
     Seam,
     Started,
     Usage,
@@ -44,10 +44,8 @@ from understudy.messages.run import (
     RunText,
 )
 from understudy.messages.slugs import slug
-from understudy.messages.step import Effect, Probe, Recall, Recalled, Send, Stored, StoreFailed, Wake
+from understudy.messages.step import Effect, Recall, Recalled, Send, Stored, StoreFailed, Wake
 from understudy.messages.topology import Latency, Topology
-
-ABSENT_MS, FORGET_ABSENT_MS = 350.0, 1_000.0
 
 
 @dataclass(slots=True)
@@ -78,7 +76,7 @@ class Conduct:
 
     where: Where
     run_id: str
-    replies: list[str]  # the caller's, then those of callers who asked again
+    callers: Callers
     ask: Generate
     parameters: Parameters
     latency: Latency
@@ -110,11 +108,6 @@ class Conduct:
     ending: ends.End | None = None
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
-    absent: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
-    """Those of `replies` where nobody listened: since when, and when last noticed."""
-    lost_sight: bool = False  # cancelled because no caller was there
-    journal: list[Delta | Seam] = field(default_factory=list[Delta | Seam])  # what a streaming reader was told
-    swept_seq: int = -1  # where the text stood when we last looked whether the caller is there
     later: list[str] = field(default_factory=list[str])  # models that had no room: asked again after a rest
     lost: set[str] = field(default_factory=set[str])  # models whose process or words were lost
     broken: str = "busy"  # why the attempt before the rest ended
@@ -201,8 +194,7 @@ class Conduct:
         out = self.announce_seam(self.script.seq - 1)
         if self.ask.stream:
             delta = Delta(run_id=self.run_id, seq=self.script.seq - 1, text=text, seams=self.seams)
-            self.journal.append(delta)
-            out += self.say(delta, vanish=True)
+            out += self.callers.tell(delta)
         return out
 
     def announce_seam(self, next_seq: int) -> list[Effect]:
@@ -214,8 +206,7 @@ class Conduct:
         if not self.ask.stream:
             return []
         seam = replace(seam, next_seq=next_seq, trimmed_chars=self.script.trimmed_chars)
-        self.journal.append(seam)
-        return self.say(seam)
+        return self.callers.tell(seam)
 
     def _ended(self, message: RunEnded, now: float) -> list[Effect]:
         if message.pieces != self.pieces:
@@ -282,16 +273,8 @@ class Conduct:
         return self.fail("cancelled", now)
 
     def vanished(self, which: int, now: float) -> list[Effect]:
-        """Nobody listens at one of the callers. One that only lost its connection is back soon, so look again.
-
-        The work ends with the last of them.
-        """
-        since, last = self.absent.get(which, (now, now))
-        self.absent[which] = since if now - last < FORGET_ABSENT_MS else now, now
-        if sum(last - since >= ABSENT_MS for since, last in self.absent.values()) < len(self.replies):
-            return []
-        self.lost_sight = True
-        return self.cancel(now)
+        """Nobody listens at one of the callers; the work ends with the last of them."""
+        return self.cancel(now) if self.callers.all_gone(which, now) else []
 
     def superseded(self) -> list[Effect]:
         """While we were taken for dead, another selector ended this run: what it said stands."""
@@ -366,38 +349,22 @@ class Conduct:
     # --- callers ---------------------------------------------------------------------------------------------------
 
     def attach(self, reply: str) -> list[Effect]:
-        """Somebody asked again for this run: tell everything from the start, and go on telling."""
-        if reply not in self.replies:
-            self.replies.append(reply)
-        self.absent.pop(self.replies.index(reply), None)
-        if not self.ask.stream:
-            return []
-        started: Message = self._started(self.model or self.chain[0], self.deadline_ms - 1)
-        return [Send(reply, one) for one in (started, *self.journal)]
+        """Somebody asked again for this run."""
+        return self.callers.attach(reply, self._started(self.model or self.chain[0], self.deadline_ms - 1))
 
     def resend(self, reply: str, from_seq: int) -> list[Effect]:
-        """A reader lost something: say again what was said from there on."""
-        resent = Resent(run_id=self.run_id, known=True, next_seq=self.script.seq)
-        again = [one for one in self.journal if (one.next_seq if isinstance(one, Seam) else one.seq) >= from_seq]
-        return [Send(reply, one) for one in (resent, *again)]
-
-    def idle(self) -> bool:
-        """Whether nothing was said to the caller since the last time this was asked."""
-        idle, self.swept_seq = not self.ask.stream or self.swept_seq == self.script.seq, self.script.seq
-        return idle and self.ending is None
+        """A reader lost something."""
+        return self.callers.resend(reply, from_seq, self.script.seq)
 
     def probes(self) -> list[Effect]:
-        """Is anybody there? Asked while nothing is said; a delta notices it by itself."""
-        return [Probe(one, self._vanish(i)) for i, one in enumerate(self.replies)]
+        """Look for callers while nothing is said."""
+        return self.callers.probes(self.script.seq) if self.ending is None else []
 
-    def say(self, message: Message, vanish: bool = False) -> list[Effect]:
-        """To everybody who waits; with `vanish` an absence is noticed."""
-        return [Send(one, message, reply=self._vanish(i) if vanish else "") for i, one in enumerate(self.replies)]
+    def say(self, message: Message) -> list[Effect]:
+        """To everybody who waits."""
+        return self.callers.say(message)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
-
-    def _vanish(self, which: int) -> str:
-        return f"{self.where.inbox}.vanished.{self.run_id}.{which}"
 
     def _attempt(self, outcome: str, now: float, status: int | None = None) -> Attempt:
         self.news.append((self.model, outcome))

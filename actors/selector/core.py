@@ -250,7 +250,7 @@ def _sweep(state: State, woke: Woke, settings: Settings) -> list[Effect]:
     for instance in state.siblings.silent(limit, now):
         out += takeover.selector_gone(state, instance, now, now)
     if woke.generation % VANISH_SWEEPS == 0:
-        out += [probe for run in state.runs.values() if run.idle() for probe in run.probes()]
+        out += [probe for run in state.runs.values() for probe in run.probes()]
     if woke.generation % FORGET_SWEEPS == 0:
         state.siblings.sweep(now)
     return out

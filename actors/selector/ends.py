@@ -39,7 +39,7 @@ def failed(run: Conduct, code: FailCode) -> Failed:
 def _resumable(run: Conduct, code: FailCode) -> bool:
     """Of a single reply nobody holds any text. Who lost the connection may go on; who cancelled does not want to."""
     if code == "cancelled":
-        return run.ask.stream and run.lost_sight
+        return run.ask.stream and run.callers.lost_sight
     return run.ask.stream and bool(run.script.pieces)
 
 

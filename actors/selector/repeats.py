@@ -66,7 +66,7 @@ def claimed(state: State, answer: Claimed, begin: Callable[[Conduct], list[Effec
     if waiting and (holder is None or holder.run_id == waiting[0].run_id):  # ours, also when we hear so late
         out += begin(waiting.pop(0))
     for run in waiting:
-        settled = known(state, run.run_id, run.replies[0], run.mark)
+        settled = known(state, run.run_id, run.callers.replies[0], run.mark)
         if settled is not None:
             out += settled
         elif holder is not None:
@@ -76,7 +76,7 @@ def claimed(state: State, answer: Claimed, begin: Callable[[Conduct], list[Effec
 
 def _elsewhere(state: State, repeat: Conduct, holder: Holder) -> list[Effect]:
     """Another instance has it: ask that one to say everything to this caller too."""
-    reply = repeat.replies[0]
+    reply = repeat.callers.replies[0]
     if holder.body != repeat.mark.body:
         return _reused(reply)
     if holder.instance == state.where.instance:  # of an earlier life of ours

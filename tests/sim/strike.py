@@ -97,9 +97,11 @@ class Strikes:
             case "slow bus":
                 self._slow_bus(luck.uniform(0.05, 0.5))
             case "caller leaves":
-                world.caller_of[run.replies[0]].leave(world.by_inbox[run.replies[0]])
+                world.caller_of[run.callers.replies[0]].leave(world.by_inbox[run.callers.replies[0]])
             case "caller cancels":
-                world.caller_of[run.replies[0]].cancel(world.by_inbox[run.replies[0]], run.run_id, actor.name)
+                world.caller_of[run.callers.replies[0]].cancel(
+                    world.by_inbox[run.callers.replies[0]], run.run_id, actor.name
+                )
             case "busy":
                 for model in MODELS if plan.leads_to == "resting" else (run.model,):
                     self._hog(run, model)
@@ -133,7 +135,9 @@ class Strikes:
     def _outage(self) -> None:
         for_s = self.world.luck.uniform(0.05, 1.5)
         self._note_hard("outage", "server", for_s)
-        living = {run.replies[0] for a in self.world.selectors if a.state is not None for run in a.state.runs.values()}
+        living = {
+            run.callers.replies[0] for a in self.world.selectors if a.state is not None for run in a.state.runs.values()
+        }
         for reader in self.world.readers:
             reader.harmed = True
             reader.end_lost = reader.end_lost or reader.inbox not in living  # its end may be on its way
@@ -141,7 +145,7 @@ class Strikes:
 
     def _deafen(self, actor: Actor, run: Conduct) -> None:
         """What a selector says while its connection is cut and it has not noticed is lost, its runs' ends too."""
-        living = {one.replies[0] for one in actor.state.runs.values()} | {run.replies[0]}
+        living = {one.callers.replies[0] for one in actor.state.runs.values()} | {run.callers.replies[0]}
         for reader in self.world.readers:
             if not reader.done and (reader.inbox in living or reader.instance in ("", actor.name)):
                 reader.harmed = reader.end_lost = True
@@ -199,9 +203,9 @@ class Strikes:
             case "asking" | "seam" if not run.runner and luck.random() < 0.6:
                 pattern, holding = run.where.run_subject(slug(run.model)), run.run_id.encode()
             case "resting" | "ending" | "ended":
-                pattern = run.replies[0]
+                pattern = run.callers.replies[0]
             case "speaking" | "seam" if luck.random() < 0.4:
-                pattern = run.replies[0]
+                pattern = run.callers.replies[0]
             case _:
                 pass
         by_s = luck.choice((0.002, 0.02, 0.2))

@@ -200,7 +200,7 @@ class World:
         return None
 
     def _fits(self, plan: Plan, actor: Actor, run: Conduct) -> bool:
-        reader = self.by_inbox.get(run.replies[0])
+        reader = self.by_inbox.get(run.callers.replies[0])
         if reader is None or reader.done:
             return False
         if plan.state == "ended":
