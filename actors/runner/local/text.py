@@ -151,11 +151,11 @@ def prepare(spec: GenerateSpec, loaded: Loaded) -> Request:
         ids = render(loaded.tokenizer, spec.messages, spec.prefill)
     except Exception as error:  # templates and tokenizers raise anything; the text of the error may quote the prompt
         raise PromptError("bad_prompt", f"prompt cannot be rendered: {type(error).__name__}") from error
+    room = loaded.context_tokens - len(ids)
+    if room < 1:  # first, so that nothing more is done with an endless list
+        raise PromptError("context_too_long", f"{len(ids)} prompt tokens, context {loaded.context_tokens}")
     if not ids or max(ids) >= loaded.vocab:
         raise PromptError("bad_prompt", "the prompt has no tokens, or tokens that the model does not have")
-    room = loaded.context_tokens - len(ids)
-    if room < 1:
-        raise PromptError("context_too_long", f"{len(ids)} prompt tokens, context {loaded.context_tokens}")
     return Request(spec, ids, min(spec.max_tokens, room), loaded)
 
 
