@@ -63,7 +63,7 @@ def users(topology: Topology, seats: list[Seat], passwords: dict[str, str]) -> l
 def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], password: str) -> User:
     app = topology.app
     publish = [f"{app}.evt.{name}{tail}" for name in plan.emits for tail in _tails(seat)]
-    publish += [f"{app}.obs.{name}.{key}" for name in plan.observes for key in seat.slugs or (seat.instance,)]
+    publish += [f"{app}.obs.{name}.{seat.instance}" for name in plan.observes]
     publish += [f"{app}.ask.{name}.*" for name in plan.sends]
     publish += _inboxes_of_askers(topology, plan, seat, seats)
     publish.append(f"{app}.dead.{seat.actor}.{seat.instance}")

@@ -32,7 +32,7 @@ from understudy.messages.run import ProcessGone
 from understudy.messages.topology import Topology
 from understudy.messages.wire import encode
 
-REQUESTS, MORE_REQUESTS = 20, 40
+REQUESTS, MORE_REQUESTS = 20, 80
 FAULTS, LEAST_FAULTS = 7, 5
 BEGIN_S, SPAN_S = 1.0, 3.0
 DEADLINES_S = (1.5, 2.5, 4.0)

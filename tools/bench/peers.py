@@ -73,7 +73,7 @@ class Speaker:
     async def _beat(self) -> None:
         beat = encode(RunnerBeat(instance="speaker", models={MODEL: ModelLoad(slots=10_000, in_flight=0)}))
         while True:
-            await self._nc.publish(f"tta.obs.runner.beat.{slug(MODEL)}", beat)
+            await self._nc.publish("tta.obs.runner.beat.speaker", beat)
             await asyncio.sleep(BEAT_S)
 
     async def _speak(self, to: str, run_id: str, attempt: int) -> None:

@@ -132,7 +132,7 @@ def asked_by(house: House, seat: Seat) -> list[Seat]:
 def publishes(house: House, seat: Seat) -> list[str]:
     """Patterns that the entry of a seat allows it to publish."""
     plan = house.topology.actors[seat.actor]
-    found = [f"tta.obs.{o}.{key}" for o in plan.observes for key in seat.slugs or (seat.instance,)]
+    found = [f"tta.obs.{o}.{seat.instance}" for o in plan.observes]
     for event in plan.emits:
         found += [f"tta.evt.{event}.{s}" for s in seat.slugs] or [f"tta.evt.{event}", f"tta.evt.{event}.*"]
     found += [f"tta.ask.{sent}.*" for sent in plan.sends]
