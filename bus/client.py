@@ -22,7 +22,16 @@ from understudy.bus.port import Bus, BusError, NoResponders, Received
 from understudy.bus.reading import Piece
 from understudy.bus.subjects import evt_stream
 from understudy.messages.base import Ask, Message
-from understudy.messages.catalogue import FeedbackTaken, GiveFeedback, ListModels, Models, Select, Selected
+from understudy.messages.catalogue import (
+    FeedbackTaken,
+    GiveFeedback,
+    ListModels,
+    Models,
+    PinModel,
+    PinTaken,
+    Select,
+    Selected,
+)
 from understudy.messages.events import Event
 from understudy.messages.generate import ADVICE, Failed, Generate, Turn
 from understudy.messages.wire import WireError, decode, encode
@@ -118,6 +127,10 @@ class Client:
         return await self._ask(
             "feedback.give", GiveFeedback(run_id=run_id, rating=rating, reason=reason), FeedbackTaken
         )
+
+    async def pin(self, conversation_id: str, model: str | None) -> PinTaken:
+        """Have a conversation answered by this model (id or alias) from now on; None clears the pin."""
+        return await self._ask("model.pin", PinModel(conversation_id=conversation_id, model=model), PinTaken)
 
     async def _ask(self, name: str, ask: Ask, answer: type[M]) -> M:
         """One question, one answer; offered again while nobody listens. Raises AnswerFailed."""

@@ -40,6 +40,24 @@ class GiveFeedback(Ask, Finite, tag="feedback.give.v1", frozen=True, kw_only=Tru
     user_id: Key | None = None
 
 
+class PinModel(Ask, tag="model.pin.v1", frozen=True, kw_only=True):
+    """Answer this conversation by this model (an id or alias) from now on; without a model the pin is cleared.
+
+    A request that names a model itself is not concerned. Where the pinned model and its declared fallbacks cannot be
+    used, the request is answered by the best that can.
+    """
+
+    conversation_id: Key
+    model: ModelId | None = None
+
+
+class PinTaken(Message, tag="pin.taken.v1", frozen=True, kw_only=True):
+    """The pin is in the log, at `seq`. Every selector folds it within moments."""
+
+    model: ModelId | None
+    seq: Count
+
+
 class ModelCard(Part, Finite, frozen=True, kw_only=True):
     """One model as the selector sees it now."""
 

@@ -175,6 +175,19 @@ class ModelSwitched(Event, tag="model.switched.v1", frozen=True, kw_only=True):
     reason: str
 
 
+class ModelPinned(Event, tag="model.pinned.v1", frozen=True, kw_only=True):
+    """From here on a conversation is answered by this model, where its requests name none."""
+
+    model: ModelId
+    conversation: str  # keyed hash
+
+
+class ModelCleared(Event, tag="model.cleared.v1", frozen=True, kw_only=True):
+    """A conversation's pin is gone: its requests are answered by the best model again."""
+
+    conversation: str  # keyed hash
+
+
 class FeedbackGiven(Event, Finite, tag="feedback.given.v1", frozen=True, kw_only=True):
     """What a caller thought of an answer."""
 

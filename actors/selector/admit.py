@@ -52,9 +52,7 @@ def question(ask: Generate, knowledge: Knowledge, seed: int) -> tuple[Question, 
     if task is None:
         known = ", ".join(sorted(topology.tasks))
         raise refuse("unknown_task", f"No task {task_name!r}; known are: {known}.", "$.task")
-    model = topology.aliases.get(ask.model, ask.model) if ask.model else None
-    if model is not None and model not in topology.models:
-        raise refuse("unknown_model", f"No model {model!r}.", "$.model")
+    model = model_of(knowledge, ask.model) if ask.model else None
     parameters = Parameters(
         max_tokens=ask.max_tokens or task.max_tokens,
         temperature=task.temperature if ask.temperature is None else ask.temperature,
@@ -71,7 +69,17 @@ def question(ask: Generate, knowledge: Knowledge, seed: int) -> tuple[Question, 
         model=model,
         balance=ask.balance,
     )
-    return asked, parameters, topology.latency[task.latency], topology
+    patient = ask.traffic == "batch" and "batch" in topology.latency
+    return asked, parameters, topology.latency["batch" if patient else task.latency], topology
+
+
+def model_of(knowledge: Knowledge, name: str) -> str:
+    """The model that an id or alias names. Raises Refusal `unknown_model`."""
+    topology = knowledge.topology
+    model = topology.aliases.get(name, name) if topology else name
+    if model not in knowledge.models:
+        raise refuse("unknown_model", f"No model {model!r}.", "$.model")
+    return model
 
 
 def seed_of(run_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,10 +11,9 @@ from understudy.actors.selector.admit import refuse
 from understudy.actors.selector.choose import Decision
 from understudy.actors.selector.views import Knowledge, LocalView, ModelView
 from understudy.messages.base import Message
-from understudy.messages.catalogue import Described, FeedbackTaken, ModelCard, Models, Selected
-from understudy.messages.events import FeedbackGiven
+from understudy.messages.catalogue import Described, ModelCard, Models, Selected
 from understudy.messages.generate import ADVICE, Failed
-from understudy.messages.step import Store, Stored, StoreFailed
+from understudy.messages.step import Stored, StoreFailed
 
 
 def models(knowledge: Knowledge, local: LocalView) -> Models:
@@ -76,14 +76,9 @@ def selected(knowledge: Knowledge, task: str, decision: Decision, explain: bool)
     )
 
 
-def store_feedback(event: FeedbackGiven, msg_id: str) -> Store:
-    """Feedback is a fact like any other."""
-    return Store(event, msg_id)
-
-
-def feedback_taken(answer: Stored | StoreFailed, run_id: str) -> Message:
-    """Stored, or why not."""
+def taken(answer: Stored | StoreFailed, done: Callable[[int], Message]) -> Message:
+    """The fact is in the log, or why not."""
     if isinstance(answer, Stored):
-        return FeedbackTaken(run_id=run_id, seq=answer.seq)
+        return done(answer.seq)
     code = "log_full" if answer.code == "log_full" else "bus_down"
     return Failed(code=code, text=ADVICE[code])

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from understudy.actors.selector import admit, answers, failover, repeats
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark, mark_of
-from understudy.actors.selector.state import Settings, State, conducted
+from understudy.actors.selector.state import Awaited, Settings, State, conducted
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
-from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
-from understudy.messages.events import FeedbackGiven, SelectionMade
+from understudy.messages.catalogue import (
+    DescribeModel,
+    FeedbackTaken,
+    GiveFeedback,
+    ListModels,
+    PinModel,
+    PinTaken,
+    Select,
+)
+from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
 from understudy.messages.run import Attach
-from understudy.messages.step import Asked, Effect, Send, Trace
+from understudy.messages.step import Asked, Effect, Send, Store, Trace
+
+SHARES = {"critical": 1.25, "high": 1.0, "low": 0.8, "best_effort": 0.5}
+"""How much of `max_in_flight` requests of a priority may find taken: the lower ones are turned away first."""
 
 
 def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
     """Answer, or begin a run. A question that nobody waits for is dropped; orders are carried out all the same."""
-    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback | Attach):
+    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback | PinModel | Attach):
         return []
     try:
         match asked.message:
@@ -40,6 +53,8 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
                 return repeats.attach(state, asked.message, asked.at_ms)
             case GiveFeedback():
                 return _feedback(state, asked, asked.message, settings)
+            case PinModel():
+                return _pin(state, asked, asked.message, settings)
             case ListModels():
                 return [Send(asked.reply, answers.models(state.knowledge, state.local))]
             case DescribeModel():
@@ -54,7 +69,7 @@ def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> 
     state.budget.roll(asked.at_ms)
     state.budget.requests += 1
     in_flight = len(state.runs) + len(state.claiming)
-    if in_flight >= settings.max_in_flight:
+    if in_flight >= settings.max_in_flight * SHARES[ask.priority]:
         retry = settings.overload_retry_ms
         text = f"{in_flight} requests are in flight here."
         return [Send(asked.reply, Failed(code="overloaded", text=text, retry_after_ms=retry))]
@@ -73,12 +88,16 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
     """A run with its decision, not begun yet. Raises Refusal."""
     run_id = asked.id
     seed = admit.seed_of(run_id)
+    conversation = admit.keyed_hash(settings.hash_key, ask.conversation_id)
     question, parameters, latency, topology = admit.question(ask, state.knowledge, seed)
     deadline_ms = asked.at_ms + (ask.deadline_ms or latency.deadline_ms)
-    conversation = admit.keyed_hash(settings.hash_key, ask.conversation_id)
     user = admit.keyed_hash(settings.hash_key, ask.user_id)
     about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
-    decision, made = _decide(state, asked, question, seed, deadline_ms, about)
+    pinned = state.knowledge.pins.get(conversation) if ask.model is None else None
+    if pinned in topology.models:
+        decision, made = _decide(state, asked, replace(question, model=pinned), seed, deadline_ms, about)
+    if pinned not in topology.models or not decision.chain:  # a pin is a wish: a session must not break off
+        decision, made = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
         raise admit.refuse("no_allowed_model", rejected=decision.counts())
     return Conduct(
@@ -173,6 +192,21 @@ def _feedback(state: State, asked: Asked, given: GiveFeedback, settings: Setting
         reason=given.reason,
         user=admit.keyed_hash(settings.hash_key, given.user_id),
     )
-    msg_id = f"feedback.{asked.id}"
-    state.feedback[msg_id] = asked.reply, given.run_id
-    return [answers.store_feedback(event, msg_id)]
+    return _put(state, asked, event, lambda seq: FeedbackTaken(run_id=given.run_id, seq=seq))
+
+
+def _pin(state: State, asked: Asked, order: PinModel, settings: Settings) -> list[Effect]:
+    now, conversation = int(asked.at_ms), admit.keyed_hash(settings.hash_key, order.conversation_id)
+    if order.model is None:
+        event = ModelCleared(at_ms=now, conversation=conversation)
+        return _put(state, asked, event, lambda seq: PinTaken(model=None, seq=seq))
+    model = admit.model_of(state.knowledge, order.model)
+    event = ModelPinned(at_ms=now, conversation=conversation, model=model)
+    return _put(state, asked, event, lambda seq: PinTaken(model=model, seq=seq))
+
+
+def _put(state: State, asked: Asked, event: Event, done: Callable[[int], Message]) -> list[Effect]:
+    """A fact that the asker hears of once the log has it."""
+    msg_id = f"order.{asked.id}"
+    state.awaited[msg_id] = Awaited(asked.reply, done)
+    return [Store(event, msg_id)]

@@ -12,12 +12,14 @@ from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, condu
 from understudy.actors.selector.views import Knowledge
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
-from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, Select
+from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
 from understudy.messages.events import (
     AttemptEnded,
     FeedbackGiven,
+    ModelCleared,
     ModelDegraded,
     ModelLoaded,
+    ModelPinned,
     ModelProbed,
     ModelRecovered,
     ModelSwitched,
@@ -65,6 +67,7 @@ ASKS: dict[str, type[Ask | Message]] = {
     "model.list": ListModels,
     "model.describe": DescribeModel,
     "feedback.give": GiveFeedback,
+    "model.pin": PinModel,
     "model.cancel.{instance}": Cancel,
     "model.resend.{instance}": Resend,
     "selector.attach.{instance}": Attach,
@@ -80,8 +83,10 @@ FOLDS = (
     ModelUnavailable,
     ModelRecovered,
     ModelProbed,
+    ModelPinned,
+    ModelCleared,
 )
-EMITS = (AttemptEnded, RequestEnded, ModelSwitched, FeedbackGiven)
+EMITS = (AttemptEnded, RequestEnded, ModelSwitched, ModelPinned, ModelCleared, FeedbackGiven)
 SENDS = ("runner.run", "runner.cancel", "selector.attach")
 OBSERVES = (SelectorBeat,)
 Fold = Knowledge
@@ -275,9 +280,9 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
 def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
     if isinstance(answer, StoreFailed) and answer.code == "log_full":
         state.log_full_until_ms = answer.at_ms + LOG_FULL_MS
-    if answer.msg_id.startswith("feedback."):
-        reply, run_id = state.feedback.pop(answer.msg_id, ("", ""))
-        return [Send(reply, answers.feedback_taken(answer, run_id))] if reply else []
+    awaited = state.awaited.pop(answer.msg_id, None)
+    if awaited is not None:
+        return [Send(awaited.reply, answers.taken(answer, awaited.done))] if awaited.reply else []
     kind, _, run_id = answer.msg_id.partition(".")
     run = state.runs.get(run_id) if kind == "end" else None
     if run is None:

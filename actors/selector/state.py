@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +13,7 @@ from understudy.actors.selector.failover import NOT_ITS_FAULT
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
 from understudy.actors.selector.views import BLAMELESS, Knowledge, LocalView
+from understudy.messages.base import Message
 from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect
 
@@ -49,6 +51,13 @@ class Budget:
         return self.used < max(minimum, self.requests * ratio)
 
 
+class Awaited(NamedTuple):
+    """A fact on its way to the log for a caller: where to answer, and what once it has a position."""
+
+    reply: str
+    done: Callable[[int], Message]
+
+
 @dataclass(slots=True)
 class State:
     """`knowledge` is the fold; the rest is this instance's own."""
@@ -66,7 +75,7 @@ class State:
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
     log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun
-    feedback: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # id -> reply, run
+    awaited: dict[str, Awaited] = field(default_factory=dict[str, Awaited])  # facts that a caller waits for, by id
 
 
 def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Effect]]) -> list[Effect]:

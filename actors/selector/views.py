@@ -11,8 +11,10 @@ from understudy.messages.events import (
     AttemptEnded,
     Event,
     Health,
+    ModelCleared,
     ModelDegraded,
     ModelLoaded,
+    ModelPinned,
     ModelProbed,
     ModelRecovered,
     ModelUnavailable,
@@ -25,6 +27,8 @@ from understudy.messages.topology import Model, Topology
 
 DECAY = 0.98  # an outcome weighs half after about 34 more
 BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost"}
+PINS = 100_000
+"""So many conversations may be pinned; the oldest pin makes room."""
 REPEAT_MS = 600_000
 """So long after its end a run that came with a `request_id` is remembered, by the events' own times."""
 SUSPECT_BASE_MS = 500.0
@@ -86,6 +90,7 @@ class Knowledge:
     topology_hash: str = ""
     models: dict[str, ModelView] = field(default_factory=dict[str, ModelView])
     ended: dict[str, Ended] = field(default_factory=dict[str, Ended])  # by claim, oldest first
+    pins: dict[str, str] = field(default_factory=dict[str, str])  # conversation -> model, oldest first
 
     def apply(self, seq: int, event: Event) -> None:
         """Fold one fact. A position at or below ours was folded before, so it is skipped."""
@@ -111,6 +116,13 @@ class Knowledge:
                 self._failed(event)
             case RequestBrief() | RequestEnded():
                 self._ended(event)
+            case ModelPinned():
+                self.pins.pop(event.conversation, None)
+                self.pins[event.conversation] = event.model
+                if len(self.pins) > PINS:
+                    del self.pins[next(iter(self.pins))]
+            case ModelCleared():
+                self.pins.pop(event.conversation, None)
             case _:
                 pass
 

@@ -131,15 +131,15 @@ def test_feedback_is_taken_when_the_log_has_it(stage: Any) -> None:
     s = stage(settings={"hash_key": "k"})
     given_ = make(GiveFeedback, run_id="r9", rating=0.5, user_id="bob")
     store = s.put(given_, run="f1")[0]
-    assert store.msg_id == "feedback.f1" and store.event.rating == 0.5 and "bob" not in repr(store)
+    assert store.msg_id == "order.f1" and store.event.rating == 0.5 and "bob" not in repr(store)
     assert s.said() == []
-    s.feed(Stored(s.now, "feedback.f1", 7, False))
+    s.feed(Stored(s.now, "order.f1", 7, False))
     assert s.said() == [FeedbackTaken(run_id="r9", seq=7)]
     s.put(given_, run="f2")
-    s.feed(StoreFailed(s.now, "feedback.f2", "log_full"))
+    s.feed(StoreFailed(s.now, "order.f2", "log_full"))
     assert s.said(Failed)[0].code == "log_full"
     s.put(given_, run="f3", reply="")
-    assert s.feed(Stored(s.now, "feedback.f3", 8, False)) == [] and s.state.feedback == {}
+    assert s.feed(Stored(s.now, "order.f3", 8, False)) == [] and s.state.feedback == {}
 
 
 def test_cancel_says_whether_the_run_was_alive(stage: Any) -> None:
