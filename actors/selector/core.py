@@ -215,10 +215,10 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
         return []
     state.siblings.ended(event, happened.at_ms)
     run = state.runs.get(event.run_id)
-    if run is None or event.instance == state.where.instance:
-        return []
+    if run is None:
+        return takeover.read_back(state, event)
     _forget(state, run)
-    return run.superseded()
+    return run.read_back() if event.instance == state.where.instance else run.superseded()
 
 
 def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:

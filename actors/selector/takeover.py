@@ -63,6 +63,12 @@ def recalled(state: State, run_id: str, answer: Recalled) -> list[Effect]:
     return _say(state, made, ends.as_message(answer.event, made.stream))
 
 
+def read_back(state: State, end: RequestEnded) -> list[Effect]:
+    """Whichever end it is, the log has it: its answer to ours may be lost, and is not waited for."""
+    made = state.taken.pop(end.run_id, None)
+    return [] if made is None else _say(state, made, ends.as_message(end, made.stream))
+
+
 def _say(state: State, made: SelectionMade, end: ends.End) -> list[Effect]:
     """To the caller, and to whoever asked again meanwhile."""
     replies = [made.reply, *state.repeats.pop(made.run_id, [])]

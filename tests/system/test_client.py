@@ -70,8 +70,10 @@ async def test_a_killed_selector(system: Any, client: Client, kit: Any, model: s
     started = [p for p in pieces if isinstance(p, Started)]
     assert len({s.run_id for s in started}) == 2
     await system.back(*killed[0])
-    outcomes = [o["outcome"] for s in started for o in await system.outcomes(s.run_id)]
-    assert outcomes[0] == "interrupted" and len(outcomes) == 2
+    outcomes: list[str] = []
+    while len(outcomes) < 2:  # the test's own limit bounds it: a cancelled run's end may be on its way
+        outcomes = [o["outcome"] for s in started for o in await system.outcomes(s.run_id)]
+    assert outcomes == ["interrupted", "cancelled" if model == "silent@1" else "finished"]
 
 
 async def _first(answer: Any, pieces: list[Any]) -> None:
@@ -126,7 +128,7 @@ async def test_the_server_is_killed_in_mid_answer(system: Any, client: Client, k
         pieces.append(piece)
         if len([p for p in pieces if isinstance(p, Delta)]) == 10 and not struck:
             struck = True
-            system.supervisor._server.signal(9)
+            system.supervisor.bus_side.server.signal(9)
     assert_exact(pieces, kit.script("The server dies."))
     runs = {p.run_id for p in pieces if isinstance(p, Started | Finished)}
     outcomes = [o["outcome"] for run in runs for o in await system.outcomes(run)]

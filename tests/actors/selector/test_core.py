@@ -139,7 +139,7 @@ def test_feedback_is_taken_when_the_log_has_it(stage: Any) -> None:
     s.feed(StoreFailed(s.now, "order.f2", "log_full"))
     assert s.said(Failed)[0].code == "log_full"
     s.put(given_, run="f3", reply="")
-    assert s.feed(Stored(s.now, "order.f3", 8, False)) == [] and s.state.feedback == {}
+    assert s.feed(Stored(s.now, "order.f3", 8, False)) == [] and s.state.awaited == {}
 
 
 def test_cancel_says_whether_the_run_was_alive(stage: Any) -> None:

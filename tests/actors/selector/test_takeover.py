@@ -284,3 +284,26 @@ def test_an_end_that_cannot_be_read_again_is_not_called_recorded(stage: Any) -> 
     s.stored(duplicate=True)
     s.feed(Recalled(s.now, "end.r1", None))
     assert [(e.text, e.recorded) for e in s.ends()] == [("Hi", False)]
+
+
+def test_an_end_that_is_read_back_is_stored_though_the_logs_answer_is_lost(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.text("Hi")
+    s.ended()
+    s.happen(s.stores("end.")[0].event)
+    assert [(e.text, e.recorded) for e in s.ends()] == [("Hi", True)] and s.state.runs == {}
+    s.stored()
+    s.stored(duplicate=True)
+    assert len(s.ends()) == 1
+
+
+def test_a_taken_run_s_end_is_read_back_whosever_it_is(stage: Any) -> None:
+    s = stage()
+    made = decision(s, stream=True)
+    s.feed(Traced(s.now, made))
+    gone(s)
+    s.happen(ended_by(s, made))
+    assert [(e.text, e.recorded) for e in s.ends("their-caller")] == [(None, True)] and s.state.taken == {}
+    s.stored("r9", duplicate=True)
+    assert len(s.ends("their-caller")) == 1
