@@ -94,9 +94,9 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
     user = admit.keyed_hash(settings.hash_key, ask.user_id)
     about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
     pinned = state.knowledge.pins.get(conversation) if ask.model is None else None
-    if pinned in topology.models:
-        decision, made = _decide(state, asked, replace(question, model=pinned), seed, deadline_ms, about)
-    if pinned not in topology.models or not decision.chain:  # a pin is a wish: a session must not break off
+    wish = replace(question, model=pinned) if pinned in topology.models else question
+    decision, made = _decide(state, asked, wish, seed, deadline_ms, about)
+    if not decision.chain and wish is not question:  # a pin is a wish: a session must not break off
         decision, made = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
         raise admit.refuse("no_allowed_model", rejected=decision.counts())
