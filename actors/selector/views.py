@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import msgspec
 
@@ -171,8 +172,10 @@ class Knowledge:
     def _ended(self, event: RequestBrief | RequestEnded) -> None:
         if event.claim:
             self.ended[event.claim] = Ended(self.seq, event.run_id, event.body, event.at_ms)
-            while (oldest := next(iter(self.ended))) and self.ended[oldest].at_ms < event.at_ms - REPEAT_MS:
-                del self.ended[oldest]
+            # In one pass: looking for the first key anew after each deletion walks over all deleted ones again.
+            limit = event.at_ms - REPEAT_MS
+            for old in list(takewhile(lambda claim: self.ended[claim].at_ms < limit, self.ended)):
+                del self.ended[old]
         for attempt in event.attempts:
             view = self.models.get(attempt.model)
             if view is not None and attempt.outcome == "ok":

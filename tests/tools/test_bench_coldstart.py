@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from understudy.bus.port import Received
-from understudy.messages.events import AttemptEnded
+from understudy.messages.events import AttemptEnded, ModelRecovered
 from understudy.messages.wire import decode, encode
 from understudy.tools.bench.filling import Measured, Template
 
@@ -35,6 +35,12 @@ def test_a_copy_has_the_form_of_its_template_and_ids_of_its_own() -> None:
         assert found.at_ms == 1_800_000_000_000 + n
         assert (found.model, found.reason, found.attempt) == (event.model, event.reason, event.attempt)
         assert len(copy.payload) == template.size
+
+
+def test_copies_of_a_numbered_change_are_not_taken_for_one() -> None:
+    event = ModelRecovered(at_ms=1_795_277_453_193, id="health.a_b_1.3", model="a/b:1", was="degraded", by="probe")
+    template = Template("tta.evt.model.recovered.a", encode(event))
+    assert len({template.copy(1_800_000_000_000, random.Random(n)).msg_id for n in range(50)}) == 50
 
 
 def test_facts_of_a_start_are_not_copied() -> None:

@@ -33,6 +33,7 @@ from understudy.tools.bench.stage import cpu_s, fake_provider, fsync_ms, pids, r
 EVENTS = 2_000_000
 SNAPSHOT_RATIO = 0.975
 REQUESTS = 300
+GAP_MS = 600  # between events by their own times: 2 million are two weeks
 MANY = 200_000  # so many events within two minutes are no log that grew by itself
 FAULTS = ("ok", "ok", "ok", "ok", "ok", "500", "429", "cut")
 READY_S = 600.0
@@ -52,10 +53,10 @@ async def _measure(topology: Topology, state: Path, events: int) -> Result:
     measured = await _measured_events(topology, state)
     stream = evt_stream(topology.app)
     _tell(f"{len(measured.templates)} measured events: {measured.shares}")
-    await _fill(measured, stream, state, int(events * SNAPSHOT_RATIO))
+    await _fill(measured, stream, state, int(events * SNAPSHOT_RATIO), events)
     filled_at = time.monotonic()
     earlier = await _start(topology, state, "without a snapshot, to have one written at the stop")
-    await _fill(measured, stream, state, events)
+    await _fill(measured, stream, state, events, events)
     if events >= MANY:
         await _let_age(filled_at + LOOK_BACK_S)
     with_snapshot = await _start(topology, state, "with a snapshot")
@@ -151,7 +152,7 @@ async def _whole_log(bus: NatsBus, app: str) -> list[Received]:
     return found
 
 
-async def _fill(measured: Measured, stream: str, state: Path, upto: int) -> None:
+async def _fill(measured: Measured, stream: str, state: Path, upto: int, events: int) -> None:
     server = NatsServer(state / "nats", sync="2m").start()
     try:
         async with _operator(server.url) as bus:
@@ -164,7 +165,8 @@ async def _fill(measured: Measured, stream: str, state: Path, upto: int) -> None
                     rate = stored / (time.monotonic() - began)
                     _tell(f"\rfilling: {stored:,} of {count:,} events, {rate:,.0f}/s", "\n" if stored == count else "")
 
-            await fill(bus, measured.templates, count, int(time.time() * 1000) - count, tell)
+            start_ms = int(time.time() * 1000) - (events - upto + count) * GAP_MS
+            await fill(bus, measured.templates, count, start_ms, GAP_MS, tell)
     finally:
         await asyncio.to_thread(server.stop, wait_s=120)
 

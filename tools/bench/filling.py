@@ -55,7 +55,10 @@ class Template:
             parts.append(text)
         payload = b"".join(parts)
         found = _ID.search(payload)
-        return Outgoing(self.subject, payload, found[1].decode() if found else ulid(at_ms, luck.getrandbits(80)))
+        # Changes of health are numbered, not drawn: the log would take a copy's number for the same change.
+        own = found is not None and _VARIES.search(found[1]) is not None
+        msg_id = found[1].decode() if found and own else ulid(at_ms, luck.getrandbits(80))
+        return Outgoing(self.subject, payload, msg_id)
 
 
 def _another(kind: str, old: bytes, at_ms: int, luck: random.Random) -> bytes:
@@ -79,7 +82,12 @@ class Measured:
 
 
 async def fill(
-    bus: NatsBus, templates: Sequence[Template], count: int, start_ms: int, tell: Callable[[int], None]
+    bus: NatsBus,
+    templates: Sequence[Template],
+    count: int,
+    start_ms: int,
+    gap_ms: int,
+    tell: Callable[[int], None],
 ) -> None:
     """Store `count` copies, from all templates in turn, in atomic batches. `tell` hears how many are stored."""
     luck, made, stored = random.Random(0), 0, 0
@@ -88,7 +96,9 @@ async def fill(
         nonlocal made, stored
         while made < count:
             size = min(MAX_BATCH, count - made)
-            events = [templates[(made + i) % len(templates)].copy(start_ms + made + i, luck) for i in range(size)]
+            events = [
+                templates[(made + i) % len(templates)].copy(start_ms + (made + i) * gap_ms, luck) for i in range(size)
+            ]
             made += size
             await bus.store(events, timeout_s=60)
             stored += size
