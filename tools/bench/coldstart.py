@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import Received
+from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer
 from understudy.bus.subjects import evt_stream
 from understudy.messages.catalogue import ModelCard
@@ -53,6 +55,8 @@ async def _measure(topology: Topology, state: Path, events: int) -> Result:
     measured = await _measured_events(topology, state)
     stream = evt_stream(topology.app)
     _tell(f"{len(measured.templates)} measured events: {measured.shares}")
+    for folder in ("nats", "snapshots"):  # the log of copies begins anew, so that its times go one way
+        shutil.rmtree(state / folder)
     await _fill(measured, stream, state, int(events * SNAPSHOT_RATIO), events)
     filled_at = time.monotonic()
     earlier = await _start(topology, state, "without a snapshot, to have one written at the stop")
@@ -156,6 +160,12 @@ async def _fill(measured: Measured, stream: str, state: Path, upto: int, events:
     server = NatsServer(state / "nats", sync="2m").start()
     try:
         async with _operator(server.url) as bus:
+            await provision(
+                bus, BusSpec(evt_max_bytes=SPARE_BYTES + events * DISK_BYTES_PER_EVENT, trace_max_bytes=SPARE_BYTES)
+            )
+            oldest_ms = int(time.time() * 1000) - events * GAP_MS
+            if not await bus.last_seq(stream):
+                await bus.store([measured.first.copy(oldest_ms, random.Random(0))], timeout_s=10)
             count, began, told = upto - await bus.last_seq(stream), time.monotonic(), 0
 
             def tell(stored: int) -> None:
@@ -165,8 +175,7 @@ async def _fill(measured: Measured, stream: str, state: Path, upto: int, events:
                     rate = stored / (time.monotonic() - began)
                     _tell(f"\rfilling: {stored:,} of {count:,} events, {rate:,.0f}/s", "\n" if stored == count else "")
 
-            start_ms = int(time.time() * 1000) - (events - upto + count) * GAP_MS
-            await fill(bus, measured.templates, count, start_ms, GAP_MS, tell)
+            await fill(bus, measured.templates, count, oldest_ms + (upto - count) * GAP_MS, GAP_MS, tell)
     finally:
         await asyncio.to_thread(server.stop, wait_s=120)
 

@@ -77,6 +77,7 @@ class Measured:
         names = [".".join(r.subject.split(".")[2:4]) for r in received]
         found = [(n, r) for n, r in zip(names, received, strict=True) if n not in ONCE]
         self.templates = [Template(r.subject, r.payload) for _, r in found]
+        self.first = Template(received[0].subject, received[0].payload)  # `topology.applied`: a log begins with it
         self.requests_ratio = sum(n == "request.ended" for n, _ in found) / len(found)
         self.shares = {n: sum(n == m for m, _ in found) for n, _ in found}
 
