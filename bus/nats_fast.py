@@ -34,6 +34,11 @@ _YIELD_EVERY = 64
 _NOT_IN_SUBJECTS = frozenset(" \t\r\n")
 
 
+_DELIVERY = b"$JS.ACK."
+_SHORT_BYTES = 128 << 10
+"""A message of which a part is here waits for the rest as it is, if it is short; a long one is gathered by nats-py."""
+
+
 class FastClient(Client):
     """nats-py's client with `post`, `direct` and a light `ask`."""
 
@@ -121,7 +126,8 @@ class FastClient(Client):
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(payload)
         try:
-            found = None if headers is None else header_fields(headers)
+            # A stream's message brings the headers of whoever stored it: nobody reads them, and logs are long.
+            found = None if headers is None or reply.startswith(_DELIVERY) else header_fields(headers)
             self.direct[sid](subject.decode(), payload, reply.decode(), found)
         except Exception as error:  # noqa: BLE001  # raising into nats-py would kill its read loop
             self.handler_failed(error)
@@ -143,9 +149,12 @@ class FastParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """As nats-py's; gives way to other tasks every 64 messages."""
-        if self.buf or self.state != AWAITING_CONTROL_LINE:
+        if self.state != AWAITING_CONTROL_LINE:
             await super().parse(data)
             return
+        if self.buf:  # what the last turn left over: else a flood would never come back to the short way
+            data = bytes(self.buf) + data
+            self.buf.clear()
         at, seen, size, nc = 0, 0, len(data), self.nc
         while at < size:
             has_headers = data.startswith(b"HMSG ", at)
@@ -158,6 +167,9 @@ class FastParser(Parser):
             begin = eol + 2
             end = begin + int(words[-1])
             if end + 2 > size:
+                if end - at <= _SHORT_BYTES:
+                    self.buf.extend(data[at:])
+                    return
                 break
             at, headers = end + 2, None
             if has_headers:
