@@ -149,14 +149,13 @@ class Started(Message, tag="model.started.v1", frozen=True, kw_only=True):
     instance: str
     model: ModelId
     deadline_ms: PositiveMs
-    inline: bool = False
 
 
 class Waiting(Message, tag="model.waiting.v1", frozen=True, kw_only=True):
     """Nothing to say yet, and why."""
 
     run_id: str
-    reason: Literal["failover", "loading", "busy"]
+    reason: Literal["failover", "busy"]
 
 
 class Delta(Message, tag="model.delta.v1", frozen=True, kw_only=True):
