@@ -93,7 +93,7 @@ Fold = Knowledge
 
 SWEEP, BEAT, DRAINED = "sweep", "beat", "drained"
 DEAF_LOOK_MS = 250.0
-VANISH_SWEEPS, FORGET_SWEEPS = 4, 50
+VANISH_SWEEPS, FORGET_SWEEPS = 2, 50
 
 
 def step(state: State, message: Input, settings: Settings) -> list[Effect]:

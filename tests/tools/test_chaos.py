@@ -10,7 +10,7 @@ import pytest
 
 from understudy.tools.bench.chaos import Size, measure
 from understudy.tools.bench.chaos.judge import flip
-from understudy.tools.bench.chaos.load import Asked, Ends
+from understudy.tools.bench.chaos.load import Asked, Ends, Plainly
 from understudy.tools.bench.chaos.stage import KINDS
 from understudy.tools.bench.chaos.strikes import schedule
 
@@ -62,3 +62,27 @@ def test_only_ends_that_differ_in_outcome_are_two() -> None:
 def test_a_finished_text_is_exact_or_wrong(held: str, whole: str | None, wrong: bool) -> None:
     one = Asked(0, "ours", "", "", "ab", 0.0, outcome="finished", text=held, whole=whole)
     assert (one.wrong, one.exact) == (wrong, not wrong)
+
+
+SEAM = {"type": "model.seam.v1", "keep_seq": 1}
+
+
+@pytest.mark.parametrize(
+    ("heard", "exact", "wrong"),
+    [
+        ("0 1 2", True, False),
+        ("0 1 | 2", True, False),
+        ("0 2", False, False),  # it knows what it lost: reported as a loss
+        ("0 1 2 | 3", False, True),  # nothing was lost, and the text differs
+        ("0 1 2 !3", False, False),  # the delta tells of a seam that never came
+    ],
+)
+def test_a_plain_reader_knows_what_it_lost(heard: str, exact: bool, wrong: bool) -> None:
+    reading, words = Plainly(), {"0": "a", "1": "b", "2": "c", "3": "x"}
+    for word in heard.split():
+        n = word.lstrip("!")
+        delta = {"type": "model.delta.v1", "seq": int(n) if n != "|" else 0, "text": words.get(n, "")}
+        reading.hear(SEAM if word == "|" else delta | ({"seams": 1} if word[0] == "!" else {}))
+    last = int(heard[-1])
+    one = Asked(0, "stream", "", "", "abc", 0.0, outcome="finished", text=reading.text, holes=reading.holes(last))
+    assert (one.exact, one.wrong) == (exact, wrong)

@@ -340,7 +340,7 @@ def test_a_caller_is_looked_for_while_nothing_is_said(stage: Any) -> None:
         probes += [(s.now, e) for e in s.wake("sweep") if isinstance(e, Probe)]
     reply = "_INBOX_A.s1.vanished.r1.0"
     assert {(e.subject, e.reply) for _, e in probes} == {("caller", reply)}
-    assert len(probes) == 2 and s.now - s.begun <= 1000
+    assert len(probes) == 4 and s.now - s.begun <= 1000
     s.text("One")
     assert [e.reply for e in s.effects if isinstance(e, Send) and isinstance(e.message, Delta)] == [reply]
 

@@ -122,6 +122,7 @@ def _losses(asked: list[Asked]) -> dict[str, int]:
         "asked": len(asked),
         "exact": sum(one.exact for one in asked),
         "failed": sum(one.from_bus and one.outcome != "finished" for one in asked),
+        "holes": sum(one.holes for one in asked),
         "no_end": sum(not one.from_bus for one in asked),
         "wrong_text": sum(one.wrong for one in asked),
     }

@@ -48,6 +48,7 @@ class Asked:
     text: str = ""
     whole: str | None = None  # the text that `finished` carried
     from_bus: bool = False
+    holes: bool = False  # a plain reader that knows, from the numbers, that messages were lost on the way
     heard: list[tuple[float, Body]] = field(default_factory=list[tuple[float, Body]])
 
     def mid_text(self, now: float) -> bool:
@@ -57,13 +58,45 @@ class Asked:
     @property
     def exact(self) -> bool:
         """Finished, and every character as the script has it."""
-        return self.outcome == "finished" and not self.wrong
+        return self.outcome == "finished" and not self.wrong and not self.holes
 
     @property
     def wrong(self) -> bool:
-        """Finished with another text than the script's."""
-        held = self.text if self.arm == "ours" or self.whole is None else self.whole
-        return self.outcome == "finished" and (held != self.expected or self.whole not in (None, self.expected))
+        """Finished with another text than the script's; one with known holes is a loss, and nobody's wrong text."""
+        held = self.text if self.arm != "single" or self.whole is None else self.whole
+        wrong = (held != self.expected and not self.holes) or self.whole not in (None, self.expected)
+        return self.outcome == "finished" and wrong
+
+
+class Plainly:
+    """What a reader with json alone holds: at a seam drop what is later than `keep_seq`, then append."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, str] = {}
+        self._seen: set[int] = set()
+        self._seams = self._seams_said = 0
+
+    def hear(self, body: Body) -> None:
+        """One message of the stream."""
+        match body.get("type"):
+            case "model.delta.v1":
+                self._seen.add(body["seq"])
+                self._pieces[body["seq"]] = body["text"]
+                self._seams_said = max(self._seams_said, body.get("seams", 0))
+            case "model.seam.v1":
+                self._seams += 1
+                self._pieces = {n: text for n, text in self._pieces.items() if n <= body["keep_seq"]}
+            case _:
+                pass
+
+    @property
+    def text(self) -> str:
+        """The pieces in their order."""
+        return "".join(text for _, text in sorted(self._pieces.items()))
+
+    def holes(self, last_seq: int) -> bool:
+        """A delta or a seam never arrived: every number up to the last is due once, and deltas count the seams."""
+        return self._seen != set(range(last_seq + 1)) or self._seams < self._seams_said
 
 
 class Ends:
@@ -230,30 +263,31 @@ class Load:
 
     async def _single(self, nc: Nats, one: Asked) -> None:
         msg = await nc.request("tta.ask.model.generate", self._body(one, False), timeout=self.deadline_s + GRACE_S)
-        self._heard(one, msg.data)
+        self._heard(one, msg.data, Plainly())
 
     async def _stream(self, nc: Nats, one: Asked) -> None:
-        inbox = nc.new_inbox()
+        inbox, reading = nc.new_inbox(), Plainly()
         sub = await nc.subscribe(inbox)
         try:
             await nc.publish("tta.ask.model.generate", self._body(one, True), reply=inbox)
             async with asyncio.timeout(self.deadline_s + GRACE_S):
                 while not one.outcome:
-                    self._heard(one, (await sub.next_msg(timeout=self.deadline_s + GRACE_S)).data)
+                    self._heard(one, (await sub.next_msg(timeout=self.deadline_s + GRACE_S)).data, reading)
         finally:
             await sub.unsubscribe()
 
-    def _heard(self, one: Asked, payload: bytes) -> None:
-        """Plain reading: the seam rule and nothing else."""
+    def _heard(self, one: Asked, payload: bytes, reading: Plainly) -> None:
         body = self.ends.hear(payload)
         if body is None:
             return
         one.heard.append((self.now(), body))
+        reading.hear(body)
         match body.get("type"):
             case "model.delta.v1":
                 one.deltas += 1
             case "model.finished.v1":
                 one.outcome, one.whole, one.from_bus = "finished", body.get("text"), True
+                one.text, one.holes = reading.text, one.arm == "stream" and reading.holes(body["last_seq"])
             case "model.failed.v1":
                 one.outcome, one.from_bus = body["code"], True
             case _:
