@@ -35,7 +35,7 @@ from nats.errors import (
     SlowConsumerError,
 )
 
-from understudy.bus.nats_fast import FastClient
+from understudy.bus.nats_fast import Answered, FastClient
 from understudy.bus.port import BusDown
 
 _HEADER_LINE_BYTES = len("NATS/1.0\r\n\r\n")
@@ -121,6 +121,7 @@ class GuardedClient(FastClient):
         except (TimeoutError, Error, OSError) as error:
             await self.shut()
             raise BusDown(f"no connection to {url} as {name!r}: {self._last_trouble or error!r}") from error
+        await self.hear_answers()
         if watch_s:
             self._watchdog = asyncio.create_task(self._watch(watch_s), name=f"nats watchdog {name}")
         self._tell("connected")
@@ -189,6 +190,13 @@ class GuardedClient(FastClient):
         if msg.headers and msg.headers.get("Status") == "503":
             raise NoRespondersError
         return msg
+
+    def inquire(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float, answered: Answered
+    ) -> str:
+        """As the fast client's; refused at once when it cannot be sent now."""
+        self._refuse_unsendable(payload, headers)
+        return super().inquire(subject, payload, headers, timeout_s, answered)
 
     async def settle(self, *, timeout_s: float = 2.0) -> bool:
         """Wait until the server has taken what was sent so far; False when it did not say so in time."""
@@ -279,9 +287,7 @@ class GuardedClient(FastClient):
 
     def _fail_in_flight(self) -> None:
         """No answer comes over a connection that is gone: who waits for one hears so now, not when its time is up."""
-        for answer in list(self._answers.values()):
-            if not answer.done():
-                answer.set_exception(ConnectionReconnectingError())
+        self.give_up_answers(ConnectionReconnectingError())
         for pong in self._pongs:
             if not pong.done():
                 pong.set_result(False)

@@ -17,6 +17,7 @@ from understudy.bus.port import (
     BusError,
     Handler,
     NoResponders,
+    OnStored,
     Outgoing,
     Received,
     StreamState,
@@ -65,6 +66,7 @@ class MemoryBus(Connection):
         super().__init__(broker, name, on_state=on_state, on_error=on_error)
         self._prefix = inbox_prefix
         self._asks: dict[str, asyncio.Future[Core]] = {}
+        self._putting: dict[asyncio.Task[None], None] = {}  # a dict: ended in order
         self._answers = _Answers(self, f"{self.new_inbox()}.*", self._asks)
 
     def new_inbox(self) -> str:
@@ -148,6 +150,20 @@ class MemoryBus(Connection):
                 return acks
         return [ack for event in events for ack in await self._store([event], deadline) or ()]
 
+    def put(self, event: Outgoing, done: OnStored, *, timeout_s: float) -> None:
+        """See `port.Bus.put`."""
+
+        async def storing() -> None:
+            try:
+                (answer,) = await self.store([event], timeout_s=timeout_s)
+            except BusError as error:
+                answer = error
+            done(answer)
+
+        task = asyncio.create_task(storing())
+        self._putting[task] = None
+        task.add_done_callback(self._putting.pop)
+
     async def read(
         self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
     ) -> Subscription:
@@ -222,6 +238,8 @@ class MemoryBus(Connection):
         for one in list(self.running):
             one.leave()
             one.abandon()
+        for task in list(self._putting):
+            task.cancel()
         self.broker.lose(self)
         if not self.crashed:
             self.tell("closed")

@@ -28,6 +28,7 @@ from understudy.bus.port import (
     BusError,
     Closed,
     Handler,
+    OnStored,
     Outgoing,
     Received,
     StreamState,
@@ -153,6 +154,10 @@ class NatsBus:
     async def store(self, events: Sequence[Outgoing], *, timeout_s: float) -> list[Ack]:
         """See `port.Bus.store`; Conflict when a stream was made to refuse it."""
         return await nats_log.store(self.client, events, timeout_s=timeout_s)
+
+    def put(self, event: Outgoing, done: OnStored, *, timeout_s: float) -> None:
+        """See `port.Bus.put`."""
+        nats_log.put(self.client, event, done, timeout_s=timeout_s)
 
     async def read(
         self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0

@@ -3,8 +3,10 @@
 nats-py puts each message into a queue and wakes a task for it, and each publish wakes a task that writes. Half of the
 time of a small message went there. Here
 
-- handlers registered in `direct` are called by the read loop itself, in the order of the wire; nothing queues up here:
+- handlers registered in `direct` are called where the bytes arrive, in the order of the wire; nothing queues up here:
   what is not read yet waits in the socket, and the server ends a connection that leaves too much unread
+- while nats-py's read loop waits for bytes, whole messages never get to it; whatever else arrives (control lines, parts
+  of a message, messages with a handler of nats-py's own) it reads as ever
 - `post` appends to nats-py's own buffer and writes once per turn of the event loop, however many messages that were
 - a request costs one future and one timer
 
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -26,6 +27,9 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 Direct = Callable[[str, bytes, str, dict[str, str] | None], None]
 """Called with subject, payload, reply and headers; must return at once. What it raises is reported."""
+
+Answered = Callable[[Msg | Exception], None]
+"""Called once, on the event loop, with the one answer, nats-py's TimeoutError, or why none can come any more."""
 
 BACKED_UP_BYTES = 8 << 20
 """Bytes that wait for the socket before a `post` is refused: the server takes nothing."""
@@ -49,7 +53,7 @@ class FastClient(Client):
         self._write_due = False
         self._asked = 0
         self._answers_at = ""
-        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._answers: dict[str, tuple[Answered, asyncio.TimerHandle]] = {}
 
     def post(self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send without waiting; the caller has made sure of the connection and the size.
@@ -98,28 +102,66 @@ class FastClient(Client):
         self.direct[sub._id] = handler  # pyright: ignore[reportPrivateUsage]
         return sub
 
+    async def hear_answers(self) -> None:
+        """Be ready for `inquire`; once, after connecting."""
+        prefix = self.new_inbox() + "."
+        await self.listen(f"{prefix}*", self._answered)
+        self._answers_at = prefix
+
+    def inquire(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float, answered: Answered
+    ) -> str:
+        """One request, one answer, never told before this returns; returns a token for `forget`. Raises as `post`."""
+        self._asked += 1
+        token = f"{self._asked:x}"
+        self.post(subject, payload, self._answers_at + token, headers)
+        late = asyncio.get_running_loop().call_later(timeout_s, self._resolve, token, NoAnswer())
+        self._answers[token] = answered, late
+        return token
+
+    def forget(self, token: str) -> None:
+        """Nobody waits for this answer any longer."""
+        _, late = self._answers.pop(token, (None, None))
+        if late is not None:
+            late.cancel()
+
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float) -> Msg:
         """One request, one answer. Raises what `post` raises, and nats-py's TimeoutError."""
         if not self._answers_at:
-            prefix = self.new_inbox() + "."
-            await self.listen(f"{prefix}*", self._answered)
-            self._answers_at = prefix
-        loop = asyncio.get_running_loop()
-        self._asked += 1
-        token, answer = f"{self._asked:x}", loop.create_future()
-        self._answers[token] = answer
-        late = loop.call_later(timeout_s, _give_up, answer)
+            await self.hear_answers()
+        waiting: asyncio.Future[Msg | Exception] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Msg | Exception) -> None:
+            if not waiting.done():
+                waiting.set_result(answer)
+
+        token = self.inquire(subject, payload, headers, timeout_s, answered)
         try:
-            self.post(subject, payload, self._answers_at + token, headers)
-            return await answer
+            answer = await waiting
         finally:
-            late.cancel()
-            self._answers.pop(token, None)
+            self.forget(token)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def give_up_answers(self, why: Exception) -> None:
+        """No answer comes over a connection that is gone."""
+        for token in list(self._answers):
+            self._resolve(token, why)
 
     def _answered(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
-        answer = self._answers.get(subject.rpartition(".")[2])
-        if answer is not None and not answer.done():
-            answer.set_result(Msg(self, subject, reply, payload, headers))
+        self._resolve(subject.rpartition(".")[2], Msg(self, subject, reply, payload, headers))
+
+    def _resolve(self, token: str, answer: Msg | Exception) -> None:
+        waiting = self._answers.pop(token, None)
+        if waiting is None:
+            return
+        answered, late = waiting
+        late.cancel()
+        try:
+            answered(answer)
+        except Exception as error:  # noqa: BLE001  # told from timers and disconnects too
+            self.handler_failed(error)
 
     def hand_over(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
         """A message that has arrived, to the handler of its subscription."""
@@ -134,6 +176,12 @@ class FastClient(Client):
 
     def handler_failed(self, error: Exception) -> None:
         """Told what a handler in `direct` raised."""
+
+    async def _read_loop(self) -> None:
+        reader: asyncio.StreamReader | None = getattr(self._transport, "_io_reader", None)
+        if reader is not None:
+            reader.feed_data = _Shortcut(self._ps, reader)
+        await super()._read_loop()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         if sid in self.direct:
@@ -152,11 +200,26 @@ class FastParser(Parser):
         if self.state != AWAITING_CONTROL_LINE:
             await super().parse(data)
             return
+        while True:
+            left = self.cut(data, _YIELD_EVERY)
+            if len(left) == len(data) or not left:
+                break
+            data = left
+            await asyncio.sleep(0)  # else a backlog runs to its end before anybody else does
+        if left:
+            await super().parse(left)
+
+    def cut(self, data: bytes, limit: int) -> bytes:
+        """Hand over whole messages from the front of what was kept and `data`, at most `limit`; returns the rest.
+
+        A short message of which only a part is here is kept: nothing is returned then. The caller has made sure that
+        nats-py's own parser is not within a message.
+        """
         if self.buf:  # what the last turn left over: else a flood would never come back to the short way
             data = bytes(self.buf) + data
             self.buf.clear()
-        at, seen, size, nc = 0, 0, len(data), self.nc
-        while at < size:
+        at, size, nc = 0, len(data), self.nc
+        while at < size and limit > 0:
             has_headers = data.startswith(b"HMSG ", at)
             if not has_headers and not data.startswith(b"MSG ", at):
                 break
@@ -164,28 +227,39 @@ class FastParser(Parser):
             words = data[at:eol].split(b" ")
             if eol < 0 or not 4 + has_headers <= len(words) <= 5 + has_headers or not words[-1].isdigit():
                 break
+            sid = int(words[2])
+            if sid not in nc.direct:
+                break
             begin = eol + 2
             end = begin + int(words[-1])
             if end + 2 > size:
-                if end - at <= _SHORT_BYTES:
-                    self.buf.extend(data[at:])
-                    return
-                break
+                if end - at > _SHORT_BYTES:
+                    break
+                self.buf.extend(data[at:])
+                return b""
             at, headers = end + 2, None
             if has_headers:
                 headers = data[begin : begin + int(words[-2])]
                 begin += len(headers)
-            reply = words[3] if len(words) == 5 + has_headers else b""
-            sid = int(words[2])
-            if sid in nc.direct:
-                nc.hand_over(sid, words[1], reply, data[begin:end], headers)
-            else:
-                await nc._process_msg(sid, words[1], reply, data[begin:end], headers)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
-            seen += 1
-            if not seen % _YIELD_EVERY:
-                await asyncio.sleep(0)  # else a backlog runs to its end before anybody else does
-        if at < size:
-            await super().parse(data[at:] if at else data)
+            limit -= 1
+            nc.hand_over(sid, words[1], words[3] if len(words) == 5 + has_headers else b"", data[begin:end], headers)
+        return data[at:] if at else data
+
+
+class _Shortcut:
+    """In the place of a stream reader's `feed_data`: while its one reader waits, whole messages go past it."""
+
+    def __init__(self, parser: FastParser, reader: asyncio.StreamReader) -> None:
+        self._parser, self._reader = parser, reader
+        self._feed = reader.feed_data
+
+    def __call__(self, data: bytes) -> None:
+        """Bytes have arrived."""
+        waits = self._reader._waiter is not None  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        if waits and self._parser.state == AWAITING_CONTROL_LINE:
+            data = self._parser.cut(bytes(data), _YIELD_EVERY)
+        if data:
+            self._feed(data)
 
 
 async def elsewhere(_: object) -> None:
@@ -215,8 +289,3 @@ def _header_lines(headers: dict[str, str]) -> bytes:
             raise BadHeaderError(key)
         lines.append(f"{key}: {value}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def _give_up(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(NoAnswer())

@@ -34,6 +34,7 @@ from understudy.bus.port import (
     Conflict,
     LogFull,
     NoResponders,
+    OnStored,
     Outgoing,
     Received,
     TooLarge,
@@ -158,6 +159,29 @@ async def store(client: GuardedClient, events: Sequence[Outgoing], *, timeout_s:
         if acks is not None:
             return acks
     return [await _store_one(client, event, deadline) for event in events]
+
+
+def put(client: GuardedClient, event: Outgoing, done: OnStored, *, timeout_s: float) -> None:
+    """See `port.Bus.put`."""
+
+    def answered(answer: Msg | Exception) -> None:
+        try:
+            done(_ack(answer, event.subject))
+        except BusError as error:
+            done(error)
+
+    try:
+        client.inquire(event.subject, event.payload, {"Nats-Msg-Id": event.msg_id}, timeout_s, answered)
+    except (Error, OSError) as error:
+        asyncio.get_running_loop().call_soon(done, translate(error))
+
+
+def _ack(answer: Msg | Exception, subject: str) -> Ack:
+    if isinstance(answer, Exception):
+        raise translate(answer)
+    if answer.headers and answer.headers.get("Status") == "503":
+        raise BusDown(f"no stream answers for {subject}")
+    return _stored(_decode_ack(answer.data), subject)
 
 
 async def _store_one(client: GuardedClient, event: Outgoing, deadline: float) -> Ack:

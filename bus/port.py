@@ -129,6 +129,10 @@ class Outgoing(msgspec.Struct, frozen=True):
     msg_id: str
 
 
+OnStored = Callable[[Ack | BusError], None]
+"""Called once, on the event loop, with the log's answer or why there is none. Must return at once: no raising."""
+
+
 class Bus(Protocol):
     """What an actor's host may ask of a bus."""
 
@@ -168,6 +172,10 @@ class Bus(Protocol):
 
         Raises BusDown (unknown: repeat with the same ids), LogFull, TooLarge, Closed.
         """
+        ...
+
+    def put(self, event: Outgoing, done: OnStored, *, timeout_s: float) -> None:
+        """As `store` for one event, without waiting: it is on its way when this returns, and `done` is told later."""
         ...
 
     async def read(

@@ -6,11 +6,14 @@ The host takes a `Clock`, so that a simulation can bring one on virtual time wit
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import time
 from typing import Protocol
 
-_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+_CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD)
+_CROCKFORD_OF_BYTE = _CROCKFORD * 8  # 256 bytes onto 32 characters, each as often
 
 
 class Clock(Protocol):
@@ -37,11 +40,16 @@ class SystemClock:
         return self._wall_ms + (time.monotonic() - self._mono) * 1000
 
     def new_id(self, now_ms: float) -> str:
-        """See `ulid`."""
-        return ulid(now_ms, int.from_bytes(os.urandom(10)))
+        """See `ulid`. Sixteen characters of five bits each are the 80 bits of luck."""
+        return _stamp(int(now_ms)) + os.urandom(16).translate(_CROCKFORD_OF_BYTE).decode()
 
 
 def ulid(now_ms: float, luck: int) -> str:
     """A ULID: 48 bits of time, 80 of luck, 26 characters that sort by time (specification: github.com/ulid/spec)."""
     value = (int(now_ms) << 80) | luck
     return base64.b32encode(value.to_bytes(20))[6:].translate(_TO_CROCKFORD).decode()
+
+
+@functools.lru_cache(maxsize=4)
+def _stamp(now_ms: int) -> str:
+    return ulid(now_ms, 0)[:10]

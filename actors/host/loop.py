@@ -289,13 +289,15 @@ class Host:
         """The recent decisions of all, before the log crosses out those that have ended; later ones keep coming."""
         if not self.plan.follows:
             return
-        stream = trace_stream(self.app)
+        stream, own = trace_stream(self.app), f".{self.seat.instance}"
         head, seen, moved = await self.bus.last_seq(stream), 0, asyncio.Event()
 
         def on_trace(received: Received) -> None:
             nonlocal seen
             seen = received.seq
             moved.set()
+            if seen > head and received.subject.endswith(own):
+                return  # of this life: in our hands already
             message = self._decode(received)
             if isinstance(message, SelectionMade):
                 self.feed(Traced(self.clock.now_ms(), message))

@@ -6,10 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
-from understudy.bus.port import Bus, BusError, LogFull, Outgoing, TooLarge
+from understudy.bus.port import Ack, Bus, BusError, LogFull, Outgoing, TooLarge
 from understudy.messages.base import Message
 from understudy.messages.step import Store, Stored, StoreFailed
 from understudy.messages.wire import encode, tag_of
@@ -39,10 +40,11 @@ class Storer:
     def __init__(self, bus: Bus, app: str, now_ms: Callable[[], float], feed: Callable[[Stored | StoreFailed], None]):
         self._bus, self._app, self._now_ms, self._feed = bus, app, now_ms, feed
         self._waiting: deque[_Item] = deque()
-        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._under_way: set[int] = set()
         self._failed: list[_Item] = []
         self._trouble = asyncio.Event()
         self._settled = asyncio.Event()
+        self._over = False
         self._count = 0
         self._wait_s = RETRY_S
 
@@ -76,31 +78,32 @@ class Storer:
                 self._trouble.clear()
                 self._launch()
         finally:
-            for task in self._under_way.values():
-                task.cancel()
+            self._over = True
 
     def _launch(self) -> None:
         while self._waiting and len(self._under_way) < WINDOW and not self._trouble.is_set():
             item = self._waiting.popleft()
-            self._under_way[item.number] = asyncio.create_task(self._store(item))
+            self._under_way.add(item.number)
+            self._bus.put(item.outgoing, partial(self._answered, item), timeout_s=TIMEOUT_S)
 
-    async def _store(self, item: _Item) -> None:
-        answer: Stored | StoreFailed | None = None
-        try:
-            (ack,) = await self._bus.store([item.outgoing], timeout_s=TIMEOUT_S)
-            answer = Stored(self._now_ms(), item.store.msg_id, ack.seq, ack.duplicate)
-            self._wait_s = RETRY_S
-        except (LogFull, TooLarge) as error:
-            answer = StoreFailed(self._now_ms(), item.store.msg_id, error.code)
-        except BusError:
-            self._failed.append(item)
-            self._trouble.set()
-        finally:
-            del self._under_way[item.number]
-            self._settled.set()
+    def _answered(self, item: _Item, answer: Ack | BusError) -> None:
+        if self._over:
+            return
+        self._under_way.remove(item.number)
+        self._settled.set()
+        told: Stored | StoreFailed | None = None
+        match answer:
+            case Ack():
+                told = Stored(self._now_ms(), item.store.msg_id, answer.seq, answer.duplicate)
+                self._wait_s = RETRY_S
+            case LogFull() | TooLarge():
+                told = StoreFailed(self._now_ms(), item.store.msg_id, answer.code)
+            case _:
+                self._failed.append(item)
+                self._trouble.set()
         self._launch()
-        if answer is not None:
-            self._feed(answer)
+        if told is not None:
+            self._feed(told)
 
     def _expire(self) -> None:
         """Those who waited long enough hear so; their events stay queued, with the same ids, until the log is back."""

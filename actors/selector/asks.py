@@ -150,7 +150,7 @@ def _decide(
         scores={one.model: one.score for one in decision.chain},
         rejected=decision.counts(),
         not_loaded=seen.not_loaded,
-        digest=decision.digest,
+        digest=decision.digest(),
         reply=asked.reply,
         deadline_at_ms=int(deadline_ms),
         **about,
@@ -162,7 +162,7 @@ def _select(state: State, asked: Asked) -> Message:
     ask = asked.message
     assert isinstance(ask, Select)
     admit.check(ask)
-    question, _, _, _ = admit.question(ask, state.knowledge, admit.seed_of(asked.id))
+    question, _, _, _ = admit.question(ask, state.knowledge, 0)
     decision, _ = state.order.decide(state.knowledge, state.local, question, asked.at_ms)
     return answers.selected(state.knowledge, question.task, decision, ask.explain)
 

@@ -55,19 +55,6 @@ class Question(Part, Finite, frozen=True, kw_only=True):
     larger_than: int = 0  # only windows above this (after `context_too_long`)
 
 
-class Decision(Part, frozen=True, kw_only=True):
-    """The outcome: whom to try in which order, and why not the others (`tally`: how many per reason word)."""
-
-    chain: tuple[Candidate, ...]
-    rejected: dict[str, str]
-    tally: dict[str, int]
-    digest: str
-
-    def counts(self) -> dict[str, int]:
-        """Rejected candidates per reason word."""
-        return self.tally
-
-
 class Rejected(Part, frozen=True, kw_only=True):
     """The rejected candidates with what follows from them alone; made once for many decisions."""
 
@@ -84,11 +71,32 @@ class Rejected(Part, frozen=True, kw_only=True):
         return Rejected(reasons=reasons, tally=tally, sealed=msgspec.json.encode(sorted(reasons.items())))
 
 
+class Decision(Part, frozen=True, kw_only=True):
+    """The outcome: whom to try in which order, and why not the others."""
+
+    chain: tuple[Candidate, ...]
+    others: Rejected
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """The reason word of everyone who may not answer."""
+        return self.others.reasons
+
+    def counts(self) -> dict[str, int]:
+        """Rejected candidates per reason word."""
+        return self.others.tally
+
+    def digest(self) -> str:
+        """What tells this decision from any other: 128 bits of SHA-256 over chain, scores and reasons."""
+        body = b"[%b,%b]" % (msgspec.json.encode(self.chain), self.others.sealed)
+        return hashlib.sha256(body).hexdigest()[:32]
+
+
 def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) -> Decision:
     """Choose. `local` holds an entry for every model of the catalogue."""
     topology = knowledge.topology
     if topology is None:
-        return sealed((), Rejected.of({}))
+        return Decision(chain=(), others=Rejected.of({}))
     rejected: dict[str, str] = {}
     ranked: list[tuple[int, Candidate]] = []
     weights, named, min_quality = terms(knowledge, topology, question)
@@ -104,7 +112,7 @@ def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) ->
     if named:
         ordered.sort(key=lambda one: named.index(one.model))
     chain = _chain(knowledge, question, ordered, topology.policy.chain_length, bool(named))
-    return sealed(chain, Rejected.of(rejected))
+    return Decision(chain=chain, others=Rejected.of(rejected))
 
 
 def terms(knowledge: Knowledge, topology: Topology, question: Question) -> tuple[Weights, tuple[str, ...], float]:
@@ -195,9 +203,13 @@ Steady = tuple[float, float, float]
 
 def candidate(model_id: str, total: float, steady: Steady, fit: float) -> Candidate:
     """A survivor with its score and what the score is made of."""
+    return Candidate(model=model_id, score=total, parts={**rounded(steady), "fit": round(fit, 9)})
+
+
+def rounded(steady: Steady) -> dict[str, float]:
+    """The steady parts by name, as a candidate shows them."""
     quality, speed, cost = steady
-    parts = {"quality": round(quality, 9), "speed": round(speed, 9), "cost": round(cost, 9), "fit": round(fit, 9)}
-    return Candidate(model=model_id, score=total, parts=parts)
+    return {"quality": round(quality, 9), "speed": round(speed, 9), "cost": round(cost, 9)}
 
 
 def steady_parts(view: ModelView, task: str, policy: Policy) -> Steady:
@@ -249,10 +261,3 @@ def _chain(
         chain.append(other)
         rest.remove(other)
     return tuple(chain[:length])
-
-
-def sealed(chain: tuple[Candidate, ...], rejected: Rejected) -> Decision:
-    """The decision with its digest."""
-    body = b"[%b,%b]" % (msgspec.json.encode(chain), rejected.sealed)
-    digest = hashlib.sha256(body).hexdigest()[:32]
-    return Decision(chain=chain, rejected=rejected.reasons, tally=rejected.tally, digest=digest)

@@ -10,14 +10,13 @@ for byte; replay uses the plain one. Pure.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from understudy.actors.selector import choose
-from understudy.actors.selector.choose import Decision, Local, Question, Rejected, Steady
+from understudy.actors.selector.choose import Decision, Local, Question, Rejected
 from understudy.actors.selector.views import Knowledge, LocalView
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import Candidate
@@ -27,12 +26,9 @@ from understudy.messages.topology import Topology, Weights
 KINDS = 32
 """Kinds of questions that are kept; the one that was asked least recently makes room."""
 
-SMALL = 8
-"""Up to so many models a plain walk costs less than keeping books."""
-
 Group = tuple[int, int, str]  # rank, context window, provider
 Entry = tuple[float, str]  # minus the length-independent part of the score, model
-Filed = tuple[Group, Entry, Steady]
+Filed = tuple[Group, Entry, dict[str, float]]  # with the length-independent parts, as a candidate shows them
 Key = tuple[int, float, str]  # rank, minus score, model: the order of candidates
 
 
@@ -78,6 +74,8 @@ class Order:
         self._touched: set[str] = set()
         self._suspects: set[str] = set()  # filed as suspects; suspicion ends by time alone
         self._sights: dict[str, tuple[Local, Any]] = {}
+        self._absent: set[str] = set()  # models without an instance
+        self._not_loaded: tuple[str, ...] = ()
 
     def happened(self, event: Event) -> None:
         """A fact was folded: what it is about must be looked at again."""
@@ -92,34 +90,23 @@ class Order:
     def decide(self, knowledge: Knowledge, local: LocalView, question: Question, now: float) -> tuple[Decision, Seen]:
         """As `choose.decide`, and what of the local view it rests on."""
         topology = knowledge.topology
-        if topology is None or len(knowledge.models) <= SMALL:
-            return self._plainly(knowledge, local, question, now)
+        if topology is None:
+            return Decision(chain=(), others=Rejected.of({})), Seen({}, ())
         self._catch_up(knowledge, topology, local, now)
         kind = self._kind(knowledge, topology, question)
         for model in sorted(kind.stale):
             self._file(kind, knowledge, topology, question, model)
-        if kind.stale or kind.all_rejected is None:
+        if kind.stale:
+            kind.seen = self._seen_by(kind)
             kind.stale.clear()
-            if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
-                kind.all_rejected = Rejected.of(kind.rejected)
-            kind.seen = self._sight(knowledge, kind)
-        length = topology.policy.chain_length
+        if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
+            kind.all_rejected = Rejected.of(kind.rejected)
         if kind.named:
-            models = [model for model in kind.named if model in kind.filed]
+            models = [model for model in kind.named if model in kind.filed][: topology.policy.chain_length]
         else:
             models = _chain(kind, knowledge, topology, question)
-        chain = tuple(_candidate(kind, question, model) for model in models[:length])
-        return choose.sealed(chain, kind.all_rejected), kind.seen
-
-    def _plainly(self, knowledge: Knowledge, local: LocalView, question: Question, now: float) -> tuple[Decision, Seen]:
-        view = {model: local_of(local, model, now) for model in knowledge.models}
-        decision = choose.decide(knowledge, view, question)
-        surviving = {
-            m: msgspec.to_builtins(v)
-            for m, v in view.items()
-            if m not in decision.rejected and v != choose.idle(knowledge.models[m].declared)
-        }
-        return decision, Seen(surviving, tuple(sorted(m for m, v in view.items() if v.instances == 0)))
+        chain = tuple([_candidate(kind, question, model) for model in models])
+        return Decision(chain=chain, others=kind.all_rejected), kind.seen
 
     # --- keeping books ---------------------------------------------------------------------------------------------
 
@@ -129,6 +116,7 @@ class Order:
             self._knowledge, self._topology = knowledge, topology
             self._kinds.clear()
             self._sights.clear()
+            self._absent.clear()
             self._windows = sorted({view.declared.context_tokens for view in knowledge.models.values()})
             self._touched = set(knowledge.models)
         self._touched |= local.take_touched()
@@ -140,9 +128,12 @@ class Order:
             told = sight != choose.idle(knowledge.models[model].declared)
             self._sights[model] = sight, msgspec.to_builtins(sight) if told else None
             (self._suspects.add if sight.suspect else self._suspects.discard)(model)
+            (self._absent.add if sight.instances == 0 else self._absent.discard)(model)
             for kind in self._kinds.values():
                 kind.stale.add(model)
         self._touched.clear()
+        if len(self._not_loaded) != len(self._absent) or not self._absent.issuperset(self._not_loaded):
+            self._not_loaded = tuple(sorted(self._absent))
 
     def _kind(self, knowledge: Knowledge, topology: Topology, q: Question) -> _Kind:
         """The books for this kind of question; new ones have every model still to be filed."""
@@ -176,68 +167,68 @@ class Order:
         steady = choose.steady_parts(view, q.task, topology.policy)
         entry = -choose.steady_score(steady, kind.weights), model
         insort(kind.groups.setdefault(group, []), entry)
-        kind.filed[model] = group, entry, steady
+        kind.filed[model] = group, entry, choose.rounded(steady)
 
-    def _sight(self, knowledge: Knowledge, kind: _Kind) -> Seen:
-        sights = ((m, self._sights[m][1]) for m in knowledge.models if m not in kind.rejected)
-        surviving = {m: told for m, told in sights if told is not None}
-        return Seen(surviving, tuple(sorted(m for m, (sight, _) in self._sights.items() if sight.instances == 0)))
+    def _seen_by(self, kind: _Kind) -> Seen:
+        """What was seen before, with what is new of the stale models."""
+        before = kind.seen.surviving
+        surviving = dict(before)
+        for model in sorted(kind.stale):
+            told = self._sights[model][1]
+            if told is None or model in kind.rejected:
+                surviving.pop(model, None)
+            else:
+                surviving[model] = told
+        if not surviving.keys() <= before.keys():
+            surviving = dict(sorted(surviving.items()))
+        return Seen(surviving, self._not_loaded)
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
 def _candidate(kind: _Kind, q: Question, model: str) -> Candidate:
-    group, entry, steady = kind.filed[model]
+    group, entry, parts = kind.filed[model]
     fit = choose.fit_of(q, group[1])
-    return choose.candidate(model, choose.total_score(-entry[0], fit, kind.weights), steady, fit)
+    total = choose.total_score(-entry[0], fit, kind.weights)
+    return Candidate(model=model, score=total, parts={**parts, "fit": round(fit, 9)})
 
 
 def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> list[str]:
     """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
-    lines = [_Line(group, entries, kind.weights, q) for group, entries in kind.groups.items() if entries]
-    chain: list[str] = []
-    last = ""
-    while lines and len(chain) < topology.policy.chain_length:
-        others = [line for line in lines if line.provider != last] or lines
-        chain.append(min([line.head for line in others])[2])
-        if len(chain) == 1:
-            declared = knowledge.models[chain[0]].declared.fallbacks
-            wanted = dict.fromkeys((*declared, *topology.tasks[q.task].fallbacks))
-            chain += [model for model in wanted if model != chain[0] and model in kind.filed]
+    length = topology.policy.chain_length
+    ordered = _best(kind, q, length)
+    if not ordered:
+        return []
+    chain = [ordered[0]]
+    declared = knowledge.models[chain[0]].declared.fallbacks
+    wanted = dict.fromkeys((*declared, *topology.tasks[q.task].fallbacks))
+    chain += [model for model in wanted if model != chain[0] and model in kind.filed]
+    rest = [model for model in ordered if model not in chain]
+    while rest and len(chain) < length:
         last = kind.filed[chain[-1]][0][2]
-        lines = [line for line in lines if line.head[2] not in chain or line.goes_on(chain)]
-    return chain
+        at = next((i for i, model in enumerate(rest) if kind.filed[model][0][2] != last), 0)
+        chain.append(rest.pop(at))
+    return chain[:length]
 
 
-class _Line:
-    """The candidates of one group, best first."""
-
-    __slots__ = ("_keys", "head", "provider")
-
-    def __init__(self, group: Group, entries: list[Entry], weights: Weights, q: Question) -> None:
-        self.provider = group[2]
-        self._keys = _in_order(group, entries, weights, q)
-        self.head = next(self._keys)
-
-    def goes_on(self, used: list[str]) -> bool:
-        """Step over those that are used; False when none is left."""
-        for head in self._keys:
-            if head[2] not in used:
-                self.head = head
-                return True
-        return False
+def _best(kind: _Kind, q: Question, length: int) -> list[str]:
+    """The heads of all groups in their order: whatever a chain of that length may take, it takes from these."""
+    found: list[Key] = []
+    for group, entries in kind.groups.items():
+        found += _heads(group, entries, kind.weights, q, length)
+    found.sort()
+    return [model for _, _, model in found]
 
 
-def _in_order(group: Group, entries: list[Entry], weights: Weights, q: Question) -> Iterator[Key]:
-    """A group's candidates with their scores for this length; those that are equal after rounding, by name."""
+def _heads(group: Group, entries: list[Entry], weights: Weights, q: Question, length: int) -> list[Key]:
+    """A group's best with their scores for this length, and all that are equal to the last of them after rounding."""
     rank, window, _ = group
     fit = choose.fit_of(q, window)
-    equal: list[Key] = []
+    found: list[Key] = []
     for steady, model in entries:
-        key = rank, -choose.total_score(-steady, fit, weights), model
-        if equal and key[1] != equal[0][1]:
-            yield from sorted(equal)
-            equal.clear()
-        equal.append(key)
-    yield from sorted(equal)
+        score = -choose.total_score(-steady, fit, weights)
+        if len(found) >= length and score != found[-1][1]:
+            break
+        found.append((rank, score, model))
+    return found

@@ -133,7 +133,7 @@ def compare(knowledge: Knowledge, made: SelectionMade, seq: int = 0) -> list[Dif
         "chain": (made.chain, tuple(r.model for r in again.chain)),
         "scores": (made.scores, {r.model: r.score for r in again.chain}),
         "rejected": (made.rejected, again.counts()),
-        "digest": (made.digest, again.digest),
+        "digest": (made.digest, again.digest()),
     }
     return _differences(pairs, seq, made.run_id)
 

@@ -225,4 +225,4 @@ def test_any_decision(scene: tuple[Knowledge, dict[str, Local], Question]) -> No
         for value in (one.score, *one.parts.values()):
             assert math.isfinite(value) and 0.0 <= value <= 1.0
     again = decide(knowledge, dict(reversed(local.items())), question)
-    assert again == decision and len(decision.digest) == 32
+    assert again == decision and len(decision.digest()) == 32
