@@ -49,7 +49,8 @@ class FastClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.direct: dict[int, Direct] = {}
-        self._ps = FastParser(self)
+        self._parser = FastParser(self)
+        self._ps = self._parser
         self._write_due = False
         self._asked = 0
         self._answers_at = ""
@@ -180,7 +181,7 @@ class FastClient(Client):
     async def _read_loop(self) -> None:
         reader: asyncio.StreamReader | None = getattr(self._transport, "_io_reader", None)
         if reader is not None:
-            reader.feed_data = _Shortcut(self._ps, reader)
+            reader.feed_data = _Shortcut(self._parser, reader)  # pyright: ignore[reportAttributeAccessIssue]
         await super()._read_loop()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
