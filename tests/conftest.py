@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.system.expected")  # a helper that asserts shows both sides, as a test does
 ROOT = Path(__file__).resolve().parent.parent
 
 

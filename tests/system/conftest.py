@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from tests.system.expected import FIRST, MID, ODD
+from tests.waiting import until
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import read
 from understudy.bus.client import Client
@@ -30,13 +32,6 @@ from understudy.tools.fake.server import FakeProvider
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "canary-key-5a1f"
 GENERATE = "tta.ask.model.generate"
-
-
-async def until(condition: Callable[[], Any], within_s: float = 8.0) -> None:
-    """Bounded polling, the only waiting there is."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -118,24 +113,13 @@ def ask_for(prompt: str, **fields: Any) -> dict[str, Any]:
 
 # --- the topology --------------------------------------------------------------------------------------------------
 
-STATUS_REASONS = {
-    "500": "server_error", "502": "server_error", "503": "server_error", "529": "server_error", "408": "server_error",
-    "429": "rate_limited", "429-date": "rate_limited", "429-ms": "rate_limited",
-    "401": "auth", "403": "auth", "402": "payment", "404": "model_not_found",
-    "error-first": "error_event", "empty": "empty", "hang": "first_token_timeout", "silent": "first_token_timeout",
-}  # fmt: skip
-MID_REASONS = {
-    "cut": "broken_stream", "reset": "broken_stream", "stall": "stall_timeout", "malformed": "malformed",
-    "error-mid": "error_event",
-}  # fmt: skip
-ODD = ("ok", "ok-slow", "no-usage", "split-utf8", "comments", "wrong-model")
 DOTTED = "ok@org.x/model-name:v1.5"
 
 
 def faults() -> dict[str, Fault]:
     """Faults that strike in the middle get a pace, so that text is out before they do."""
     built = built_in_faults()
-    paced = {n: {f: getattr(built[n], f) for f in Fault.__struct_fields__} | {"gap_ms": 4} for n in MID_REASONS}
+    paced = {n: {f: getattr(built[n], f) for f in Fault.__struct_fields__} | {"gap_ms": 4} for n in MID}
     return {
         **{name: Fault(**fields) for name, fields in paced.items()},
         "drip": Fault(gap_ms=20),
@@ -148,8 +132,8 @@ def models() -> dict[str, dict[str, Any]]:
     def model(provider: str = "lab", **more: Any) -> dict[str, Any]:
         return {"provider": provider, "continues": "native", "quality": {"default": 0.3}, **more}
 
-    found = {f"{n}@1": model(fallbacks=["ok@next"]) for n in [*STATUS_REASONS, *MID_REASONS, *ODD, "length", "refusal"]}
-    found |= {f"{n}@plain": model(fallbacks=["ok@plain"]) for n in MID_REASONS}
+    found = {f"{n}@1": model(fallbacks=["ok@next"]) for n in [*FIRST, *MID, *ODD, "length", "refusal"]}
+    found |= {f"{n}@plain": model(fallbacks=["ok@plain"]) for n in MID}
     found |= {f"{n}@1": model(fallbacks=["ok@next"]) for n in ("400", "413", "422", "context-too-long")}
     return found | {
         "ok@next": model("spare", slots=64),

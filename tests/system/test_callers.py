@@ -9,21 +9,22 @@ from typing import Any
 import nats
 import pytest
 
+from tests.system.expected import WHOLE
+from tests.waiting import found, until
+
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
 
 GONE_S = 1.0
 
 
-async def outcome_of(system: Any, kit: Any, prompt: str) -> dict[str, Any]:
+async def outcome_of(system: Any, prompt: str) -> dict[str, Any]:
     """The one end of the newest run; the log may need a moment."""
-    until = kit.clock() + 5
-    while kit.clock() < until:
-        ends = [e for e in await system.events() if e["type"] == "request.ended.v1" and prompt in e["labels"]]
-        if ends:
-            (end,) = ends
-            return end
-        await asyncio.sleep(0.05)
-    raise AssertionError("no outcome was stored")
+
+    async def ends() -> list[dict[str, Any]]:
+        return [e for e in await system.events() if e["type"] == "request.ended.v1" and prompt in e["labels"]]
+
+    (end,) = await found(ends, 5)
+    return end
 
 
 # --- vanished ------------------------------------------------------------------------------------------------------
@@ -31,7 +32,7 @@ async def outcome_of(system: Any, kit: Any, prompt: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["silent@1", "hang@1", "crawl@1"])
 @pytest.mark.parametrize("how", ["unsubscribed", "closed"])
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "single"])
+@WHOLE
 async def test_a_caller_that_vanishes_in_silence(system: Any, kit: Any, model: str, how: str, stream: bool) -> None:
     name = f"gone-{model[:3]}-{how}-{'s' if stream else 'w'}"
     own = await nats.connect(system.url)
@@ -48,7 +49,7 @@ async def test_a_caller_that_vanishes_in_silence(system: Any, kit: Any, model: s
         await own.flush()
     await kit.until(lambda: [s for s in system.upstream(name) if s.ended == "client_closed"])
     took = kit.clock() - left
-    end = await outcome_of(system, kit, name)
+    end = await outcome_of(system, name)
     assert (end["outcome"], [a["outcome"] for a in end["attempts"]]) == ("cancelled", ["cancelled"])
     assert took < 3 * GONE_S, f"noticed after {took:.2f} s"  # the bar of 1 s is measured where the machine is quiet
     await own.close()
@@ -76,7 +77,7 @@ async def test_the_same_request_id_is_one_run_whoever_hears_it(system: Any, nc: 
     assert len(await system.outcomes(ends[0]["run_id"])) == 1
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "single"])
+@WHOLE
 async def test_a_repeat_after_the_end_and_one_with_another_body(system: Any, talk: Any, kit: Any, stream: bool) -> None:
     name = f"after-{stream}"
     first, _ = await talk.both(stream, name, model="ok@1", request_id=name)
@@ -114,7 +115,7 @@ async def test_said_again(talk: Any, kit: Any) -> None:
 # --- the selector dies ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "single"])
+@WHOLE
 async def test_a_killed_selectors_runs_are_ended_by_its_sibling(system: Any, nc: Any, kit: Any, stream: bool) -> None:
     name = f"killed-{stream}"
     inbox = nc.new_inbox()
@@ -143,9 +144,6 @@ async def decisions(system: Any) -> list[bytes]:
         seen: list[bytes] = []
         head = await client.bus.last_seq("TTA_TRACE")
         reader = await client.bus.read("TTA_TRACE", ["tta.trace.>"], lambda m: seen.append(m.payload))
-        for _ in range(200):
-            if len(seen) >= head:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: len(seen) >= head)
         await reader.stop()
         return seen

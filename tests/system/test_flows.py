@@ -16,40 +16,12 @@ import nats
 import pytest
 import yaml
 
+from tests.system.expected import FIRST, MID, ODD, WHOLE, assert_whole, tried
+from tests.waiting import found
 from understudy.actors.host.bus_side import CannotStart
 from understudy.actors.host.topology import TopologyError, parse
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
-
-FIRST = {
-    "500": "server_error", "502": "server_error", "503": "server_error", "529": "server_error", "408": "server_error",
-    "429": "rate_limited", "429-date": "rate_limited", "429-ms": "rate_limited",
-    "401": "auth", "403": "auth", "402": "payment", "404": "model_not_found",
-    "error-first": "error_event", "empty": "empty", "hang": "first_token_timeout", "silent": "first_token_timeout",
-}  # fmt: skip
-MID = {
-    "cut": "broken_stream", "reset": "broken_stream", "stall": "stall_timeout", "malformed": "malformed",
-    "error-mid": "error_event",
-}  # fmt: skip
-WHOLE = pytest.mark.parametrize("stream", [True, False], ids=["stream", "single"])
-
-
-def tried(end: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(a["model"], a["outcome"]) for a in end.get("attempts", ())]
-
-
-def assert_whole(end: dict[str, Any], reading: Any, text: str) -> None:
-    """A finished answer: the text in the end, the text that a reader keeps, and numbers without gaps agree."""
-    assert end["type"] == "model.finished.v1", end
-    assert end["text"] == text
-    assert end.get("recorded", True) is True
-    if reading is not None:
-        assert reading.text == text
-        seqs = [d["seq"] for d in reading.of("delta")]
-        assert seqs == list(range(len(seqs)))
-        assert end.get("last_seq", -1) == len(seqs) - 1
-        assert reading.pieces[0]["type"] == "model.started.v1"
-        assert len(reading.of("seam")) == end.get("seams", 0)
 
 
 # --- (1) nats-py and json, nothing of ours -------------------------------------------------------------------------
@@ -158,7 +130,7 @@ async def test_two_cuts_in_one_answer(talk: Any, kit: Any, stream: bool) -> None
 
 
 @WHOLE
-@pytest.mark.parametrize("name", ["ok", "ok-slow", "no-usage", "split-utf8", "comments", "wrong-model"])
+@pytest.mark.parametrize("name", ODD)
 async def test_odd_but_healthy_answers_need_one_attempt(talk: Any, kit: Any, name: str, stream: bool) -> None:
     prompt = f"Odd {name} {stream}."
     end, reading = await talk.both(stream, prompt, model=f"{name}@1")
@@ -522,10 +494,7 @@ async def test_a_caller_that_vanishes_is_noticed_and_its_call_ended(system: Any,
     await kit.until(lambda: system.fake.connections_closed == before + 1)
     assert [s.ended for s in system.upstream(prompt)] == ["client_closed"]
     await own.close()
-    until = kit.clock() + 5
-    while not (found := await system.outcomes(run_id)) and kit.clock() < until:
-        await asyncio.sleep(0.05)
-    assert [o["outcome"] for o in found] == ["cancelled"]
+    assert [o["outcome"] for o in await found(lambda: system.outcomes(run_id), 5)] == ["cancelled"]
 
 
 async def test_an_abandoned_attempt_is_ended_upstream_too(system: Any, talk: Any, kit: Any) -> None:

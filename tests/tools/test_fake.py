@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.waiting import until
 from understudy.tools.fake import __main__ as command
 from understudy.tools.fake import script as fakes
 from understudy.tools.fake.script import Fault, Message, split_tokens, struck
@@ -73,14 +74,6 @@ def events(found: list[str]) -> list[Any]:
 
 def said(found: list[Any], key: str = "content") -> str:
     return "".join(c["delta"].get(key) or "" for event in found for c in event.get("choices", []))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("did not happen in 5 s")
 
 
 async def test_answers_have_the_shape_of_openai_and_keep_the_limits(wire: Wire) -> None:

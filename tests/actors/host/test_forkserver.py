@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests import waiting
 from understudy.actors.host.spawn import Adopted, ForkServer, model_types
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import parse, read
@@ -50,12 +51,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Polls, bounded."""
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        await asyncio.sleep(0.02)
+until = functools.partial(waiting.until, within_s=LIMIT_S, look_s=0.02)
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
+from tests import waiting
 from understudy.actors.host.outbox import LIMIT, Outbox, Overflow
 from understudy.actors.host.storer import WINDOW, Storer
 from understudy.bus import sim_loop
@@ -36,10 +38,7 @@ def now_ms() -> float:
     return asyncio.get_running_loop().time() * 1000
 
 
-async def settle(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
+settle = functools.partial(waiting.until, within_s=120, look_s=0.01)
 
 
 async def log_of(broker: Broker) -> list[str]:
