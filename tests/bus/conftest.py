@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import waiting
+from tests.bus.kit import Opener, Until
+from tests.bus.stories import Play, on_memory, on_server
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.provision import BusSpec, ConsumerSpec, provision
 from understudy.bus.server import NatsServer
-
-Until = Callable[..., Awaitable[None]]
-Opener = Callable[..., Awaitable[NatsBus]]
 
 SPEC = BusSpec(
     evt_max_bytes=64 << 20,
@@ -76,11 +77,14 @@ def spec() -> BusSpec:
 
 @pytest.fixture
 def until() -> Until:
-    """Wait until a condition holds, at most `within` seconds."""
+    """Wait until a condition holds, at most `within_s` seconds."""
+    return functools.partial(waiting.until, within_s=5.0)
 
-    async def wait(condition: Callable[[], bool], within: float = 5.0) -> None:
-        async with asyncio.timeout(within):
-            while not condition():  # any condition, not only ours to signal
-                await asyncio.sleep(0.005)
 
-    return wait
+@pytest.fixture(params=["memory", "nats"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """Runs a story on one of the buses."""
+    if request.param == "memory":
+        return on_memory
+    server: NatsServer = request.getfixturevalue("server")
+    return lambda story: on_server(server, story)

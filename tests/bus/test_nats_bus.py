@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
 
+from tests.bus.kit import Opener, Until, events
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import ApiRefused
 from understudy.bus.nats_message import place
-from understudy.bus.port import Ack, BusDown, BusError, LogFull, Outgoing, Received, TooLarge
+from understudy.bus.port import Ack, BusDown, BusError, LogFull, Received, TooLarge
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer
-
-Until = Callable[..., Awaitable[None]]
-Opener = Callable[..., Awaitable[NatsBus]]
-
-
-def events(*ids: str, subject: str = "tta.evt.a.b", payload: bytes = b"x") -> list[Outgoing]:
-    return [Outgoing(subject, payload, i) for i in ids]
 
 
 async def test_messages_arrive_in_order_with_their_reply(connect: Opener, until: Until) -> None:
@@ -194,8 +187,8 @@ async def test_claims_are_possible_again_after_a_crash(server: NatsServer, bus: 
     assert await bus.claim("k", b"first", ttl_s=60) is None
     server.kill9()
     server.start()
-    await until(lambda: not bus.connected, within=3)
-    await until(lambda: bus.connected, within=3)
+    await until(lambda: not bus.connected, within_s=3)
+    await until(lambda: bus.connected, within_s=3)
     assert await bus.claim("other", b"x", ttl_s=60) is None
     assert await bus.claim("other", b"y", ttl_s=60) == b"x"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,13 +13,10 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.protocol.parser import Parser
 
-from understudy.bus.nats_bus import NatsBus
+from tests.bus.kit import Opener, Until
 from understudy.bus.nats_fast import BACKED_UP_BYTES, FastClient, header_fields
 from understudy.bus.port import BusDown, Received
 from understudy.bus.server import NatsServer
-
-Until = Callable[..., Awaitable[None]]
-Opener = Callable[..., Awaitable[NatsBus]]
 
 WORD = st.text("abcdefgh.XYZ0", min_size=1, max_size=12)
 HEADERS = st.sampled_from([b"NATS/1.0\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"NATS/1.0\r\nNats-Msg-Id: a:b\r\n\r\n"])
@@ -102,6 +98,6 @@ async def test_a_server_that_takes_nothing_is_noticed_and_nothing_is_lost(
                 await asyncio.sleep(0)
     finally:
         server.signal(signal.SIGCONT)
-    await until(lambda: len(seen) == sent, within=20)
+    await until(lambda: len(seen) == sent, within_s=20)
     bus.send("big", b"after")
     await until(lambda: seen[-1].payload == b"after")

@@ -7,18 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.bus.kit import Opener, Until, events
 from understudy.bus import nats_worker
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import api
-from understudy.bus.port import Delivery, Outgoing
+from understudy.bus.port import Delivery
 from understudy.bus.server import NatsServer
-
-Until = Callable[..., Awaitable[None]]
-Opener = Callable[..., Awaitable[NatsBus]]
-
-
-def events(*ids: str, subject: str = "tta.evt.a.b", payload: bytes = b"x") -> list[Outgoing]:
-    return [Outgoing(subject, payload, i) for i in ids]
 
 
 async def test_work_is_delivered_until_it_is_settled(bus: NatsBus, until: Until) -> None:
@@ -117,7 +111,7 @@ async def test_workers_share_and_go_on_after_a_crash(
     await until(lambda: bus.connected and other.connected)
     await bus.store(events(*(f"b{i}" for i in range(50)), subject="tta.evt.job.x"), timeout_s=2)
     # Sooner than missed heartbeats would tell: the reconnect itself makes the worker ask anew.
-    await until(lambda: len(set(done)) == 100, within=2)
+    await until(lambda: len(set(done)) == 100, within_s=2)
 
 
 async def test_a_stopped_worker_gives_back_what_it_cannot_finish(

@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from tests.bus.kit import Opener, Until
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import api
-from understudy.bus.port import BusDown, NoResponders, Outgoing
+from understudy.bus.port import BusDown, NoResponders
 from understudy.bus.provision import BusSpec, ConsumerDiffers, provision
 from understudy.bus.server import NatsServer, ServerFailed
-
-Until = Callable[..., Awaitable[None]]
-Opener = Callable[..., Awaitable[NatsBus]]
-
-
-def events(*ids: str, subject: str = "tta.evt.a.b", payload: bytes = b"x") -> list[Outgoing]:
-    return [Outgoing(subject, payload, i) for i in ids]
 
 
 async def test_provisioning_twice_changes_nothing(bus: NatsBus, spec: BusSpec) -> None:

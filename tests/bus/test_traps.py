@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 from nats.errors import FlushTimeoutError
 
+from tests.bus.kit import Opener, Until
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import api
 from understudy.bus.nats_reader import OrderedReader
 from understudy.bus.port import BusDown, BusError, Closed, NoResponders, Outgoing, Received, TooLarge
 from understudy.bus.server import NatsServer
 
-Until = Callable[..., Awaitable[None]]
-Opener = Callable[..., Awaitable[NatsBus]]
 Freeze = Callable[[], None]
 
 
@@ -92,7 +91,7 @@ async def test_the_watchdog_finds_a_half_open_connection(
     transport.write(b" " * (32 << 20))  # unsent bytes, for which closing in order would wait for ever
     await until(lambda: "disconnected" in told)
     server.signal(signal.SIGCONT)
-    await until(lambda: "reconnected" in told, within=10)
+    await until(lambda: "reconnected" in told, within_s=10)
     assert await answers(bus)
 
 
@@ -136,7 +135,7 @@ async def test_what_is_in_flight_fails_with_its_connection(
             await waiting
         assert not await settling
     server.start()
-    await until(lambda: bus.connected, within=5)
+    await until(lambda: bus.connected, within_s=5)
     assert await answers(bus)
 
 
@@ -254,10 +253,10 @@ async def test_an_ordered_read_goes_on_after_a_crash(server: NatsServer, bus: Na
     server.kill9()
     server.start()
     back = time.monotonic()
-    await until(lambda: not bus.connected, within=3)
-    await until(lambda: bus.connected, within=3)
+    await until(lambda: not bus.connected, within_s=3)
+    await until(lambda: bus.connected, within_s=3)
     await bus.store([Outgoing("tta.evt.a.b", b"%d" % i, f"b{i}") for i in range(20)], timeout_s=2)
-    await until(lambda: len(seen) == 40, within=max(0.1, back + 3 - time.monotonic()))
+    await until(lambda: len(seen) == 40, within_s=max(0.1, back + 3 - time.monotonic()))
     assert [m.seq for m in seen] == list(range(1, 41))
 
 
@@ -273,7 +272,7 @@ async def test_an_ordered_read_survives_a_lost_message(bus: NatsBus, until: Unti
 
     bus.client.direct[sid] = lose_the_third
     await bus.store([Outgoing("tta.evt.a.b", b"%d" % i, f"a{i}") for i in range(5)], timeout_s=5)
-    await until(lambda: len(seen) == 5 and reader.recreated, within=20)  # what is read may come before it is counted
+    await until(lambda: len(seen) == 5 and reader.recreated, within_s=20)  # what is read may come before it is counted
     assert [m.seq for m in seen] == [1, 2, 3, 4, 5]
     await reader.stop()
 
