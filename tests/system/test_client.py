@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -54,7 +56,7 @@ async def test_a_killed_selector(system: Any, client: Client, kit: Any, model: s
     pieces: list[Any] = []
     killed: list[tuple[str, int]] = []
     if model == "silent@1":
-        reading = asyncio.ensure_future(_first(answer, pieces))
+        reading = asyncio.ensure_future(_all(answer, pieces))
         await kit.until(lambda: answer.instance)
         killed.append((answer.instance, await system.kill(answer.instance)))
         await kit.until(lambda: len([p for p in pieces if isinstance(p, Started)]) == 2)
@@ -76,8 +78,8 @@ async def test_a_killed_selector(system: Any, client: Client, kit: Any, model: s
     assert outcomes == ["interrupted", "cancelled" if model == "silent@1" else "finished"]
 
 
-async def _first(answer: Any, pieces: list[Any]) -> None:
-    async for piece in answer:
+async def _all(said: AsyncIterator[Any], pieces: list[Any]) -> None:
+    async for piece in said:
         pieces.append(piece)
 
 
@@ -112,53 +114,48 @@ async def test_a_refused_request_says_so(client: Client) -> None:
     assert failure.value.code == "unknown_task"
 
 
+@contextlib.asynccontextmanager
+async def watched(client: Client, kit: Any) -> AsyncIterator[list[Any]]:
+    """What `changes` hands out while the block lasts; the list of models that comes first is there."""
+    changes: list[Any] = []
+    watching = asyncio.ensure_future(_all(client.changes(), changes))
+    try:
+        await kit.until(lambda: changes)
+        yield changes
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
 async def test_the_server_is_killed_in_mid_answer(system: Any, client: Client, kit: Any) -> None:
     pieces: list[Any] = []
-    changes: list[Any] = []
+    async with watched(client, kit) as changes:
+        assert isinstance(changes[0], Models) and len(changes[0].models) > 10
+        struck = False
+        async for piece in client.generate("The server dies.", model="drip@1"):
+            pieces.append(piece)
+            if len([p for p in pieces if isinstance(p, Delta)]) == 10 and not struck:
+                struck = True
+                system.supervisor.bus_side.server.signal(9)
+        assert_exact(pieces, kit.script("The server dies."))
+        runs = {p.run_id for p in pieces if isinstance(p, Started | Finished)}
+        outcomes = [o["outcome"] for run in runs for o in await system.outcomes(run)]
+        assert outcomes.count("finished") == 1 and len(outcomes) == len(runs)
 
-    async def watch() -> None:
-        async for change in client.changes():
-            changes.append(change)
-
-    watching = asyncio.ensure_future(watch())
-    await kit.until(lambda: changes)
-    assert isinstance(changes[0], Models) and len(changes[0].models) > 10
-    struck = False
-    async for piece in client.generate("The server dies.", model="drip@1"):
-        pieces.append(piece)
-        if len([p for p in pieces if isinstance(p, Delta)]) == 10 and not struck:
-            struck = True
-            system.supervisor.bus_side.server.signal(9)
-    assert_exact(pieces, kit.script("The server dies."))
-    runs = {p.run_id for p in pieces if isinstance(p, Started | Finished)}
-    outcomes = [o["outcome"] for run in runs for o in await system.outcomes(run)]
-    assert outcomes.count("finished") == 1 and len(outcomes) == len(runs)
-
-    async with await system.operator() as operator:
-        want = [c.seq async for c in operator.events() if ".model." in f".{type(c.event).__struct_config__.tag}"]
-    after = [seq for seq in want if seq > changes[0].as_of_seq]
-    await kit.until(lambda: [c.seq for c in changes[1:]] == after)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+        async with await system.operator() as operator:
+            want = [c.seq async for c in operator.events() if ".model." in f".{type(c.event).__struct_config__.tag}"]
+        after = [seq for seq in want if seq > changes[0].as_of_seq]
+        await kit.until(lambda: [c.seq for c in changes[1:]] == after)
 
 
 async def test_changes_are_heard_once_and_in_order(system: Any, client: Client, kit: Any) -> None:
-    changes: list[Any] = []
-
-    async def watch() -> None:
-        async for change in client.changes():
-            changes.append(change)
-
-    watching = asyncio.ensure_future(watch())
-    await kit.until(lambda: changes)
-    for _ in range(12):
-        with pytest.raises(AnswerFailed):
-            await client.generate("Trip.", model="500@alone")
-        if any(isinstance(c, Change) and isinstance(c.event, ModelUnavailable) for c in changes):
-            break
-    await kit.until(lambda: [c for c in changes if isinstance(c, Change)])
-    client.on_state("reconnected")  # what is read again from the log is not said again
-    seqs = [c.seq for c in changes if isinstance(c, Change)]
-    assert seqs == sorted(set(seqs)) and min(seqs) > changes[0].as_of_seq
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    async with watched(client, kit) as changes:
+        for _ in range(12):
+            with pytest.raises(AnswerFailed):
+                await client.generate("Trip.", model="500@alone")
+            if any(isinstance(c, Change) and isinstance(c.event, ModelUnavailable) for c in changes):
+                break
+        await kit.until(lambda: [c for c in changes if isinstance(c, Change)])
+        client.on_state("reconnected")  # what is read again from the log is not said again
+        seqs = [c.seq for c in changes if isinstance(c, Change)]
+        assert seqs == sorted(set(seqs)) and min(seqs) > changes[0].as_of_seq
