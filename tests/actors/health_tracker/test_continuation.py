@@ -9,60 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.actors.health_tracker import core
+from tests.actors.health_tracker.tracked import Table
 from understudy.actors.health_tracker.continuation import CUTS, KNOWN, matches
 from understudy.actors.runner import openai
-from understudy.messages.events import AttemptEnded, ModelLoaded, ModelProbed, TopologyApplied
+from understudy.messages.events import AttemptEnded, ModelLoaded, ModelProbed
 from understudy.messages.generate import Usage
-from understudy.messages.run import (
-    ModelLoad,
-    ProcessGone,
-    RunEnded,
-    RunFailed,
-    RunFailure,
-    RunModel,
-    RunnerBeat,
-    RunText,
-)
-from understudy.messages.step import Booted, CaughtUp, Happened, Heard, Send, Store, Unheard, Woke
-from understudy.messages.topology import Topology
+from understudy.messages.run import ModelLoad, ProcessGone, RunEnded, RunFailed, RunFailure, RunnerBeat, RunText
+from understudy.messages.step import CaughtUp, Store, Unheard, Woke
 from understudy.tools.fake.script import ChatRequest, built_in_faults, reply
 
-T0 = 1_000_000.0
 SOME_TEXT = {"m": {"continues": "probe"}}
 
 
-class Tracker:
+class Tracker(Table):
     """A tracker whose models answer as the fake provider's of that name would."""
 
     def __init__(self, models: Any = None, loaded: bool = True, **settings: Any) -> None:
-        self.now, self.seq, self.generation = T0, 0, 0
-        self.state, self.settings = core.State(), core.Settings(**settings)
-        self.effects: list[Any] = []
-        self.feed(Booted(T0, "health_tracker", "h1", "tta", "_INBOX_A.h1", "id"))
-        self.declare(models or SOME_TEXT)
+        super().__init__(models or SOME_TEXT, **settings)
         self.feed(CaughtUp(self.now, self.seq))
         if loaded:
             for model in self.state.watches:
                 self.load(model)
-
-    def feed(self, message: Any) -> list[Any]:
-        out = core.step(self.state, message, self.settings)
-        self.effects += out
-        return out
-
-    def happen(self, event: Any) -> None:
-        self.seq += 1
-        self.feed(Happened(self.now, self.seq, event))
-
-    def hear(self, message: Any) -> None:
-        self.feed(Heard(self.now, "x", message))
-
-    def declare(self, models: dict[str, Any]) -> None:
-        found = {name: {"provider": "p", **facts} for name, facts in models.items()}
-        providers = {"p": {"kind": "openai", "url": "http://127.0.0.1:1"}}
-        body = msgspec.convert({"version": 1, "models": found, "providers": providers}, Topology)
-        self.happen(TopologyApplied(at_ms=0, hash="h", body=body))
 
     def load(self, model: str = "m") -> None:
         self.happen(ModelLoaded(at_ms=0, model=model, instance=f"i-{model}", engine="http"))
@@ -73,9 +40,6 @@ class Tracker:
             self.hear(RunnerBeat(instance=f"i-{model}", models={model: ModelLoad(slots=slots, in_flight=busy)}))
         self.generation += 1
         self.feed(Woke(self.now, "sweep", self.generation))
-
-    def asked(self) -> list[RunModel]:
-        return [e.message for e in self.effects if isinstance(e, Send) and isinstance(e.message, RunModel)]
 
     def found(self) -> list[tuple[str, str, str]]:
         stores = [e.event for e in self.effects if isinstance(e, Store)]
