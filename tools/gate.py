@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("messages", "bus", "actors", "tools")
 FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 60, 14
 """The house rule is 300 and 40; these are where the gate closes."""
+TO_BE_SPLIT = {"tests/actors/runner/test_engine.py": 540}
+"""Files of tests that are longer than that still: the line that lets them pass goes when they are split."""
 
 
 def _run(*command: str) -> bool:
@@ -28,16 +30,19 @@ def _tool(name: str, *args: str) -> bool:
     return _run(str(Path(sys.executable).parent / name), *args)
 
 
+def _too_long(folder: str) -> list[str]:
+    sizes = {path.relative_to(ROOT): path.read_text().count("\n") for path in sorted((ROOT / folder).rglob("*.py"))}
+    most = {path: TO_BE_SPLIT.get(path.as_posix(), FILE_LINES) for path in sizes}
+    return [f"{path}: {lines} lines, at most {most[path]}" for path, lines in sizes.items() if lines > most[path]]
+
+
 def sizes() -> bool:
-    """Files and functions within the budget."""
-    problems: list[str] = []
+    """Files, those of the tests too, and functions within the budget."""
+    problems = [problem for folder in (*SOURCES, "tests") for problem in _too_long(folder)]
     lengths: list[int] = []
     for path in sorted(p for s in SOURCES for p in (ROOT / s).rglob("*.py")):
-        text = path.read_text()
         name = path.relative_to(ROOT)
-        if (lines := text.count("\n")) > FILE_LINES:
-            problems.append(f"{name}: {lines} lines, at most {FILE_LINES}")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 size = (node.end_lineno or node.lineno) - node.lineno + 1
                 lengths.append(size)
