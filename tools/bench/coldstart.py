@@ -47,7 +47,7 @@ async def measure(events: int = EVENTS) -> Result:
     """Fill to 97.5 %, stop in order (snapshots), fill up, start with the snapshots, start without."""
     with tempfile.TemporaryDirectory(prefix="understudy-coldstart-") as folder:
         _check_disk(Path(folder), events)
-        async with fake_provider() as url:
+        async with fake_provider() as (url, _):
             return await _measure(_topology(url, events), Path(folder), events)
 
 

@@ -51,7 +51,7 @@ async def measure(quick: bool = False) -> Result:
     asks, kills, stops = QUICK if quick else (ASKS, KILLS, STOPS)
     with faults_file() as path:
         async with (
-            fake_provider(faults=path) as url,
+            fake_provider(faults=path) as (url, _),
             running(topology(url, asks)) as supervisor,
             await Client.connect(supervisor.url) as client,
         ):

@@ -1,18 +1,19 @@
 """What our path adds to a call: direct HTTP, a relay without any logic, and `generate` over NATS, in the same rounds.
 
-Added p50 one at a time, calls per second at 32 with selector and provider runner on one core, added time to first
-token, CPU per call.
+Added p50 and time to first token one call at a time, every process wherever the system puts it; calls per second at 32
+and CPU per call with selectors and runner on one core, the relay alike, bench and provider on the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import aiohttp
@@ -108,17 +109,28 @@ async def _together(call: Call) -> float:
 
 async def measure() -> Result:
     """All arms, interleaved."""
-    async with fake_provider(cpu=1) as url:
+    async with fake_provider() as (url, provider):
         topology = topology_on(url, {"ok": {"quality": {"default": 0.9}}})
         async with running(topology) as supervisor, aiohttp.ClientSession() as session:
-            return await _measure(url, supervisor, session)
+            return await _measure(url, provider, supervisor, session)
 
 
-async def _measure(url: str, supervisor: Supervisor, session: aiohttp.ClientSession) -> Result:
+@contextlib.contextmanager
+def on_one_core(these: list[int], others: list[int]) -> Generator[None]:
+    """Processes on one core, others on another, while this is open."""
+    cores = os.sched_getaffinity(0)
+    one, other = sorted(cores)[:2]
+    for pid in (*these, *others):
+        os.sched_setaffinity(pid, {one} if pid in these else {other})
+    try:
+        yield
+    finally:
+        for pid in (*these, *others):
+            os.sched_setaffinity(pid, cores)
+
+
+async def _measure(url: str, provider: int, supervisor: Supervisor, session: aiohttp.ClientSession) -> Result:
     ours = [*pids(supervisor, "selector"), *pids(supervisor, "runner")]
-    for pid in ours:
-        os.sched_setaffinity(pid, {0})
-    os.sched_setaffinity(0, {1})
     user, password = "operator", supervisor.operator_password
     bus = await NatsBus.open(supervisor.url, name="bench", user=user, password=password)
     relay = await asyncio.create_subprocess_exec(
@@ -127,7 +139,6 @@ async def _measure(url: str, supervisor: Supervisor, session: aiohttp.ClientSess
     )  # fmt: skip
     assert relay.stdout is not None
     await relay.stdout.readline()
-    os.sched_setaffinity(relay.pid, {0})
     direct = Direct(session, url)
     arms: dict[str, tuple[Call, Call]] = {
         "direct": (direct.call, direct.call),
@@ -141,7 +152,9 @@ async def _measure(url: str, supervisor: Supervisor, session: aiohttp.ClientSess
     try:
         for _ in range(ROUNDS):
             for arm, (whole, streamed) in arms.items():
-                await _round(figures[arm], whole, streamed, ours)
+                await _latency(figures[arm], whole, streamed)
+                with on_one_core([*ours, relay.pid], [provider, os.getpid()]):
+                    await _load(figures[arm], whole, ours)
     finally:
         relay.terminate()
         await relay.wait()
@@ -149,10 +162,13 @@ async def _measure(url: str, supervisor: Supervisor, session: aiohttp.ClientSess
     return _result(figures)
 
 
-async def _round(found: dict[str, list[float]], whole: Call, streamed: Call, ours: list[int]) -> None:
+async def _latency(found: dict[str, list[float]], whole: Call, streamed: Call) -> None:
     await _one_by_one(whole, 20)
     found["p50"].append((await _one_by_one(whole, ONE_AT_A_TIME))[0])
     found["ttft"].append((await _one_by_one(streamed, ONE_AT_A_TIME))[1])
+
+
+async def _load(found: dict[str, list[float]], whole: Call, ours: list[int]) -> None:
     before, began = sum(map(cpu_s, ours)), time.perf_counter()
     rate = await _together(whole)
     spent = sum(map(cpu_s, ours)) - before

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,19 +22,23 @@ from understudy.messages.topology import Topology
 READY_S = 60.0
 
 
+class Fake(NamedTuple):
+    """A fake provider that runs: its base URL and its process."""
+
+    url: str
+    pid: int
+
+
 @contextlib.asynccontextmanager
-async def fake_provider(cpu: int | None = None, faults: Path | None = None) -> AsyncGenerator[str, None]:
-    """The fake provider on a free port, with the faults of a file over its own; yields its base URL."""
+async def fake_provider(faults: Path | None = None) -> AsyncGenerator[Fake, None]:
+    """The fake provider on a free port, with the faults of a file over its own."""
     command = [sys.executable, "-m", "understudy.tools.fake", "--port", "0"]
     command += ["--faults", str(faults)] if faults is not None else []
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
         line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
-        url = next(word for word in line.split() if word.startswith("http"))
-        if cpu is not None:
-            os.sched_setaffinity(process.pid, {cpu})
-        yield url
+        yield Fake(next(word for word in line.split() if word.startswith("http")), process.pid)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

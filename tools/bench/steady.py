@@ -66,7 +66,7 @@ class Seen:
 
 async def measure(seconds: float = SECONDS) -> Result:
     """Load, other work, and in the middle a restart of everything."""
-    async with fake_provider() as url:
+    async with fake_provider() as (url, _):
         providers = {name: {"kind": "openai", "url": url} for name in ("fake", "other")}
         models: dict[str, dict[str, Any]] = {}
         for kind in KINDS:  # each on two providers, so that one process may be away

@@ -96,7 +96,7 @@ async def _drip(folder: Path, size: Size) -> AsyncGenerator[str, None]:
     faults = folder / "faults.json"
     record = {"first_token_delay_ms": 200, "gap_ms": size.gap_ms, "chunks": size.tokens}
     faults.write_text(json.dumps({"drip": record}))
-    async with fake_provider(faults=faults) as url:
+    async with fake_provider(faults=faults) as (url, _):
         yield url
 
 
