@@ -11,7 +11,7 @@ from tests.bus.kit import EVT, events
 from tests.bus.stories import Play, World
 from tests.waiting import found
 from understudy.bus import tracing
-from understudy.bus.port import Ack, BusDown, BusError, LogFull, Received
+from understudy.bus.port import Ack, BusDown, BusError, Closed, LogFull, Outgoing, Received, TooLarge
 
 
 def test_an_event_is_stored_once(play: Play) -> None:
@@ -27,6 +27,42 @@ def test_an_event_is_stored_once(play: Play) -> None:
             await bus.store(events("z", subject="tta.nostream.a"), timeout_s=0.5)
         with pytest.raises(BusError, match="not found"):
             await bus.last_seq("NONE")
+
+    play(story)
+
+
+def test_putting_is_storing_without_waiting(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        answers: dict[str, Ack | BusError] = {}
+
+        def put(event: Outgoing) -> None:
+            bus.put(event, lambda answer: answers.update({event.msg_id: answer}), timeout_s=1)
+
+        for event in events(*"abcdefgh"):
+            put(event)
+        assert answers == {}, "nobody is told before the call returns"
+        await world.until(lambda: len(answers) == 8)
+        assert answers == {name: Ack(n) for n, name in enumerate("abcdefgh", 1)}
+        put(*events("c", subject="tta.evt.other.x"))
+        put(*events("big", payload=b"x" * (9 << 20)))
+        put(*events("lost", subject="tta.nostream.a"))
+        await world.until(lambda: len(answers) == 10)
+        assert answers["c"] == Ack(3, duplicate=True)
+        assert isinstance(answers["big"], TooLarge) and isinstance(answers["lost"], BusDown)
+        assert await bus.last_seq(EVT) == 8
+
+    play(story)
+
+
+def test_putting_while_the_connection_closes_is_told(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        answers: list[Ack | BusError] = []
+        await bus.close()
+        bus.put(*events("a"), answers.append, timeout_s=1)
+        await world.until(lambda: bool(answers))
+        assert isinstance(answers[0], Closed)
 
     play(story)
 

@@ -69,6 +69,51 @@ def test_every_message_arrives_wherever_the_bytes_are_cut(messages: list[Any], c
     assert ours == theirs and len(ours) == len(messages)
 
 
+class Wire:
+    """nats-py's transport as far as its read loop sees it."""
+
+    def __init__(self) -> None:
+        self._io_reader = asyncio.StreamReader()
+
+    async def read(self, size: int) -> bytes:
+        return await self._io_reader.read(size)
+
+    def at_eof(self) -> bool:
+        return self._io_reader.at_eof()
+
+
+@given(st.lists(MESSAGE | st.just(None), max_size=200), st.lists(st.tuples(st.integers(1, 3000), st.booleans())))
+def test_what_goes_past_the_read_loop_keeps_its_order(messages: list[Any], chunks: list[tuple[int, bool]]) -> None:
+    """Bytes of any sizes, some while the read loop waits, some while it is still busy with those before."""
+    data = b"".join(b"PING\r\n" if one is None else wire(one) for one in messages)
+
+    async def read() -> list[tuple[Any, ...]]:
+        client, line = Listening(), Wire()
+        client._transport = line  # type: ignore[assignment]
+        loop = asyncio.create_task(client._read_loop())
+        await asyncio.sleep(0)
+        at = 0
+        for size, pause in [*chunks, (len(data), True)]:
+            if data[at : at + size]:
+                line._io_reader.feed_data(data[at : at + size])
+            at += size
+            for _ in range(20 if pause else 0):
+                await asyncio.sleep(0)
+        for _ in range(1000):
+            if len(client.got) == len(messages):
+                break
+            await asyncio.sleep(0)
+        loop.cancel()
+        return client.got
+
+    async def parsed() -> list[tuple[Any, ...]]:
+        client = Listening()
+        await Parser(client).parse(data)
+        return client.got
+
+    assert asyncio.run(read()) == asyncio.run(parsed())
+
+
 @given(
     st.dictionaries(st.text("abcXYZ-", min_size=1), st.text("abc: /0", max_size=9)),
     st.sampled_from(["", " 503", " 100 Idle"]),
