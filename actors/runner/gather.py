@@ -12,6 +12,8 @@ GAP_S = 0.005
 class Gather:
     """One call's text on its way out: `say(text, tokens)` is called with one or several pieces joined."""
 
+    __slots__ = ("_gap_s", "_loop", "_next_at", "_say", "_text", "_timer", "_tokens")
+
     def __init__(self, say: Callable[[str, int], None], gap_s: float = GAP_S) -> None:
         self._say, self._gap_s = say, gap_s
         self._loop = asyncio.get_running_loop()

@@ -16,22 +16,22 @@ from understudy.messages.run import RunFailure, RunModel
 CONTINUE_WORDS = "Continue exactly from where this text stops, without repeating any of it: <<<{}>>>"
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     content: str | None = None
     refusal: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Function | None = None
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: Any = None
@@ -41,7 +41,7 @@ class _Chunk(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
-class Piece(msgspec.Struct):
+class Piece(msgspec.Struct, gc=False):
     """What one data field meant."""
 
     text: str = ""
@@ -51,6 +51,17 @@ class Piece(msgspec.Struct):
     failure: RunFailure | None = None
     model: str | None = None
     done: bool = False
+
+    def merge(self, later: Piece) -> None:
+        """Add what a later field meant, except its text, which has gone out: this is the end's side of a stream."""
+        self.done = later.done
+        self.failure = later.failure
+        if later.finish is not None and self.finish != "refusal":
+            self.finish = later.finish
+        if later.completion_tokens is not None:
+            self.prompt_tokens, self.completion_tokens = later.prompt_tokens, later.completion_tokens
+        if later.model is not None:
+            self.model = later.model
 
 
 def body(run: RunModel, name: str) -> bytes:
@@ -89,12 +100,13 @@ def read(data: bytes) -> Piece:
     piece = Piece(model=chunk.model)
     if chunk.usage is not None:
         piece.prompt_tokens, piece.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
-    for choice in chunk.choices[:1]:
+    if chunk.choices:
+        choice = chunk.choices[0]
         delta = choice.delta
         if delta is not None:
-            piece.text = (delta.content or "") + (delta.refusal or "")
+            piece.text = delta.content or ""
             if delta.refusal:
-                piece.finish = "refusal"
+                piece.text, piece.finish = piece.text + delta.refusal, "refusal"
         if choice.finish_reason is not None:
             refused = piece.finish == "refusal" or choice.finish_reason == "content_filter"
             piece.finish = "refusal" if refused else choice.finish_reason

@@ -14,6 +14,8 @@ class Malformed(Exception):
 class Lines:
     """Bytes in, data fields out. Cuts may fall anywhere, also inside a UTF-8 character."""
 
+    __slots__ = ("_rest",)
+
     def __init__(self) -> None:
         self._rest = b""
 
@@ -24,8 +26,7 @@ class Lines:
         if len(self._rest) > MAX_LINE_BYTES:
             raise Malformed("a line without end")
         for line in lines:
-            line = line.rstrip(b"\r")
             if line.startswith(b"data:"):
                 yield line[5:].strip()
-            elif line and not line.startswith((b":", b"event:", b"id:", b"retry:")):
+            elif line and not line.startswith((b":", b"event:", b"id:", b"retry:")) and line != b"\r":
                 raise Malformed("a line that is no event")
