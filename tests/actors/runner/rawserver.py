@@ -13,12 +13,12 @@ from typing import Any, Self
 import pytest
 import uvloop
 
+from tests.waiting import until
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, post_head, target
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-WITHIN_S = 10.0
 
 
 def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -46,11 +46,8 @@ def sized(data: bytes, head: bytes = OK) -> bytes:
     return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(data), data)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Bounded polling."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():
-            await asyncio.sleep(0.002)
+HELLO = CHUNKED + chunk(b"hel") + chunk(b"lo") + chunk(b"")
+"""A whole response."""
 
 
 class Peer:
