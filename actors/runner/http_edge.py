@@ -42,9 +42,10 @@ class HttpEdge:
         fields = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         if self._key:
             fields["Authorization"] = f"Bearer {self._key}"
-        self._head = post_head(to, PATH, fields)
+        head = post_head(to, PATH, fields)
         connect_s = self._provider.connect_timeout_ms / 1000
         self.client = Client(to, limit=self._provider.max_connections, connect_s=connect_s)
+        self._head = head
         return {"engine": "openai"}
 
     def perform(self, effect: CallModel | CancelCall) -> None:

@@ -152,6 +152,18 @@ async def test_a_flood_without_a_body_is_cut_off(begin: bytes, more: bytes) -> N
         await until(lambda: server.ended == 1)
 
 
+@both_loops
+async def test_framing_between_pieces_of_a_body_is_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_wire, "HEAD_BYTES", 100)
+    async with Server(deaf) as server, Caller(server.url) as caller:
+        noted = caller.send()
+        await until(lambda: server.bodies)
+        (connection,) = caller.client._connections
+        for part in (CHUNKED, *(b"5\r\n", b"hello", b"\r\n") * 60, chunk(b"")):
+            connection.data_received(part)  # over a socket they might arrive together
+        assert await noted.ended() == (200, b"hello" * 60, None)
+
+
 SURPLUS = [sized(b"evil"), b"HTTP/1.1 2", b"rubbish", b"\r\nHTTP/1.1 200 OK\r\n\r\n"]
 
 
