@@ -24,6 +24,7 @@ from tests.actors.runner.rawserver import (
     hang_up,
     one,
     silence,
+    sized,
     then,
 )
 from tests.waiting import until
@@ -53,6 +54,24 @@ async def test_the_limit_and_the_order_of_those_who_wait() -> None:
         assert server.accepted == 2 and noted[3].order == []
         assert sorted(server.bodies[:2]) == [b"0", b"1"]
         assert server.bodies[2:] == [b"2", b"4", b"5", b"6"]
+
+
+@both_loops
+async def test_a_place_is_taken_over_where_the_server_closes() -> None:
+    closing = always(sized(b"hello", OK + b"Connection: close\r\n"))
+    async with Server(closing) as server, Caller(server.url, limit=1) as caller:
+        for noted in [caller.send() for _ in range(4)]:
+            assert await noted.ended() == (200, b"hello", None)
+        assert (server.accepted, len(server.bodies)) == (4, 4)
+
+
+@both_loops
+async def test_a_connection_that_is_being_closed_is_not_used() -> None:
+    async with Server(always(HELLO)) as server, Caller(server.url) as caller:
+        await caller.ask()
+        caller.client._idle[0].transport.abort()
+        assert await caller.ask() == (200, b"hello", None)
+        assert (server.accepted, len(server.bodies)) == (2, 2)
 
 
 @both_loops

@@ -11,6 +11,7 @@ from tests.actors.runner.rawserver import (
     HELLO,
     OK,
     Caller,
+    Noted,
     Peer,
     Server,
     always,
@@ -19,6 +20,7 @@ from tests.actors.runner.rawserver import (
     chunk,
     deaf,
     hang_up,
+    one,
     sized,
 )
 from tests.waiting import until
@@ -93,6 +95,14 @@ async def test_the_order_of_what_is_heard() -> None:
         noted = caller.send()
         await noted.ended()
         assert noted.order == ["head", "body", "end"]
+        assert noted.headers == [(b"Transfer-Encoding", b"chunked")]
+
+
+@both_loops
+async def test_trailers_are_no_headers() -> None:
+    async with Server(always(CHUNKED + b"0\r\nRetry-After: 9\r\n\r\n")) as server, Caller(server.url) as caller:
+        noted = caller.send()
+        assert await noted.ended() == (200, b"", None)
         assert noted.headers == [(b"Transfer-Encoding", b"chunked")]
 
 
@@ -234,6 +244,34 @@ async def test_a_response_that_does_not_end_is_left(rest: bytes, monkeypatch: py
         assert await caller.ask() == (200, b"hello", None)
         await until(lambda: server.ended == 1)
         assert noted.ends == []
+
+
+@both_loops
+async def test_a_connection_that_was_left_for_a_while_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_wire, "LINGER_S", 0.1)
+
+    async def script(peer: Peer) -> None:
+        await one(DONE)(peer)
+        await until(lambda: first.order[-1] == "finished")
+        await peer.send(chunk(b""))
+        await one(DONE)(peer)
+        await asyncio.sleep(0.2)  # longer than the first was waited for
+        await peer.send(chunk(b"late") + chunk(b""))
+
+    async with Server(script) as server, Caller(server.url) as caller:
+        first = caller.send(enough=b"[DONE]")
+        await first.ended()
+        await until(lambda: caller.client._idle)
+        assert await caller.ask() == (200, b"[DONE]late", None)
+
+
+@both_loops
+async def test_nothing_is_heard_after_a_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Server(always(HELLO)) as server, Caller(server.url) as caller:
+        noted = caller.send()
+        monkeypatch.setattr(Noted, "on_head", lambda self: self.client.cancel(self))
+        await until(lambda: server.ended == 1)
+        assert (noted.status, noted.order) == (200, [])
 
 
 @pytest.mark.parametrize("script", [deaf, answers(CHUNKED + chunk(b"hello"))], ids=["before", "in the middle"])
