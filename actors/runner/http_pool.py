@@ -27,7 +27,7 @@ class Client:
             self._tls.set_alpn_protocols(["http/1.1"])
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._idle: deque[Connection] = deque()  # the longest unused first
+        self._idle: deque[Connection] = deque()  # the longest unused first; some may be closed by now
         self._waiting: deque[Exchange] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None  # set while closing
@@ -106,8 +106,6 @@ class Client:
     def lost(self, connection: Connection, again: Exchange | None) -> None:
         """It exists no longer; its place is free, for the exchange to be sent again before all others."""
         self._connections.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
         if self._empty is not None and not self._connections and not self._empty.done():
             self._empty.set_result(None)
         if again is not None:
@@ -133,7 +131,7 @@ class Client:
             exchange.on_end("refused")
             return
         exchange.opening = None
-        if connection.lost:
+        if connection.transport.is_closing():  # the server accepted it and closed it
             exchange.on_end("broken")
             return
         self._connections.add(connection)

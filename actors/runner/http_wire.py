@@ -123,7 +123,6 @@ class Connection(asyncio.Protocol):
         "exchange",
         "headers",
         "idle_at",
-        "lost",
         "on_body",
         "sent_at",
         "transport",
@@ -140,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._linger: asyncio.TimerHandle | None = None
         self._status = self._barren = 0
         self._answered, self._whole, self._keep = False, True, False
-        self.used, self.lost, self.sent_at, self.idle_at = False, False, 0.0, 0.0
+        self.used, self.sent_at, self.idle_at = False, 0.0, 0.0
         self._parser = httptools.HttpResponseParser(self)
 
     def start(self, exchange: Exchange) -> None:
@@ -204,7 +203,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone, by either side."""
-        self.lost = True
         exchange, pool = self._detach(), self._pool
         stale = self.used and not self._answered and pool.loop.time() - self.sent_at < STALE_S
         pool.lost(self, exchange if stale else None)

@@ -27,8 +27,11 @@ def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
     @pytest.mark.parametrize("loop_of", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
     @functools.wraps(test)
     def run(*, loop_of: Callable[[], asyncio.AbstractEventLoop], **fixtures: Any) -> None:
+        errors: list[Any] = []
         with asyncio.Runner(loop_factory=loop_of) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: errors.append(context))
             runner.run(test(**fixtures))
+        assert not errors, "a callback or a task raised"
 
     signature = inspect.signature(test)
     loop_of = inspect.Parameter("loop_of", inspect.Parameter.KEYWORD_ONLY)

@@ -29,7 +29,7 @@ from tests.actors.runner.rawserver import (
 )
 from tests.system.expected import FIRST, MID
 from tests.waiting import until
-from understudy.actors.runner import http_edge
+from understudy.actors.runner import http_edge, http_wire
 from understudy.actors.runner.http_edge import HttpEdge
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
@@ -243,6 +243,7 @@ SENT: dict[str, tuple[bytes, Any]] = {
     "done, then silence": (chunks(STREAM + END, 50), ENDED),
     "done, then rubbish": (chunks(STREAM + END + b"rubbish\n", 50) + b"zz\r\n", ENDED),
     "done, then a surplus": (sized(STREAM + END) + sized(STREAM + END), ENDED),
+    "done, then more": (sized(STREAM + END + say("more") + END), ENDED),
     "done without a finish": (sized(say("Hi") + END), ("Hi", 1, failed("broken_stream"))),
     "no terminator": (sized(STREAM), NO_END),
     "no last chunk": (chunks(STREAM, 50), NO_END),
@@ -327,7 +328,9 @@ async def test_an_error_whose_body_does_not_come(monkeypatch: pytest.MonkeyPatch
 
 
 @both_loops
-async def test_an_error_that_has_no_end() -> None:
+async def test_an_error_that_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_edge, "ERROR_S", 60)
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n" + SORRY)
@@ -336,6 +339,14 @@ async def test_an_error_that_has_no_end() -> None:
 
     async with Server(script) as server, Edge(server.url) as edge:
         assert await edge.ask() == ("", 0, failed("context_too_long", 400))
+        await until(lambda: server.ended == 1)
+
+
+@both_loops
+async def test_a_response_without_end_does_not_keep_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_wire, "LINGER_S", 0.02)
+    async with Server(answers(chunks(STREAM + END, 50))) as server, Edge(server.url) as edge:
+        assert await edge.ask() == ENDED
         await until(lambda: server.ended == 1)
 
 

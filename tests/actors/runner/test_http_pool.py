@@ -104,6 +104,16 @@ async def test_nobody_at_the_endpoint_is_refused_and_frees_the_place() -> None:
                 assert await noted.ended() == (0, b"", "refused")
 
 
+@both_loops
+async def test_a_server_that_accepts_and_closes() -> None:
+    async def script(peer: Peer) -> None:
+        """Leave at once."""
+
+    async with Server(script) as server, Caller(server.url, limit=2) as caller:
+        for noted in [caller.send() for _ in range(20)]:
+            assert await noted.ended() == (0, b"", "broken")
+
+
 @pytest.mark.parametrize("host", ["nobody.invalid", "x" * 70 + ".invalid"])
 @both_loops
 async def test_a_name_that_nobody_has(host: str) -> None:
@@ -141,6 +151,17 @@ async def test_a_connection_closed_while_idle_is_not_used() -> None:
         await until(lambda: server.ended == 1)
         assert await caller.ask() == (200, b"hello", None)
         assert (server.accepted, len(server.bodies)) == (2, 2)
+
+
+@both_loops
+async def test_connections_closed_while_idle_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_pool, "IDLE_S", 0.1)
+    async with Server(one(HELLO)) as server, Caller(server.url) as caller:
+        for noted in [caller.send() for _ in range(3)]:
+            await noted.ended()
+        await until(lambda: server.ended == 3)
+        await until(lambda: not caller.client._idle)
+        assert await caller.ask() == (200, b"hello", None)
 
 
 @both_loops
