@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -36,19 +35,23 @@ class Finite:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        # This runs for every message with floats, so the common case is one comparison per field.
+        # This runs for every message with floats, so the common case is one sum and one comparison.
+        total = 0.0
         for name, is_map in _float_fields(type(self)):
             value = getattr(self, name)
             if is_map:
-                if not math.isfinite(sum(value.values())):
-                    self._refuse(name, value.values())
-            elif value.__class__ is float and not math.isfinite(value):
-                self._refuse(name, (value,))
+                total += sum(value.values())
+            elif value.__class__ is float:
+                total += value
+        if not math.isfinite(total):
+            self._refuse()
 
-    def _refuse(self, name: str, values: Iterable[float]) -> None:
-        for one in values:
-            if not math.isfinite(one):
-                raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {one}")
+    def _refuse(self) -> None:
+        for name, is_map in _float_fields(type(self)):
+            value = getattr(self, name)
+            for one in value.values() if is_map else (value,):
+                if one.__class__ is float and not math.isfinite(one):
+                    raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {one}")
 
 
 _FLOAT_WORDS = ("float", "Ratio", "Usd")

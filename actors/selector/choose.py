@@ -237,7 +237,13 @@ def fit_of(q: Question, window: int) -> float:
 
 def total_score(steady: float, fit: float, w: Weights) -> float:
     """The whole score: never falls when `steady` rises, also not by rounding."""
-    return round((steady + w.fit * fit) / (w.quality + w.speed + w.cost + w.fit or 1.0), 9)
+    more, of = score_terms(fit, w)
+    return round((steady + more) / of, 9)
+
+
+def score_terms(fit: float, w: Weights) -> tuple[float, float]:
+    """What `total_score` adds to the steady score, and what it divides by."""
+    return w.fit * fit, w.quality + w.speed + w.cost + w.fit or 1.0
 
 
 def _chain(

@@ -205,6 +205,8 @@ def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -
     wanted = dict.fromkeys((*declared, *topology.tasks[q.task].fallbacks))
     chain += [model for model in wanted if model != chain[0] and model in kind.filed]
     rest = [model for model in ordered if model not in chain]
+    if len({provider for (_, _, provider), entries in kind.groups.items() if entries}) == 1:
+        chain, rest = chain + rest, []
     while rest and len(chain) < length:
         last = kind.filed[chain[-1]][0][2]
         at = next((i for i, model in enumerate(rest) if kind.filed[model][0][2] != last), 0)
@@ -224,10 +226,10 @@ def _best(kind: _Kind, q: Question, length: int) -> list[str]:
 def _heads(group: Group, entries: list[Entry], weights: Weights, q: Question, length: int) -> list[Key]:
     """A group's best with their scores for this length, and all that are equal to the last of them after rounding."""
     rank, window, _ = group
-    fit = choose.fit_of(q, window)
+    more, of = choose.score_terms(choose.fit_of(q, window), weights)
     found: list[Key] = []
     for steady, model in entries:
-        score = -choose.total_score(-steady, fit, weights)
+        score = -round((more - steady) / of, 9)  # as `choose.total_score`
         if len(found) >= length and score != found[-1][1]:
             break
         found.append((rank, score, model))
