@@ -221,12 +221,11 @@ class FastParser(Parser):
             self.buf.clear()
         at, size, nc = 0, len(data), self.nc
         while at < size and limit > 0:
-            has_headers = data.startswith(b"HMSG ", at)
-            if not has_headers and not data.startswith(b"MSG ", at):
-                break
             eol = data.find(b"\r\n", at)
             words = data[at:eol].split(b" ")
-            if eol < 0 or not 4 + has_headers <= len(words) <= 5 + has_headers or not words[-1].isdigit():
+            has_headers = words[0] == b"HMSG"
+            known = has_headers or words[0] == b"MSG"
+            if not known or eol < 0 or not 4 <= len(words) - has_headers <= 5 or not words[-1].isdigit():
                 break
             sid = int(words[2])
             if sid not in nc.direct:

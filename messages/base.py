@@ -7,9 +7,8 @@ cannot be changed after it was made. Defaults are left out on the wire; a reader
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -27,42 +26,27 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finite:
-    """Mixed into every message with floats: NaN and infinity are refused where they arise, not where they are read.
-
-    msgspec writes NaN as `null`, which the reader would refuse far away from the fault.
-    """
+    """Mixed into what is read from files: YAML may hold NaN and infinity. For JSON see `wire.encode`."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        # This runs for every message with floats, so the common case is one sum and one comparison.
-        total = 0.0
-        for name, is_map in _float_fields(type(self)):
-            value = getattr(self, name)
-            if is_map:
-                total += sum(value.values())
-            elif value.__class__ is float:
-                total += value
-        if not math.isfinite(total):
-            self._refuse()
-
-    def _refuse(self) -> None:
-        for name, is_map in _float_fields(type(self)):
-            value = getattr(self, name)
-            for one in value.values() if is_map else (value,):
-                if one.__class__ is float and not math.isfinite(one):
-                    raise ValueError(f"{type(self).__name__}.{name} must be a finite number, got {one}")
+        refuse_not_finite(self, type(self).__name__)
 
 
-_FLOAT_WORDS = ("float", "Ratio", "Usd")
-"""Names in an annotation that mean a float; a test compares this with the real types."""
-
-
-@functools.cache
-def _float_fields(cls: type[Any]) -> tuple[tuple[str, bool], ...]:
-    """Fields that hold floats, and whether as the values of a map."""
-    hints: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        hints.update({k: str(v) for k, v in getattr(base, "__annotations__", {}).items()})
-    found = [n for n in cls.__struct_fields__ if any(w in hints[n] for w in _FLOAT_WORDS)]
-    return tuple((n, hints[n].startswith("dict")) for n in found)
+def refuse_not_finite(value: Any, path: str) -> None:
+    """Raises ValueError with the path to a NaN or infinity."""
+    match value:
+        case float() if not math.isfinite(value):
+            raise ValueError(f"{path} must be a finite number, got {value}")
+        case msgspec.Struct():
+            for name in value.__struct_fields__:
+                refuse_not_finite(getattr(value, name), f"{path}.{name}")
+        case dict():
+            for key, one in cast(dict[Any, Any], value).items():
+                refuse_not_finite(one, f"{path}[{key!r}]")
+        case tuple() | list():
+            for n, one in enumerate(cast(list[Any], value)):
+                refuse_not_finite(one, f"{path}[{n}]")
+        case _:
+            pass

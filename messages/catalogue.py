@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from understudy.messages.base import Ask, Finite, Message, Part
+from understudy.messages.base import Ask, Message, Part
 from understudy.messages.events import Health, ProbeWord
 from understudy.messages.generate import Generate
 from understudy.messages.units import Count, Key, ModelId, Word
@@ -31,7 +31,7 @@ class Select(Generate, tag="model.select.v1", frozen=True, kw_only=True):
     explain: bool = False
 
 
-class GiveFeedback(Ask, Finite, tag="feedback.give.v1", frozen=True, kw_only=True):
+class GiveFeedback(Ask, tag="feedback.give.v1", frozen=True, kw_only=True):
     """What a caller thought of an answer: `rating` from 0 (bad) to 1 (good)."""
 
     run_id: Key
@@ -58,7 +58,7 @@ class PinTaken(Message, tag="pin.taken.v1", frozen=True, kw_only=True):
     seq: Count
 
 
-class ModelCard(Part, Finite, frozen=True, kw_only=True):
+class ModelCard(Part, frozen=True, kw_only=True):
     """One model as the selector sees it now."""
 
     id: ModelId
@@ -95,7 +95,7 @@ class Described(Message, tag="model.described.v1", frozen=True, kw_only=True):
     declared: dict[str, Any]
 
 
-class Candidate(Part, Finite, frozen=True, kw_only=True):
+class Candidate(Part, frozen=True, kw_only=True):
     """One surviving candidate with its score and what the score is made of."""
 
     model: ModelId

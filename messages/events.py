@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Literal
 
-from understudy.messages.base import Finite, Message
+from understudy.messages.base import Message
 from understudy.messages.generate import Attempt, FinishReason, Parameters, Usage
 from understudy.messages.run import Continuation
 from understudy.messages.topology import Topology
@@ -35,7 +35,7 @@ class TopologyApplied(Event, tag="topology.applied.v1", frozen=True, kw_only=Tru
     body: Topology
 
 
-class SelectionMade(Event, Finite, tag="selection.made.v1", frozen=True, kw_only=True):
+class SelectionMade(Event, tag="selection.made.v1", frozen=True, kw_only=True):
     """A decision and all that a replay needs and the log does not hold. Written to the trace stream, unawaited."""
 
     run_id: str
@@ -65,7 +65,7 @@ def seal_of(decision: bytes) -> str:
     return hashlib.sha256(decision).hexdigest()[:32]
 
 
-class AttemptEnded(Event, Finite, tag="attempt.ended.v1", frozen=True, kw_only=True):
+class AttemptEnded(Event, tag="attempt.ended.v1", frozen=True, kw_only=True):
     """One model tried in vain. (The successful attempt stands inside `RequestEnded`.)"""
 
     run_id: str
@@ -79,7 +79,7 @@ class AttemptEnded(Event, Finite, tag="attempt.ended.v1", frozen=True, kw_only=T
     retry_after_ms: int | None = None
 
 
-class RequestEnded(Event, Finite, tag="request.ended.v1", frozen=True, kw_only=True):
+class RequestEnded(Event, tag="request.ended.v1", frozen=True, kw_only=True):
     """The one outcome of a run; its message id is `end.<run_id>`, so the log keeps exactly one."""
 
     run_id: str
@@ -125,7 +125,7 @@ class ModelUnloaded(Event, tag="model.unloaded.v1", frozen=True, kw_only=True):
     instance: str
 
 
-class ModelDegraded(Event, Finite, tag="model.degraded.v1", frozen=True, kw_only=True):
+class ModelDegraded(Event, tag="model.degraded.v1", frozen=True, kw_only=True):
     """Still used, but after the healthy ones."""
 
     model: ModelId
@@ -188,7 +188,7 @@ class ModelCleared(Event, tag="model.cleared.v1", frozen=True, kw_only=True):
     conversation: str  # keyed hash
 
 
-class FeedbackGiven(Event, Finite, tag="feedback.given.v1", frozen=True, kw_only=True):
+class FeedbackGiven(Event, tag="feedback.given.v1", frozen=True, kw_only=True):
     """What a caller thought of an answer."""
 
     run_id: str

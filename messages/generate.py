@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from understudy.messages.base import Ask, Finite, Message, Part
+from understudy.messages.base import Ask, Message, Part
 from understudy.messages.units import Count, Key, ModelId, PositiveMs, PositiveTokens, Ratio, Tokens, Usd, Word
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -70,7 +70,7 @@ class Turn(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
     content: Annotated[str, Meta(max_length=4_000_000)]
 
 
-class Requirements(Part, Finite, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Requirements(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What a model must offer to be allowed."""
 
     capabilities: tuple[Capability, ...] = ()
@@ -88,7 +88,7 @@ class Resume(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
     text: str
 
 
-class Generate(Ask, Finite, tag="model.generate.v1", frozen=True, kw_only=True):
+class Generate(Ask, tag="model.generate.v1", frozen=True, kw_only=True):
     """Ask for an answer from the best allowed model."""
 
     messages: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=10_000)]
@@ -121,7 +121,7 @@ class Usage(Part, frozen=True, kw_only=True):
     estimated: bool = False
 
 
-class Parameters(Part, Finite, frozen=True, kw_only=True):
+class Parameters(Part, frozen=True, kw_only=True):
     """The sampling parameters that were really used."""
 
     max_tokens: PositiveTokens
@@ -131,7 +131,7 @@ class Parameters(Part, Finite, frozen=True, kw_only=True):
     seed: int
 
 
-class Attempt(Part, Finite, frozen=True, kw_only=True):
+class Attempt(Part, frozen=True, kw_only=True):
     """One model that was tried: how it ended and after how long."""
 
     model: ModelId
@@ -189,7 +189,7 @@ class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
     trimmed_chars: Count = 0
 
 
-class Finished(Message, Finite, tag="model.finished.v1", frozen=True, kw_only=True):
+class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
     """The whole answer. `recorded: false` means that the log had not confirmed the outcome in time."""
 
     run_id: str

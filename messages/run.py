@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from understudy.messages.base import Finite, Message, Part
+from understudy.messages.base import Message, Part
 from understudy.messages.generate import FinishReason, Parameters, Turn, Usage
 from understudy.messages.units import Count, ModelId, Tokens
 
@@ -49,7 +49,7 @@ MIN_OVERLAP_CHARS = 12
 """An instructed continuation may repeat the end of the text before it; from this many equal characters on it is cut."""
 
 
-class RunModel(Message, Finite, tag="runner.run.v1", frozen=True, kw_only=True):
+class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver."""
 
     run_id: str

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Union
 import msgspec
 
 from understudy.messages import catalogue, events, generate, operate, run
-from understudy.messages.base import Ask, Message
+from understudy.messages.base import Ask, Message, refuse_not_finite
 from understudy.messages.upcasts import UPCASTS
 
 
@@ -65,8 +65,11 @@ def tag_of(cls: type[Message | Ask]) -> str:
 
 
 def encode(message: Message | Ask) -> bytes:
-    """JSON bytes, defaults left out."""
-    return _encoder.encode(message)
+    """JSON bytes, defaults left out. Raises ValueError, with the path, for NaN and infinity."""
+    payload = _encoder.encode(message)
+    if b"null" in payload:  # as which msgspec writes them, for the reader to refuse, far away from the fault
+        refuse_not_finite(message, type(message).__name__)
+    return payload
 
 
 def decode_as(cls: type[T], payload: bytes) -> T:

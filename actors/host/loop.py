@@ -195,12 +195,10 @@ class Host:
         if self._crashed.done():
             return
         try:
-            effects = self.core.step(self.state, message, self.settings)
+            for effect in self.core.step(self.state, message, self.settings):
+                self._perform(effect)
         except Exception as error:  # noqa: BLE001 - the one place where a step's bug is met
             self._crash(message, error)
-            return
-        for effect in effects:
-            self._perform(effect)
 
     def feed_threadsafe(self) -> Callable[[Input], None]:
         """`feed` for edges that live in another thread."""

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from understudy.actors.selector.views import Knowledge, ModelView
-from understudy.messages.base import Finite, Part
+from understudy.messages.base import Part
 from understudy.messages.catalogue import Candidate
 from understudy.messages.generate import Requirements
 from understudy.messages.topology import Model, Policy, Topology, Weights
@@ -43,7 +43,7 @@ def idle(declared: Model) -> Local:
     return Local(instances=1, in_flight=0, slots=declared.slots)
 
 
-class Question(Part, Finite, frozen=True, kw_only=True):
+class Question(Part, frozen=True, kw_only=True):
     """A request as the choice sees it: its shape, never its text. Recorded, so that the choice can be repeated."""
 
     task: str

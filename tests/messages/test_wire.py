@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from understudy.messages import catalogue, events, generate, operate, run, topology
-from understudy.messages.base import Ask, Finite, Message, Part
+from understudy.messages.base import Ask, Message, Part
 from understudy.messages.upcasts import UPCASTS
 from understudy.messages.wire import REGISTRY, WireError, decode, decode_as, encode, tag_of
 
@@ -269,13 +269,12 @@ def float_fields(cls: Any) -> list[inspect.Field]:
 @pytest.mark.parametrize("cls", [c for c in CLASSES if float_fields(c)], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_nan_and_infinity_are_refused_where_they_arise(cls: Any, bad: float) -> None:
-    assert issubclass(cls, Finite)
     right = sample(inspect.type_info(cls))
     for field in float_fields(cls):
         assert isinstance(field.type, inspect.FloatType | inspect.UnionType | inspect.DictType | inspect.Metadata)
         is_dict = isinstance(getattr(right, field.name), dict)
         with pytest.raises(ValueError, match=f"{cls.__name__}.{field.name}"):
-            msgspec.structs.replace(right, **{field.name: {"k": bad} if is_dict else bad})
+            encode(msgspec.structs.replace(right, **{field.name: {"k": bad} if is_dict else bad}))
 
 
 # --- versions ------------------------------------------------------------------------------------------------------
