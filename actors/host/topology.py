@@ -11,11 +11,11 @@ import types
 import typing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import yaml
 
+from understudy.actors.runner.address import RIGHT, BadAddress, target
 from understudy.messages.slugs import slug
 from understudy.messages.topology import ActorPlan, Model, Topology
 from understudy.messages.wire import tag_of
@@ -59,7 +59,7 @@ def parse(text: str, folder: Path) -> Topology:
     try:
         raw = yaml.load(text, _loader(problems))
     except yaml.YAMLError as error:
-        raise TopologyError([Problem("$", "no YAML", str(error).replace("\n", " "))]) from None
+        raise TopologyError([Problem("$", "no YAML", _syntax(error))]) from None
     _shape(Topology, raw, "$", problems)
     if problems:
         raise TopologyError(_relate_loosely(raw, problems))
@@ -96,6 +96,13 @@ def _loader(problems: list[Problem]) -> type[yaml.SafeLoader]:
     return Strict
 
 
+def _syntax(error: yaml.YAMLError) -> str:
+    """What the parser says and where, without the line it would quote."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error).replace("\n", " ")
+
+
 def _shape(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
     """Check field by field, so that one fault does not hide the next."""
     kind = _bare(kind, value)
@@ -112,7 +119,7 @@ def _shape(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
 
 def _shape_struct(kind: type[msgspec.Struct], value: Any, path: str, problems: list[Problem]) -> None:
     if not isinstance(value, dict):
-        problems.append(Problem(path, _shown(value), f"expected a mapping with the keys of {kind.__name__}"))
+        problems.append(Problem(path, type(value).__name__, f"expected a mapping with the keys of {kind.__name__}"))
         return
     fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
     for key in value:
@@ -142,7 +149,9 @@ def _convert(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:80]
+    """A value; of lists, mappings and addresses only the type, for a provider's url with a secret may be in them."""
+    text = repr(value)
+    return type(value).__name__ if isinstance(value, list | dict) or "://" in text else text[:80]
 
 
 def _relate_loosely(raw: Any, problems: list[Problem]) -> list[Problem]:
@@ -206,9 +215,9 @@ def _check_local(path: str, model: Model, local: bool, folder: Path, problems: l
     if local and model.path is None:
         problems.append(Problem(f"{path}.path", "nothing", "a local model needs the folder of its weights"))
     if not local and model.path is not None:
-        problems.append(Problem(f"{path}.path", repr(model.path), "only local models have a path"))
+        problems.append(Problem(f"{path}.path", _shown(model.path), "only local models have a path"))
     if local and model.path is not None and not (folder / model.path / "config.json").exists():
-        problems.append(Problem(f"{path}.path", repr(model.path), "name a folder that holds config.json and weights"))
+        problems.append(Problem(f"{path}.path", _shown(model.path), "name a folder that holds config.json and weights"))
 
 
 def _check_providers(topology: Topology, problems: list[Problem]) -> None:
@@ -216,24 +225,24 @@ def _check_providers(topology: Topology, problems: list[Problem]) -> None:
         path = f"$.providers.{name}"
         if provider.kind == "local":
             continue
-        host = _host_of(provider.url or "")
-        if host is None:
-            problems.append(Problem(f"{path}.url", repr(provider.url), "give http://host:port/v1"))
-        elif host not in LOOPBACK:
-            right = "use a loopback endpoint: there is no consent gate yet, so nothing may leave this machine"
-            problems.append(Problem(f"{path}.url", repr(provider.url), right))
+        _check_url(f"{path}.url", provider.url, problems)
         if provider.key is not None and (provider.key.env is None) == (provider.key.file is None):
             problems.append(Problem(f"{path}.key", "none or both of env and file", "name exactly one of env, file"))
 
 
-def _host_of(url: str) -> str | None:
-    """The host of a plain http address; None where there is none, or where a name and password stand in it."""
+def _check_url(path: str, url: str | None, problems: list[Problem]) -> None:
+    """As the runner takes it, and on this machine. It is never shown: it may hold a secret."""
+    if not url:
+        problems.append(Problem(path, "nothing", RIGHT))
+        return
     try:
-        parts = urlsplit(url)
-        plain = parts.scheme in ("http", "https") and parts.username is None and parts.port != 0
-    except ValueError:
-        return None
-    return parts.hostname if plain else None
+        host = target(url).host
+    except BadAddress as error:
+        problems.append(Problem(path, error.found, RIGHT))
+        return
+    if host not in LOOPBACK:
+        right = "use a loopback endpoint: there is no consent gate yet, so nothing may leave this machine"
+        problems.append(Problem(path, "a host that is not this machine", right))
 
 
 def _check_tasks(topology: Topology, problems: list[Problem]) -> None:

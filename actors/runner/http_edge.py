@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from understudy.actors.runner import openai
+from understudy.actors.runner.address import target
 from understudy.actors.runner.gather import Gather
 from understudy.actors.runner.http_pool import Client
-from understudy.actors.runner.http_wire import Exchange, Failure, post_head, target
+from understudy.actors.runner.http_wire import Exchange, Failure, post_head
 from understudy.actors.runner.sse import Lines, Malformed
 from understudy.messages.run import RunFailure
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input

@@ -6,10 +6,11 @@ What it does not do: redirects, proxies, cookies, compression, upgrades, pipelin
 from __future__ import annotations
 
 import asyncio
-from typing import Literal, NamedTuple, Protocol, cast
-from urllib.parse import urlsplit
+from typing import Literal, Protocol, cast
 
 import httptools
+
+from understudy.actors.runner.address import Target, plain
 
 LINGER_S = 1.0
 """So long may a response take to end after its reader has read enough; later its connection is closed."""
@@ -26,45 +27,14 @@ class _Surplus(Exception):
     """More than the one response that was asked for."""
 
 
-class Target(NamedTuple):
-    """Where requests go."""
-
-    tls: bool
-    host: str
-    port: int
-    authority: str  # the Host header
-    path: str  # without a slash at its end
-
-
-def target(url: str) -> Target:
-    """An `http(s)://host[:port][/base]` address. Raises ValueError, which never repeats it."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError("the address of the provider is no URL; give http://host:port/v1") from None
-    more = parts.username is not None or parts.query or parts.fragment
-    if parts.scheme not in ("http", "https") or not host or more or " " in url or not _safe(url):
-        raise ValueError("the address of the provider must be plain ASCII, like http://host:port/v1")
-    tls = parts.scheme == "https"
-    name = f"[{host}]" if ":" in host else host
-    standard = 443 if tls else 80
-    authority = name if port in (None, standard) else f"{name}:{port}"
-    return Target(tls, host, port or standard, authority, parts.path.rstrip("/"))
-
-
 def post_head(to: Target, path: str, fields: dict[str, str]) -> bytes:
     """A request's head up to the value of `Content-Length`. Raises ValueError, which names a field, not its value."""
     lines = [f"POST {to.path}{path} HTTP/1.1", f"Host: {to.authority}"]
     for name, value in fields.items():
-        if not _safe(value):
+        if not plain(value):
             raise ValueError(f"the value of {name} must be printable ASCII, without line breaks")
         lines.append(f"{name}: {value}")
     return "\r\n".join([*lines, "Content-Length: "]).encode()
-
-
-def _safe(text: str) -> bool:
-    return text.isascii() and text.isprintable()
 
 
 class Exchange:

@@ -142,6 +142,54 @@ def test_one_fault(tmp_path: Path, text: str, path: str) -> None:
     assert path in {p.path for p in problems(text, tmp_path)}
 
 
+ADDRESSES = {
+    "http://me:secret@127.0.0.1:8000/v1": "credentials",
+    "http://secret@127.0.0.1:8000/v1": "credentials",
+    "http://127.0.0.1:8000/v1?key=secret": "query",
+    "http://127.0.0.1:8000/v1#secret": "fragment",
+    "http://127.0.0.1:8000/sécret": "printable ASCII",
+    "http://127.0.0.1:8000/sec ret": "spaces",
+    "http://127.0.0.1:8000/v1\nX: secret": "printable ASCII",
+    "http://127.0.0.1:secret/v1": "no http or https address",
+    "ftp://127.0.0.1/secret": "no http or https address",
+    "http://127.0.0.1:0/secret": "no http or https address",
+    "secret": "no http or https address",
+    "": "nothing",
+    "https://secret.example.com/v1/secret": "not this machine",
+}
+
+
+@pytest.mark.parametrize(("url", "why"), ADDRESSES.items())
+def test_a_url_that_no_runner_would_take_is_refused_and_not_repeated(tmp_path: Path, url: str, why: str) -> None:
+    (problem,) = problems({**RIGHT, "providers": {"lab": {"kind": "openai", "url": url}}}, tmp_path)
+    assert problem.path == "$.providers.lab.url" and why in problem.found
+    assert ("loopback" if why == "not this machine" else "http://host:port/v1") in problem.right
+    assert "sec" not in repr(problem) and "ret" not in repr(problem)
+
+
+SECRET = "http://me:hunter2@127.0.0.1:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (f"version: 1\nmodels: {{}}\nproviders: {SECRET}\n", "$.providers"),
+        (f"version: 1\nmodels: {{}}\nproviders: [{{url: '{SECRET}'}}]\n", "$.providers"),
+        (f"version: 1\nmodels: {{}}\nproviders: {{lab: '{SECRET}'}}\n", "$.providers.lab"),
+        (f"version: 1\nmodels: {{}}\nproviders: {{lab: {{kind: openai, url: ['{SECRET}']}}}}\n", "$.providers.lab.url"),
+        (f"providers:\n  lab:\n    url: {SECRET}: [\n", "$"),
+    ],
+)
+def test_a_url_in_the_wrong_place_is_not_repeated_either(tmp_path: Path, text: str, path: str) -> None:
+    found = problems(text, tmp_path)
+    assert path in {p.path for p in found} and "hunter2" not in repr(found)
+
+
+def test_a_file_that_is_no_yaml_is_refused_with_the_place(tmp_path: Path) -> None:
+    (problem,) = problems("version: 1\nproviders: [\n", tmp_path)
+    assert problem.right.startswith("line 3, column 1: ")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TopologyError) as caught:
         read(tmp_path / "none.yaml")
