@@ -165,13 +165,20 @@ class MemoryBus(Connection):
         task.add_done_callback(self._putting.pop)
 
     async def read(
-        self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
+        self,
+        stream: str,
+        subjects: Sequence[str],
+        handler: Handler,
+        *,
+        after_seq: int = 0,
+        since_ms: int = 0,
+        every_s: float = 0.0,
     ) -> Subscription:
         """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
         if since_ms:
             found = await self.call(lambda: self.broker.stream(stream), _API_TIMEOUT_S)
             after_seq = max(after_seq, found.before(since_ms))
-        reader = Reader(self, stream, subjects, handler, after_seq)
+        reader = Reader(self, stream, subjects, handler, after_seq, every_s)
         await reader.start()
         return reader
 

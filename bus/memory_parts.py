@@ -129,9 +129,18 @@ class Service(Running):
 class Reader(Running):
     """An ordered reader. The broker sends on from `_cursor`; after a reconnect, on from what has arrived."""
 
-    def __init__(self, bus: MemoryBus, stream: str, subjects: Sequence[str], handler: Handler, after_seq: int) -> None:
+    def __init__(
+        self,
+        bus: MemoryBus,
+        stream: str,
+        subjects: Sequence[str],
+        handler: Handler,
+        after_seq: int,
+        every_s: float = 0.0,
+    ) -> None:
         super().__init__(bus)
-        self.last_seq = after_seq
+        self.last_seq, self._every_s = after_seq, every_s
+        self._due: asyncio.TimerHandle | None = None  # with `every_s`: when what comes is asked for
         self._stream, self._subjects, self._handler = stream, list(subjects), handler
         self._cursor = self._after_seq = after_seq
 
@@ -143,7 +152,7 @@ class Reader(Running):
         if self not in readers:
             readers.append(self)
         self._cursor = max(self._after_seq, self.last_seq - self.bus.broker.faults.reread)
-        self.pump()
+        self._send()
 
     async def start(self) -> None:
         """Begin. Raises BusDown, or BusError when there is no such stream."""
@@ -154,9 +163,22 @@ class Reader(Running):
         readers = self.bus.broker.readers.get(self._stream, [])
         if self in readers:
             readers.remove(self)
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def pump(self) -> None:
-        """Send what is stored and not sent yet."""
+        """Send what is stored and not sent yet, now or when it is asked for."""
+        if not self._every_s:
+            self._send()
+        elif self._due is None:
+            self._due = asyncio.get_running_loop().call_later(self._every_s, self._asked)
+
+    def _asked(self) -> None:
+        self._due = None
+        self._send()
+
+    def _send(self) -> None:
         broker, link = self.bus.broker, self.bus.link
         for entry in broker.stream(self._stream).after(self._cursor):
             self._cursor = entry.seq

@@ -21,6 +21,7 @@ from understudy.bus import nats_log
 from understudy.bus.guarded import GuardedClient
 from understudy.bus.nats_fast import Direct, elsewhere
 from understudy.bus.nats_message import received, received_from
+from understudy.bus.nats_poller import Poller
 from understudy.bus.nats_reader import OrderedReader
 from understudy.bus.nats_worker import Worker
 from understudy.bus.port import (
@@ -160,9 +161,23 @@ class NatsBus:
         nats_log.put(self.client, event, done, timeout_s=timeout_s)
 
     async def read(
-        self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
+        self,
+        stream: str,
+        subjects: Sequence[str],
+        handler: Handler,
+        *,
+        after_seq: int = 0,
+        since_ms: int = 0,
+        every_s: float = 0.0,
     ) -> Subscription:
         """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
+        if every_s:
+            (subject,) = subjects
+            poller = Poller(
+                self.client, stream, subject, handler, after_seq, since_ms, every_s=every_s, report=self._report
+            )
+            await poller.start()
+            return self._track(poller.stop)
         reader = OrderedReader(
             self.client,
             stream,

@@ -179,11 +179,19 @@ class Bus(Protocol):
         ...
 
     async def read(
-        self, stream: str, subjects: Sequence[str], handler: Handler, *, after_seq: int = 0, since_ms: int = 0
+        self,
+        stream: str,
+        subjects: Sequence[str],
+        handler: Handler,
+        *,
+        after_seq: int = 0,
+        since_ms: int = 0,
+        every_s: float = 0.0,
     ) -> Subscription:
         """Ordered, unacknowledged: everything after `after_seq`, then what comes; gaps are fetched again by itself.
 
-        With `since_ms` (Unix milliseconds, the server's store time) it begins there instead.
+        With `since_ms` (Unix milliseconds, the server's store time) it begins there instead. With `every_s` what comes
+        is asked for that often, so that many messages cost little more than one; of one subject pattern only.
         """
         ...
 

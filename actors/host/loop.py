@@ -58,6 +58,8 @@ MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
 RETURN_MS = 2_500.0
 """After our own reconnect others are on their way back too: so long nobody is taken for gone."""
+FOLLOW_S = 0.2
+"""How often what others decided is read: only their death makes it matter, and it comes in bursts."""
 LOOK_BACK_S = 120.0
 """How far back a starting actor reads the trace: runs begun before that are left to those who were there."""
 
@@ -239,6 +241,7 @@ class Host:
         """The bus has us again, or not."""
         if word == "reconnected":
             self._back_ms = self.clock.now_ms()
+            self._out.hold()
 
     def _answered(self, answer: Input) -> None:
         if not isinstance(answer, Unheard) or answer.at_ms - self._back_ms > RETURN_MS:
@@ -301,7 +304,13 @@ class Host:
                 self.feed(Traced(self.clock.now_ms(), message))
 
         since_ms = int(self.clock.now_ms() - LOOK_BACK_S * 1000)
-        await self.bus.read(stream, [f"{self.app}.trace.{n}.*" for n in self.plan.follows], on_trace, since_ms=since_ms)
+        await self.bus.read(
+            stream,
+            [f"{self.app}.trace.{n}.*" for n in self.plan.follows],
+            on_trace,
+            since_ms=since_ms,
+            every_s=FOLLOW_S,
+        )
         await until_seen(moved, lambda: seen >= head)
 
     async def _fold(self) -> None:

@@ -11,7 +11,7 @@ from understudy.bus.port import Bus, BusDown, BusError
 LIMIT = 100_000
 RETRY_S = 0.02
 GRACE_S = 0.3
-"""After a reconnect others may still be on their way back, and hear nothing: what waited is held back so long."""
+"""After a reconnect others may still be on their way back, and hear nothing: everything is held back so long."""
 
 
 class Overflow(Exception):
@@ -28,25 +28,35 @@ class Outbox:
         self._bus, self._refused = bus, refused
         self._waiting: deque[tuple[str, bytes, str, Mapping[str, str] | None]] = deque()
         self._wake = asyncio.Event()
+        self._held = False  # the bus is just back
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def send(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None = None) -> None:
         """Send, or keep until the bus is back. Raises Overflow."""
-        if not self._waiting and self._sent(subject, payload, reply, headers):
+        if not self._waiting and not self._held and self._sent(subject, payload, reply, headers):
             return
         if len(self._waiting) >= LIMIT:
             raise Overflow(f"the bus has been down for so long that {LIMIT:,} messages wait")
         self._waiting.append((subject, payload, reply, headers))
         self._wake.set()
 
+    def hold(self) -> None:
+        """The bus has us again: also what is said only now waits for the others.
+
+        Found by the simulation: an end that the log took first thing after an outage, said before its caller was back.
+        """
+        self._held = True
+        self._wake.set()
+
     async def run(self) -> None:
         """Send what waits as soon as the bus takes it, until cancelled."""
         while True:
             self._wake.clear()
-            if self._waiting:
+            if self._waiting or self._held:
                 await self._back()
+                self._held = False
             while self._waiting:
                 if self._sent(*self._waiting[0]):
                     self._waiting.popleft()

@@ -106,8 +106,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case Happened():
             return _happened(state, message)
         case Traced():
-            state.siblings.decided(message.made, message.at_ms)
-            return []
+            return takeover.decided(state, message.made, message.at_ms)
         case Stored() | StoreFailed():
             return _stored(state, message)
         case Recalled():

@@ -1,8 +1,9 @@
 """What the other selectors have in hand, and what becomes of it when one of them dies.
 
-Every selector reads the decisions of all from the trace stream and crosses out those whose end the log holds. When one
-dies, each survivor stores `interrupted` as the end of its open runs; the log takes the first, and whoever comes second
-says that one. A run that ended while its selector was dying thus keeps its true end. Pure.
+Every selector reads the decisions of all from the trace stream, now and then, and crosses out those whose end the log
+holds, which may come first. When one dies, each survivor stores `interrupted` as the end of its open runs; the log
+takes the first, and whoever comes second says that one. A run that ended while its selector was dying thus keeps its
+true end. Decisions of the dead that are read later are treated alike. Pure.
 
 Silence is measured against our own heartbeats as they come back from the bus: while we are deaf (a cut connection, a
 stopped process or nats-server), and until we have heard for as long as silence may last, nobody is declared dead.
@@ -21,6 +22,8 @@ DEAF_MS = 750.0
 """Our own heartbeats come back four times a second."""
 FORGET_MS = 10_000.0
 """An open decision is forgotten so long after its deadline: its caller has gone."""
+EARLY_MS = 3_000.0
+"""So long an end is kept whose decision has not been read yet."""
 RECENT_MS = 5_000.0
 """An end of our own former life that is older than this was surely said."""
 
@@ -42,20 +45,36 @@ class Siblings:
     open: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])
     heard_ms: dict[str, float] = field(default_factory=dict[str, float])
     closing: dict[str, dict[str, Closing]] = field(default_factory=dict[str, dict[str, Closing]])  # per selector
+    early: dict[str, tuple[RequestEnded, float]] = field(default_factory=dict[str, tuple[RequestEnded, float]])
+    gone_ms: dict[str, float] = field(default_factory=dict[str, float])  # the dead, and until when they lived
     back_ms: float = float("-inf")  # when we began to hear again
 
     def decided(self, made: SelectionMade, now: float) -> None:
         """A decision was made. Our own, of this life, are in our hands already."""
         if made.instance == self.mine and made.at_ms >= self.born_ms:
             return
-        if made.deadline_at_ms + FORGET_MS > now:
+        early = self.early.pop(made.run_id, None)
+        if early is not None:
+            self._close(made, *early)
+        elif made.deadline_at_ms + FORGET_MS > now:
             self.open[made.run_id] = made
+        if not self.is_gone(made):
             self.heard_ms.setdefault(made.instance, now)
+
+    def is_gone(self, made: SelectionMade) -> bool:
+        """Whether it was made by a selector that has died since."""
+        return made.at_ms <= self.gone_ms.get(made.instance, float("-inf"))
 
     def ended(self, end: RequestEnded, now: float) -> None:
         """The log holds its end. Its selector has said so once it has lived on for a heartbeat; until then we know."""
         made = self.open.pop(end.run_id, None)
-        if made is None or end.instance != made.instance:
+        if made is not None:
+            self._close(made, end, now)
+        elif end.instance != self.mine:
+            self.early[end.run_id] = end, now
+
+    def _close(self, made: SelectionMade, end: RequestEnded, now: float) -> None:
+        if end.instance != made.instance:
             return
         if made.instance != self.mine or end.at_ms > self.born_ms - RECENT_MS:
             self.closing.setdefault(made.instance, {})[end.run_id] = Closing(made, end, now)
@@ -112,6 +131,8 @@ class Siblings:
     def sweep(self, now: float) -> None:
         """Forget what nobody waits for any longer."""
         self._forget([run_id for run_id, made in self.open.items() if made.deadline_at_ms + FORGET_MS < now])
+        for run_id in [run_id for run_id, (_, at) in self.early.items() if at + EARLY_MS < now]:
+            del self.early[run_id]
 
     def _forget(self, run_ids: Iterable[str]) -> None:
         for run_id in list(run_ids):

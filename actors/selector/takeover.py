@@ -12,8 +12,19 @@ def selector_gone(state: State, instance: str, until_ms: float, now: float) -> l
     """A selector is dead: what it had begun until then is over."""
     if instance != state.where.instance:
         state.siblings.heard_ms.pop(instance, None)
+        state.siblings.gone_ms[instance] = until_ms
     again = say_again(state, instance, until_ms)
     return again + take_over(state, state.siblings.orphans(instance, until_ms), now)
+
+
+def decided(state: State, made: SelectionMade, now: float) -> list[Effect]:
+    """A decision was read from the trace; if its selector has died meanwhile, that run is over too."""
+    state.siblings.decided(made, now)
+    if not state.siblings.is_gone(made):
+        return []
+    until_ms = state.siblings.gone_ms[made.instance]
+    again = say_again(state, made.instance, until_ms)
+    return again + take_over(state, state.siblings.orphans(made.instance, until_ms), now)
 
 
 def former_life(state: State, now: float) -> list[Effect]:

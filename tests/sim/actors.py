@@ -122,8 +122,16 @@ class Actor:
             return
         self.lives += 1
         self._process = Process(self.name)
-        self._bus = self._broker.connect(self.name, inbox_prefix=inbox_of(self.name))
-        self._process.start(self._live(self._process, self._bus))
+        told: list[Callable[[str], None]] = []
+
+        def on_state(word: str) -> None:
+            for listener in told:
+                listener(word)
+
+        self._bus = self._broker.connect(
+            self.name, inbox_prefix=inbox_of(self.name), on_state=self._process.entered(on_state)
+        )
+        self._process.start(self._live(self._process, self._bus, told))
 
     def kill(self, down_s: float) -> None:
         """kill -9, and start again after `down_s`."""
@@ -147,7 +155,7 @@ class Actor:
         if not process.dead:
             process.gate.open(timers_first)
 
-    async def _live(self, process: Process, bus: MemoryBus) -> None:
+    async def _live(self, process: Process, bus: MemoryBus, told: list[Callable[[str], None]]) -> None:
         clock = VirtualClock(f"{self._seed} {self.name} {self.lives}")
         plan = self.topology.actors[self.seat.actor]
         models = {model: self.topology.models[model].slots for model in self.seat.slugs}
@@ -165,6 +173,7 @@ class Actor:
             clock=clock,
             listen_s=1.2 * BEAT_MS / 1000,
         )
+        told += [host.hearing.connection, host.connection]
         self.state = host.state
         try:
             await host.run(asyncio.Event(), self._ready)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context, ContextVar, copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 from understudy.bus.memory_bus import MemoryBus
-from understudy.bus.port import Handler, Received, Subscription
+from understudy.bus.port import Handler, Subscription
 from understudy.bus.sim_loop import SimLoop
+
+T = TypeVar("T")
 
 
 class Gate:
@@ -107,7 +109,7 @@ class OwnBus:
         own = {subject: self._process.entered(handler) for subject, handler in endpoints.items()}
         return await self._bus.serve(name, version, description, own)
 
-    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, **where: int) -> Subscription:
+    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, **where: Any) -> Subscription:
         """See `port.Bus.read`."""
         return await self._bus.read(stream, subjects, self._process.entered(handler), **where)
 
@@ -120,10 +122,10 @@ class Process:
         self.context = copy_context()
         self.context.run(GATE.set, self.gate)
 
-    def entered(self, handler: Handler) -> Handler:
+    def entered(self, handler: Callable[[T], None]) -> Callable[[T], None]:
         """The handler, run inside this process."""
 
-        def receive(received: Received) -> None:
+        def receive(received: T) -> None:
             if self.dead:
                 return
             if self.gate.shut:
