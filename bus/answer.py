@@ -178,7 +178,7 @@ class Answer:
 
     async def _begin(self) -> None:
         """Subscribe, and offer the request until the bus takes it."""
-        self._sub = await self._bus.subscribe(f"{self._inbox}", self._on_message)
+        self._sub = await self._bus.subscribe(self._inbox, self._on_message, settle=False)
         await self._send()
 
     async def _send(self) -> None:

@@ -108,11 +108,11 @@ class MemoryBus(Connection):
             raise BusError(f"{subject}: {answer.headers[_SERVICE_ERROR]}")
         return answer.received()
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        """See `port.Bus.subscribe`. Interest is registered when this returns; while not connected, at the reconnect."""
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "", settle: bool = True) -> Subscription:
+        """See `port.Bus.subscribe`. While not connected, interest is registered at the reconnect."""
         self.check_open()
         sub = Sub(self, subject, handler, queue)
-        await sub.start()
+        await sub.start(settle=settle)
         return sub
 
     async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:

@@ -80,6 +80,14 @@ class Sub(Running):
         self._prefix = pattern.split("*")[0].split(">")[0]  # most subjects differ there already
         self._handler, self._on_fail = handler, on_fail
 
+    async def start(self, *, settle: bool = True) -> None:
+        """As always; without `settle`, without waiting for it."""
+        if settle:
+            await super().start()
+            return
+        self.bus.running.append(self)
+        self.bus.broker.faults.to_server(self.bus.link, self.begin)
+
     def begin(self) -> None:
         self.live = not (self._stopping or self.ended)
         self.bus.broker.interest_changed()

@@ -126,13 +126,14 @@ class NatsBus:
             raise BusError(f"{subject}: {msg.headers['Nats-Service-Error']}")
         return received(msg)
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        """See `port.Bus.subscribe`. Interest is registered when this returns; while disconnected, at the reconnect."""
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "", settle: bool = True) -> Subscription:
+        """See `port.Bus.subscribe`. While disconnected, interest is registered at the reconnect."""
         try:
             sub = await self.client.listen(subject, self._direct(handler), queue)
         except Error as error:
             raise nats_log.translate(error) from error
-        await self.client.settle()
+        if settle:
+            await self.client.settle()
         return self._track(lambda: self.client.end_subscription(sub, deliver=True))
 
     async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:

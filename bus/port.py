@@ -159,8 +159,11 @@ class Bus(Protocol):
         """Ask once and wait for one reply. Raises NoResponders, BusDown (no answer in time), TooLarge, Closed."""
         ...
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        """Core subscription; with `queue`, one member of the group receives each message."""
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "", settle: bool = True) -> Subscription:
+        """Core subscription; with `queue`, one member of the group receives each message.
+
+        The server knows of it when this returns; without `settle`, before anything that is sent afterwards.
+        """
         ...
 
     async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:

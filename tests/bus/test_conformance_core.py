@@ -208,3 +208,18 @@ def test_serve(play: Play) -> None:
         await asyncio.gather(*tasks)
 
     play(story)
+
+
+def test_what_is_asked_after_an_unsettled_subscription_is_answered_there(play: Play) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.connect("a"), await world.connect("b")
+        await b.subscribe("ask.me", lambda m: b.send(m.reply, m.payload))
+        got: list[bytes] = []
+        for n in range(20):
+            inbox = a.new_inbox()
+            await a.subscribe(inbox, lambda m: got.append(m.payload), settle=False)
+            a.send("ask.me", b"%d" % n, reply=inbox)
+        await world.until(lambda: len(got) == 20)
+        assert sorted(map(int, got)) == list(range(20))
+
+    play(story)

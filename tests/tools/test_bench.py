@@ -26,3 +26,19 @@ def test_bench_bus_measures_what_runs_and_prints_its_bars(root: Path):
     assert relay["chunks_under_load"] >= 50 * 20, "every stream of the load arrived"
     assert select["candidates"] == {"models": 3, "ranked": 3, "rejected": {}}
     assert done.returncode == (0 if all(one["holds"] for one in report["bars"]) else 1)
+
+
+@pytest.mark.timeout(120)
+def test_bench_generate_measures_every_arm_and_prints_its_probes(root: Path):
+    code = "from understudy.tools.cli import main; main(['bench', 'generate', '--quick', '--json'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=110
+    )
+    report = json.loads(done.stdout)
+    assert [one["id"] for one in report["bars"]] == [
+        "added_p50_ms", "calls_per_s", "calls_ratio", "added_ttft_ms", "cpu_ms_per_call",
+    ]  # fmt: skip
+    detail = report["detail"]
+    assert min(detail["fsync_ms"], detail["echo_ms"]) > 0
+    for arm, medians in detail["medians"].items():
+        assert medians["p50"] > 0 and medians["ttft"] > 0 and medians["rate"] > 0, arm

@@ -31,6 +31,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "coldstart": ("events",),
     "engine": ("quick",),
     "failover": ("quick",),
+    "generate": ("quick",),
     "steady": ("seconds",),
 }
 

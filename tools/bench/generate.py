@@ -1,7 +1,7 @@
 """What our path adds to a call: direct HTTP, a relay without any logic, and `generate` over NATS, in the same rounds.
 
 Added p50 and time to first token one call at a time, every process wherever the system puts it; calls per second at 32
-and CPU per call with selectors and runner on one core, the relay alike, bench and provider on the other.
+and CPU per call with selectors and runner on one core, and the relay alike. A bare echo tells how fast the bus is now.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.nats_bus import NatsBus
@@ -25,10 +26,20 @@ from understudy.tools.bench.report import Result, bar, median
 from understudy.tools.bench.stage import cpu_s, fake_provider, fsync_ms, pids, running, topology_on
 
 BODY = {"messages": [{"role": "user", "content": "say ok"}], "max_tokens": 16}
-ROUNDS, ONE_AT_A_TIME, TOGETHER = 5, 150, 32
-LOAD_S = 3.0
+TOGETHER = 32
 Call = Callable[[], Awaitable[float]]
 """One call; returns milliseconds to the first text."""
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """How much is measured; the quick one only shows that the bench works."""
+
+    rounds: int = 5
+    one_by_one: int = 150
+    load_s: float = 3.0
+
+
+QUICK = Scale(rounds=1, one_by_one=10, load_s=0.3)
 
 
 class Direct:
@@ -62,6 +73,11 @@ class OverNats:
             raise RuntimeError(received.payload[:300].decode())
         return 0.0
 
+    async def echoed(self) -> float:
+        """Whatever comes back."""
+        await self._bus.request(self._subject, self._body, timeout_s=30)
+        return 0.0
+
     async def streamed(self) -> float:
         """The stream on an own inbox; milliseconds to the first delta."""
         inbox, done = self._bus.new_inbox(), asyncio.get_running_loop().create_future()
@@ -75,7 +91,7 @@ class OverNats:
             if b"finished" in head or b"failed" in head:
                 done.set_result(None)
 
-        sub = await self._bus.subscribe(inbox, on_message)
+        sub = await self._bus.subscribe(inbox, on_message, settle=False)  # as our client
         await self._bus.publish(self._subject, self._body, reply=inbox)
         await asyncio.wait_for(done, 30)
         await sub.stop()
@@ -92,9 +108,9 @@ async def _one_by_one(call: Call, count: int) -> tuple[float, float]:
     return median(whole), median(first)
 
 
-async def _together(call: Call) -> float:
+async def _together(call: Call, load_s: float) -> float:
     """Calls per second at 32 in flight."""
-    until, done = time.perf_counter() + LOAD_S, 0
+    until, done = time.perf_counter() + load_s, 0
 
     async def worker() -> None:
         nonlocal done
@@ -107,39 +123,57 @@ async def _together(call: Call) -> float:
     return done / (time.perf_counter() - began)
 
 
-async def measure() -> Result:
+async def measure(quick: bool = False) -> Result:
     """All arms, interleaved."""
-    async with fake_provider() as (url, provider):
+    async with fake_provider() as (url, _):
         topology = topology_on(url, {"ok": {"quality": {"default": 0.9}}})
         async with running(topology) as supervisor, aiohttp.ClientSession() as session:
-            return await _measure(url, provider, supervisor, session)
+            return await _measure(url, supervisor, session, QUICK if quick else Scale())
 
 
 @contextlib.contextmanager
-def on_one_core(these: list[int], others: list[int]) -> Generator[None]:
-    """Processes on one core, others on another, while this is open."""
+def on_one_core(processes: list[int]) -> Generator[None]:
+    """These processes on one core while this is open."""
     cores = os.sched_getaffinity(0)
-    one, other = sorted(cores)[:2]
-    for pid in (*these, *others):
-        os.sched_setaffinity(pid, {one} if pid in these else {other})
+    for pid in processes:
+        os.sched_setaffinity(pid, {min(cores)})
     try:
         yield
     finally:
-        for pid in (*these, *others):
+        for pid in processes:
             os.sched_setaffinity(pid, cores)
 
 
-async def _measure(url: str, provider: int, supervisor: Supervisor, session: aiohttp.ClientSession) -> Result:
-    ours = [*pids(supervisor, "selector"), *pids(supervisor, "runner")]
-    user, password = "operator", supervisor.operator_password
-    bus = await NatsBus.open(supervisor.url, name="bench", user=user, password=password)
-    relay = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "understudy.tools.bench.relay", supervisor.url, user, password, url,
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert relay.stdout is not None
-    await relay.stdout.readline()
-    direct = Direct(session, url)
+@contextlib.asynccontextmanager
+async def _process(module: str, *words: str) -> AsyncGenerator[int, None]:
+    """A bare process that has said that it is ready; its process id."""
+    command = [sys.executable, "-m", f"understudy.tools.bench.{module}", *words]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), 30)
+        yield process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def _measure(url: str, supervisor: Supervisor, session: aiohttp.ClientSession, scale: Scale) -> Result:
+    operator = ("operator", supervisor.operator_password)
+    bus = await NatsBus.open(supervisor.url, name="bench", user=operator[0], password=operator[1])
+    try:
+        async with (
+            _process("relay", supervisor.url, *operator, url) as relay,
+            _process("peers", "echo", supervisor.url, *operator, "--reply-bytes", "500"),
+        ):
+            ours = [*pids(supervisor, "selector"), *pids(supervisor, "runner")]
+            return await _rounds(bus, Direct(session, url), ours, relay, scale)
+    finally:
+        await bus.close()
+
+
+async def _rounds(bus: NatsBus, direct: Direct, ours: list[int], relay: int, scale: Scale) -> Result:
     arms: dict[str, tuple[Call, Call]] = {
         "direct": (direct.call, direct.call),
         "relay": (OverNats(bus, "bench.relay", False).whole, OverNats(bus, "bench.relay", True).streamed),
@@ -149,34 +183,31 @@ async def _measure(url: str, provider: int, supervisor: Supervisor, session: aio
         ),
     }
     figures: dict[str, dict[str, list[float]]] = {a: {"p50": [], "ttft": [], "rate": [], "cpu": []} for a in arms}
-    try:
-        for _ in range(ROUNDS):
-            for arm, (whole, streamed) in arms.items():
-                await _latency(figures[arm], whole, streamed)
-                with on_one_core([*ours, relay.pid], [provider, os.getpid()]):
-                    await _load(figures[arm], whole, ours)
-    finally:
-        relay.terminate()
-        await relay.wait()
-        await bus.close()
-    return _result(figures)
+    echo: list[float] = []
+    for _ in range(scale.rounds):
+        echo.append((await _one_by_one(OverNats(bus, "bench.echo", False).echoed, scale.one_by_one))[0])
+        for arm, (whole, streamed) in arms.items():
+            await _latency(figures[arm], whole, streamed, scale.one_by_one)
+            with on_one_core([*ours, relay]):
+                await _load(figures[arm], whole, ours, scale.load_s)
+    return _result(figures, median(echo))
 
 
-async def _latency(found: dict[str, list[float]], whole: Call, streamed: Call) -> None:
+async def _latency(found: dict[str, list[float]], whole: Call, streamed: Call, count: int) -> None:
     await _one_by_one(whole, 20)
-    found["p50"].append((await _one_by_one(whole, ONE_AT_A_TIME))[0])
-    found["ttft"].append((await _one_by_one(streamed, ONE_AT_A_TIME))[1])
+    found["p50"].append((await _one_by_one(whole, count))[0])
+    found["ttft"].append((await _one_by_one(streamed, count))[1])
 
 
-async def _load(found: dict[str, list[float]], whole: Call, ours: list[int]) -> None:
+async def _load(found: dict[str, list[float]], whole: Call, ours: list[int], load_s: float) -> None:
     before, began = sum(map(cpu_s, ours)), time.perf_counter()
-    rate = await _together(whole)
+    rate = await _together(whole, load_s)
     spent = sum(map(cpu_s, ours)) - before
     found["rate"].append(rate)
     found["cpu"].append(spent * 1000 / (rate * (time.perf_counter() - began)))
 
 
-def _result(figures: dict[str, dict[str, list[float]]]) -> Result:
+def _result(figures: dict[str, dict[str, list[float]]], echo_ms: float) -> Result:
     m: dict[str, dict[str, float]] = {a: {k: median(v) for k, v in f.items()} for a, f in figures.items()}
     bars = (
         bar("added_p50_ms", m["ours"]["p50"] - m["direct"]["p50"], "ms", 2.0, 0.8),
@@ -185,5 +216,6 @@ def _result(figures: dict[str, dict[str, list[float]]]) -> Result:
         bar("added_ttft_ms", m["ours"]["ttft"] - m["direct"]["ttft"], "ms", 1.5, 0.7),
         bar("cpu_ms_per_call", m["ours"]["cpu"], "ms"),
     )
-    detail: dict[str, Any] = {"fsync_ms": round(fsync_ms(), 4), "medians": m, "rounds": ROUNDS, "load": os.getloadavg()}
+    probes = {"fsync_ms": round(fsync_ms(), 4), "echo_ms": round(echo_ms, 4)}
+    detail: dict[str, Any] = {**probes, "medians": m, "rounds": len(figures["ours"]["rate"]), "load": os.getloadavg()}
     return Result(bench="generate", bars=bars, detail=detail)

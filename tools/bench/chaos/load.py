@@ -150,14 +150,14 @@ class Tap:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+    async def subscribe(self, subject: str, handler: Handler, **how: Any) -> Subscription:
         """As the bus does, telling the bench first."""
 
         def tapped(received: Received) -> None:
             self._hear(received.payload)
             handler(received)
 
-        return await self._bus.subscribe(subject, tapped, queue=queue)
+        return await self._bus.subscribe(subject, tapped, **how)
 
 
 class Load:
