@@ -55,7 +55,7 @@ class Reading:
     def take(self, message: Message) -> tuple[list[Piece], Need]:
         """What of it is new to the application, and what is to be done."""
         run_id = getattr(message, "run_id", None) or ""
-        if run_id in self.left:
+        if run_id and run_id in self.left:  # a refusal may name no run
             return [], ""
         match message:
             case Started():
@@ -81,7 +81,8 @@ class Reading:
 
     def leave_run(self) -> None:
         """The next run goes on with the text that is held."""
-        self.left.add(self.run_id)
+        ended = self.failed.run_id if self.failed is not None else None  # one that ended before it had `started`
+        self.left.update(run_id for run_id in (self.run_id, ended) if run_id)
         self._offset += self._next
         self._seams_before, self._seams = self._seams_before + self._seams, 0
         self._from = self.model

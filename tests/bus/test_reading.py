@@ -117,6 +117,15 @@ def test_a_run_that_broke_off_goes_on_as_another(code: Any) -> None:
     assert reading.finished is not None and (reading.finished.last_seq, reading.finished.run_id) == (3, "q")
 
 
+def test_a_run_that_broke_off_before_it_had_begun_silences_nothing_but_itself() -> None:
+    gone, refused = Failed(code="interrupted", text="", run_id="r"), Failed(code="no_allowed_model", text="")
+    reading, _, needs = read(gone)
+    assert needs == ["resume"]
+    reading.leave_run()
+    assert reading.take(gone) == ([], ""), "its end came twice"
+    assert reading.take(refused) == ([], "fail") and reading.failed == refused
+
+
 def test_a_run_that_goes_on_but_begins_anew() -> None:
     reading, seen, _ = read(started(), delta(0, "a"), Failed(code="interrupted", text="", run_id="r"))
     reading.leave_run()
