@@ -78,7 +78,7 @@ class ApiRefused(BusError):
         self.err_code = err_code
 
 
-_decode_ack = msgspec.json.Decoder(PubAck).decode
+_ack_decoder = msgspec.json.Decoder(PubAck)
 
 
 def translate(error: Exception) -> BusError:
@@ -148,7 +148,7 @@ async def log_publish(
         answer = await raw_request(client, subject, payload, timeout_s=timeout_s, headers=headers)
     except NoResponders as error:
         raise BusDown(f"no stream answers for {subject}") from error
-    return _decode_ack(answer.data) if answer.data else None
+    return _decode_ack(answer.data, subject) if answer.data else None
 
 
 async def store(client: GuardedClient, events: Sequence[Outgoing], *, timeout_s: float) -> list[Ack]:
@@ -166,9 +166,10 @@ def put(client: GuardedClient, event: Outgoing, done: OnStored, *, timeout_s: fl
 
     def answered(answer: Msg | Exception) -> None:
         try:
-            done(_ack(answer, event.subject))
+            told = _ack(answer, event.subject)
         except BusError as error:
-            done(error)
+            told = error
+        done(told)
 
     try:
         client.inquire(event.subject, event.payload, {"Nats-Msg-Id": event.msg_id}, timeout_s, answered)
@@ -181,7 +182,15 @@ def _ack(answer: Msg | Exception, subject: str) -> Ack:
         raise translate(answer)
     if answer.headers and answer.headers.get("Status") == "503":
         raise BusDown(f"no stream answers for {subject}")
-    return _stored(_decode_ack(answer.data), subject)
+    return _stored(_decode_ack(answer.data, subject), subject)
+
+
+def _decode_ack(data: bytes, subject: str) -> PubAck:
+    """What cannot be read says nothing about what became of the event."""
+    try:
+        return _ack_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BusDown(f"no stream's answer came for {subject}: {error}") from error
 
 
 async def _store_one(client: GuardedClient, event: Outgoing, deadline: float) -> Ack:

@@ -210,3 +210,35 @@ async def test_a_backlog_lets_others_run(connect: Opener, until: Until) -> None:
     await asyncio.wait_for(other(), 10)
     gaps = [b - a for a, b in itertools.pairwise(turns)]
     assert max(gaps) <= 128
+
+
+@pytest.mark.parametrize("answer", [b"", b"+OK", b"[]", b'{"seq": "one"}', b"\xff\xfe"])
+async def test_an_answer_that_no_stream_gives_leaves_the_outcome_unknown(
+    connect: Opener, until: Until, answer: bytes
+) -> None:
+    """Whoever stores waits for a word about each event: it must come whatever is answered."""
+    errors: list[Exception] = []
+    a, b = await connect("a", on_error=errors.append), await connect("b")
+    await b.subscribe("tta.evt.a.b", lambda asked: b.send(asked.reply, answer))
+    told: list[Ack | BusError] = []
+    (event,) = events("1")
+    a.put(event, told.append, timeout_s=2)
+    await until(lambda: told)
+    assert [type(one) for one in told] == [BusDown] and not errors
+    if answer:
+        with pytest.raises(BusDown):
+            await a.store([event], timeout_s=2)
+
+
+async def test_who_was_told_that_it_is_stored_is_told_once(bus: NatsBus, connect: Opener, until: Until) -> None:
+    errors: list[Exception] = []
+    told: list[Ack | BusError] = []
+
+    def done(answer: Ack | BusError) -> None:
+        told.append(answer)
+        raise BusDown("of what it did next")
+
+    a = await connect("a", on_error=errors.append)
+    a.put(events("1")[0], done, timeout_s=2)
+    await until(lambda: errors)
+    assert told == [Ack(1)] and [str(one) for one in errors] == ["of what it did next"]
