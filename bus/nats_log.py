@@ -47,7 +47,7 @@ _DUPLICATE_IN_BATCH = 10201
 _FULL = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
 _CONFLICTS = frozenset({10071, 10164})
 _TOO_LARGE = frozenset({10054, 10097, 10199})
-_UNKNOWN_OUTCOME_CODES = frozenset({408, 429, 503})
+_UNKNOWN_OUTCOME_CODES = frozenset({408, 409, 429})  # 409: the same id is being stored at this moment
 _CLAIM_ATTEMPTS = 5
 
 
@@ -109,7 +109,9 @@ def refusal(error: ApiError) -> BusError:
         return TooLarge(text)
     if error.err_code in _FULL or "maximum bytes" in error.description:
         return LogFull(text)
-    return BusDown(text) if error.code in _UNKNOWN_OUTCOME_CODES else ApiRefused(error.err_code, text)
+    if error.code in _UNKNOWN_OUTCOME_CODES or error.code >= 500:
+        return BusDown(text)
+    return ApiRefused(error.err_code, text)
 
 
 async def raw_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from understudy.bus.port import Ack, Bus, BusError, LogFull, Outgoing, TooLarge
+from understudy.bus.port import Ack, Bus, BusDown, BusError, Closed, NoResponders, Outgoing
 from understudy.messages.base import Message
 from understudy.messages.step import Store, Stored, StoreFailed
 from understudy.messages.wire import encode, tag_of
@@ -20,6 +21,8 @@ WINDOW = 64
 TIMEOUT_S = 2.0
 RETRY_S = 0.05
 RETRY_CAP_S = 1.0
+LOOK_MS = 50.0
+"""Who has waited too long hears so at most this late: after an outage the deadlines of thousands lie side by side."""
 
 
 @dataclass(slots=True)
@@ -34,19 +37,23 @@ class Storer:
     """Stores events in order, each once by its id, retrying until it gives up; answers through `feed`.
 
     After a failure nothing new leaves until all that was under way has been answered or given up; then everything that
-    failed is sent again, in its old order and before what came later.
+    failed is sent again, in its old order and before what came later. What the log refuses for good is told at once.
     """
 
     def __init__(self, bus: Bus, app: str, now_ms: Callable[[], float], feed: Callable[[Stored | StoreFailed], None]):
         self._bus, self._app, self._now_ms, self._feed = bus, app, now_ms, feed
         self._waiting: deque[_Item] = deque()
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, _Item] = {}
         self._failed: list[_Item] = []
         self._trouble = asyncio.Event()
         self._settled = asyncio.Event()
         self._over = False
         self._count = 0
         self._wait_s = RETRY_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at_ms = math.inf  # when the timer comes: not after the first `until_ms`, unless it would spin
+        self._looked_ms = -math.inf
+        self._put_off = False
 
     @property
     def pending(self) -> int:
@@ -59,7 +66,10 @@ class Storer:
         subject = f"{self._app}.evt.{name}" + (f".{store.key}" if store.key else "")
         outgoing = Outgoing(subject, encode(_with_id(store)), store.msg_id)
         self._count += 1
-        self._waiting.append(_Item(self._count, store, outgoing, self._now_ms() + store.give_up_ms))
+        until_ms = self._now_ms() + store.give_up_ms
+        self._waiting.append(_Item(self._count, store, outgoing, until_ms))
+        if until_ms < self._look_at_ms:
+            self._look_at(until_ms)
         self._launch()
 
     async def run(self) -> None:
@@ -72,46 +82,69 @@ class Storer:
                     await self._settled.wait()
                 self._waiting.extendleft(sorted(self._failed, key=lambda item: -item.number))
                 self._failed.clear()
-                self._expire()
                 await asyncio.sleep(self._wait_s)
                 self._wait_s = min(self._wait_s * 2, RETRY_CAP_S)
                 self._trouble.clear()
                 self._launch()
         finally:
             self._over = True
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _launch(self) -> None:
         while self._waiting and len(self._under_way) < WINDOW and not self._trouble.is_set():
             item = self._waiting.popleft()
-            self._under_way.add(item.number)
+            self._under_way[item.number] = item
             self._bus.put(item.outgoing, partial(self._answered, item), timeout_s=TIMEOUT_S)
 
     def _answered(self, item: _Item, answer: Ack | BusError) -> None:
         if self._over:
             return
-        self._under_way.remove(item.number)
+        del self._under_way[item.number]
         self._settled.set()
         told: Stored | StoreFailed | None = None
         match answer:
             case Ack():
                 told = Stored(self._now_ms(), item.store.msg_id, answer.seq, answer.duplicate)
                 self._wait_s = RETRY_S
-            case LogFull() | TooLarge():
-                told = StoreFailed(self._now_ms(), item.store.msg_id, answer.code)
-            case _:
+            case BusDown() | NoResponders() | Closed():
                 self._failed.append(item)
                 self._trouble.set()
+            case _:  # repeated it would be refused again, and hold up all that came later
+                told = StoreFailed(self._now_ms(), item.store.msg_id, answer.code)
         self._launch()
         if told is not None:
             self._feed(told)
 
-    def _expire(self) -> None:
-        """Those who waited long enough hear so; their events stay queued, with the same ids, until the log is back."""
+    def _look_at(self, at_ms: float) -> None:
+        """One timer for all; it is left to come when what it was set for has been stored."""
+        if self._timer is not None:
+            self._timer.cancel()
         now = self._now_ms()
-        for item in list(self._waiting):
+        self._look_at_ms = max(at_ms, self._looked_ms + LOOK_MS)
+        delay_s = max(1, math.ceil(self._look_at_ms - now)) / 1000  # whole milliseconds: see `Timers`
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+
+    def _look(self) -> None:
+        """Those who waited long enough hear so; their events stay queued, with the same ids, until the log is back."""
+        now = self._looked_ms = self._now_ms()
+        late_ms, self._timer, self._look_at_ms = now - self._look_at_ms, None, math.inf
+        self._put_off = late_ms > LOOK_MS and not self._put_off
+        if self._put_off:  # this process was not run: what the log said meanwhile has to be read first
+            self._look_at(now)
+            return
+        late: list[_Item] = []
+        next_ms = math.inf
+        for item in (*self._under_way.values(), *self._failed, *self._waiting):
             if item.until_ms <= now:
-                item.until_ms = float("inf")
-                self._feed(StoreFailed(now, item.store.msg_id, "bus_down"))
+                item.until_ms = math.inf
+                late.append(item)
+            else:
+                next_ms = min(next_ms, item.until_ms)
+        if next_ms < math.inf:
+            self._look_at(next_ms)
+        for item in sorted(late, key=lambda item: item.number):
+            self._feed(StoreFailed(now, item.store.msg_id, "bus_down"))
 
 
 def _with_id(store: Store) -> Message:
