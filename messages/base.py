@@ -8,7 +8,7 @@ cannot be changed after it was made. Defaults are left out on the wire; a reader
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -19,6 +19,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, forbid_unknown_fields=True):
     """Base of what other components ask and order: an unknown field is a typing mistake, so it is refused."""
+
+    stores: ClassVar[bool] = False
+    """Taking it puts a fact into the log, so it is refused while too many facts wait for the log."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -28,11 +28,15 @@ class Select(Generate, tag="model.select.v1", frozen=True, kw_only=True):
     `explain`: name every rejected model as well, which is a long answer where there are many.
     """
 
+    stores: ClassVar[bool] = False
+
     explain: bool = False
 
 
 class GiveFeedback(Ask, tag="feedback.give.v1", frozen=True, kw_only=True):
     """What a caller thought of an answer: `rating` from 0 (bad) to 1 (good)."""
+
+    stores: ClassVar[bool] = True
 
     run_id: Key
     rating: Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -46,6 +50,8 @@ class PinModel(Ask, tag="model.pin.v1", frozen=True, kw_only=True):
     A request that names a model itself is not concerned. Where the pinned model and its declared fallbacks cannot be
     used, the request is answered by the best that can.
     """
+
+    stores: ClassVar[bool] = True
 
     conversation_id: Key
     model: ModelId | None = None

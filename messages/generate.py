@@ -7,7 +7,7 @@ what has `seq > keep_seq`, then append.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -57,7 +57,7 @@ ADVICE: dict[str, str] = {
     "cancelled": "You cancelled it, or your inbox vanished.",
     "all_failed": "Every allowed model failed (see `attempts`); try again later.",
     "log_full": "The event log is at its limit; the operator must raise it or wait for retention.",
-    "bus_down": "The bus cannot be reached; try again.",
+    "bus_down": "The bus or its event log cannot be reached; try again.",
     "internal": "A fault of ours; report it with the run id.",
 }
 """What a caller should do, per code. The codes are stable, the words may improve."""
@@ -90,6 +90,8 @@ class Resume(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
 
 class Generate(Ask, tag="model.generate.v1", frozen=True, kw_only=True):
     """Ask for an answer from the best allowed model."""
+
+    stores: ClassVar[bool] = True
 
     messages: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=10_000)]
     task: Word | None = None

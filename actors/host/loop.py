@@ -355,6 +355,10 @@ class Host:
             text = f"{error.text} {ADVICE['invalid']}"
             self._refuse(received, Failed(code="invalid", text=text, path=error.path))
             return
+        if self.storer.busy and isinstance(message, Ask) and message.stores:
+            text = f"{self.storer.pending} events wait for the log. {ADVICE['bus_down']}"
+            self._refuse(received, Failed(code="bus_down", text=text))
+            return
         self.feed(Asked(now, self.clock.new_id(now), received.subject, received.reply, message))
 
     def _refuse(self, received: Received, failed: Failed) -> None:

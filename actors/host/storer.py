@@ -11,6 +11,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from understudy.actors.host.outbox import LIMIT, Overflow
 from understudy.bus.port import Ack, Bus, BusDown, BusError, Closed, NoResponders, Outgoing
 from understudy.messages.base import Message
 from understudy.messages.step import Store, Stored, StoreFailed
@@ -21,6 +22,8 @@ WINDOW = 64
 TIMEOUT_S = 2.0
 RETRY_S = 0.05
 RETRY_CAP_S = 1.0
+BUSY = 10_000
+"""So many events wait for the log that nothing should be begun that ends in another one."""
 LOOK_MS = 50.0
 """Who has waited too long hears so at most this late: after an outage the deadlines of thousands lie side by side."""
 
@@ -60,8 +63,15 @@ class Storer:
         """Events not yet confirmed."""
         return len(self._waiting) + len(self._under_way) + len(self._failed)
 
+    @property
+    def busy(self) -> bool:
+        """Whether so many wait that what would end in another event should be refused."""
+        return self.pending >= BUSY
+
     def put(self, store: Store) -> None:
-        """Take an event; it is on its way when this returns, unless the log is slow or away."""
+        """Take an event; it is on its way when this returns, unless the log is slow or away. Raises Overflow."""
+        if self.pending >= LIMIT:
+            raise Overflow(f"the log has been away for so long that {LIMIT:,} events wait")
         name = tag_of(type(store.event)).rsplit(".", 1)[0]
         subject = f"{self._app}.evt.{name}" + (f".{store.key}" if store.key else "")
         outgoing = Outgoing(subject, encode(_with_id(store)), store.msg_id)

@@ -180,6 +180,20 @@ def test_a_full_log_is_told_at_once() -> None:
     sim(story, evt_max_bytes=10_000)
 
 
+def test_an_endless_outage_of_the_log_ends_the_process_instead_of_its_memory() -> None:
+    async def story(broker: Broker) -> None:
+        storer = Storer(broker.connect("actor"), "tta", now_ms, lambda _: None)
+        broker.faults.stop()
+        same = store(1)
+        for _ in range(LIMIT):
+            storer.put(same)
+        assert storer.busy
+        with pytest.raises(Overflow):
+            storer.put(same)
+
+    sim(story)
+
+
 # --- the outbox ----------------------------------------------------------------------------------------------------
 
 
