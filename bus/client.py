@@ -16,7 +16,8 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from understudy.bus.answer import AGAIN_S, NOBODY_S, QUIET_S, Answer, AnswerFailed
+from understudy.bus.answer import AGAIN_S, NOBODY_S, Answer, AnswerFailed
+from understudy.bus.history import stored
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import Bus, BusError, NoResponders, Received
 from understudy.bus.reading import Piece
@@ -194,30 +195,14 @@ class Client:
     async def events(self, *, after_seq: int = 0, since_ms: int = 0, follow: bool = False) -> AsyncIterator[Change]:
         """The log from a position or a time (Unix milliseconds) on, for analysis; `follow`: then what comes.
 
-        Needs a user that may read it, e.g. the operator's.
+        Needs a user that may read it, e.g. the operator's. It ends at what was the log's head when it began, or raises
+        BusDown when it cannot get so far.
         """
-        stream = evt_stream(self.app)
-        head = await self.bus.last_seq(stream)
-        queue: asyncio.Queue[Received] = asyncio.Queue()
-        if head <= after_seq and not follow:
-            return
-        sub = await self.bus.read(
-            stream, [f"{self.app}.evt.>"], queue.put_nowait, after_seq=after_seq, since_ms=since_ms
-        )
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(None if follow else QUIET_S):
-                        received = await queue.get()
-                except TimeoutError:
-                    return  # nothing is as young as that
-                change = _change(received)
-                if change is not None:
-                    yield change
-                if received.seq >= head and not follow:
-                    return
-        finally:
-            await sub.stop()
+        stream, subject = evt_stream(self.app), f"{self.app}.evt.>"
+        async for received in stored(self.bus, stream, subject, after_seq=after_seq, since_ms=since_ms, follow=follow):
+            change = _change(received)
+            if change is not None:
+                yield change
 
 
 def _change(received: Received) -> Change | None:

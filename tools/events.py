@@ -13,12 +13,13 @@ import time
 from datetime import UTC, datetime
 
 from understudy.bus.client import Change, Client
+from understudy.bus.history import stored
 from understudy.bus.port import Received
 from understudy.bus.subjects import evt_stream
 from understudy.messages.events import Event
 from understudy.messages.wire import WireError, decode, tag_of
 from understudy.tools.common import add_connection, since_s, with_client
-from understudy.tools.rawlog import export, stored
+from understudy.tools.rawlog import export
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         since_ms = (time.time() - since_s(args.since)) * 1000
 
     async def job(client: Client) -> int:
-        async for received in stored(client, evt_stream(client.app), f"{client.app}.evt.>", follow=args.follow):
+        async for received in stored(client.bus, evt_stream(client.app), f"{client.app}.evt.>", follow=args.follow):
             event = _event(received)
             if received.at_ms < since_ms or (args.request and getattr(event, "run_id", None) != args.request):
                 continue

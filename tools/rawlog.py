@@ -1,4 +1,4 @@
-"""The log as it is stored: read from the bus or from an exported file, byte for byte, whatever the events mean.
+"""The log as an exported file, and as it is stored: byte for byte, whatever the events mean.
 
 An exported log has one line per event: `{"seq": 7, "subject": "tta.evt...", "payload": <the event's own bytes>}`;
 a payload that is not one line of JSON stands in `base64` instead.
@@ -6,18 +6,13 @@ a payload that is not one line of JSON stands in `base64` instead.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from understudy.actors.selector.replay import Record
-from understudy.bus.client import Client
 from understudy.bus.port import Received
-
-HEAD_S = 5.0
-"""The log is at its end when its last position is behind us, or when nothing came for so long (it was removed)."""
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -30,27 +25,6 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 _line = msgspec.json.Decoder(Line)
-
-
-async def stored(client: Client, stream: str, subjects: str, *, follow: bool = False) -> AsyncIterator[Received]:
-    """Everything a stream holds under `subjects`, in order; with `follow` also what comes."""
-    head = await client.bus.last_seq(stream)
-    if not head and not follow:
-        return
-    queue: asyncio.Queue[Received] = asyncio.Queue()
-    reading = await client.bus.read(stream, [subjects], queue.put_nowait)
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(None if follow else HEAD_S):
-                    received = await queue.get()
-            except TimeoutError:
-                return
-            yield received
-            if received.seq >= head and not follow:
-                return
-    finally:
-        await reading.stop()
 
 
 def export(received: Received) -> bytes:

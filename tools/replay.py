@@ -15,11 +15,12 @@ from pathlib import Path
 
 from understudy.actors.selector.replay import Record, Report, replay
 from understudy.bus.client import Client
+from understudy.bus.history import stored
 from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.events import SelectionMade
 from understudy.messages.wire import WireError, decode
 from understudy.tools.common import add_connection, complain, show, since_s, with_client
-from understudy.tools.rawlog import exported_file, stored
+from understudy.tools.rawlog import exported_file
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         return _tell(replay(log, (), since_ms), args)
 
     async def job(client: Client) -> int:
-        events = stored(client, evt_stream(client.app), f"{client.app}.evt.>")
+        events = stored(client.bus, evt_stream(client.app), f"{client.app}.evt.>")
         log = [Record(r.seq, r.subject, r.payload) async for r in events]
         return _tell(replay(log, await _traced(client), since_ms), args)
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 async def _traced(client: Client) -> list[str]:
     """Run ids of all decisions in the trace stream."""
     runs: list[str] = []
-    async for received in stored(client, trace_stream(client.app), f"{client.app}.trace.>"):
+    async for received in stored(client.bus, trace_stream(client.app), f"{client.app}.trace.>"):
         try:
             made = decode(received.payload)
         except WireError:
