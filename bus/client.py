@@ -166,14 +166,15 @@ class Client:
             models = await self.models()
             yield models
             seen = models.as_of_seq
+            received: Received | None = None  # said before we listened, and not yet read by who made the list
             while True:
-                received = await queue.get()
                 found = [received] if received is not None else await self._missed(seen)
                 for one in found:
                     change = _change(one) if one.seq > seen else None
                     seen = max(seen, one.seq)
                     if change is not None:
                         yield change
+                received = await queue.get()
         finally:
             self._catching_up.remove(queue)
             await sub.stop()
