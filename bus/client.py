@@ -35,12 +35,13 @@ from understudy.messages.catalogue import (
 )
 from understudy.messages.events import Event
 from understudy.messages.generate import ADVICE, Failed, Generate, Turn
-from understudy.messages.wire import WireError, decode, encode
+from understudy.messages.wire import WireError, decode, encode, made_of
 
 __all__ = ["Answer", "AnswerFailed", "Change", "Client", "Piece", "turns"]
 
 Prompt = str | Sequence[Turn] | Sequence[dict[str, str]]
 M = TypeVar("M", bound=Message)
+A = TypeVar("A", bound=Ask)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -110,14 +111,15 @@ class Client:
         await self.bus.close()
 
     def generate(self, prompt: Prompt, **fields: Any) -> Answer:
-        """Ask for an answer; `fields` are those of the contract (task, model, max_tokens, deadline_ms, ...)."""
-        ask = msgspec.convert({"messages": msgspec.to_builtins(turns(prompt)), **fields, "stream": True}, Generate)
-        return Answer(self.bus, self.app, ask, self._answers)
+        """Ask for an answer; `fields` are those of the contract (task, model, max_tokens, deadline_ms, ...).
+
+        Raises AnswerFailed `invalid`, at once, with the path of a field that nobody would take.
+        """
+        return Answer(self.bus, self.app, _ask_of(Generate, prompt, {**fields, "stream": True}), self._answers)
 
     async def select(self, prompt: Prompt, **fields: Any) -> Selected:
         """The decision alone: which models would be tried, in which order, and why not the others."""
-        ask = msgspec.convert({"messages": msgspec.to_builtins(turns(prompt)), **fields}, Select)
-        return await self._ask("model.select", ask, Selected)
+        return await self._ask("model.select", _ask_of(Select, prompt, fields), Selected)
 
     async def models(self) -> Models:
         """All models and how they are."""
@@ -204,6 +206,15 @@ class Client:
             change = _change(received)
             if change is not None:
                 yield change
+
+
+def _ask_of(cls: type[A], prompt: Prompt, fields: dict[str, Any]) -> A:
+    said = turns(prompt) if isinstance(prompt, str) else list(prompt)
+    try:
+        return made_of(cls, {"messages": msgspec.to_builtins(said), **fields})
+    except WireError as error:
+        text = f"{error.text} {ADVICE['invalid']}"
+        raise AnswerFailed(Failed(code="invalid", text=text, path=error.path)) from None
 
 
 def _change(received: Received) -> Change | None:

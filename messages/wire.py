@@ -83,11 +83,27 @@ def decode_as(cls: type[T], payload: bytes) -> T:
     try:
         return decoder.decode(payload)
     except msgspec.ValidationError as error:
-        text = str(error)
-        at = _PATH.search(text)
-        raise WireError("invalid", at.group(1) if at else "$", _PATH.sub("", text)) from None
+        raise _invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError("invalid", "$", f"not a JSON object: {error}") from None
+
+
+def made_of(cls: type[T], fields: dict[str, Any]) -> T:
+    """A message of plain values, checked as if it had come over the wire. Raises WireError `invalid`."""
+    try:
+        made = msgspec.convert(fields, cls)
+        refuse_not_finite(made, "$")
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+    except ValueError as error:
+        raise WireError("invalid", "$", str(error)) from None
+    return made
+
+
+def _invalid(error: msgspec.ValidationError) -> WireError:
+    text = str(error)
+    at = _PATH.search(text)
+    return WireError("invalid", at.group(1) if at else "$", _PATH.sub("", text))
 
 
 def decode(payload: bytes) -> Message | Ask:
