@@ -179,6 +179,8 @@ class FastClient(Client):
         """Told what a handler in `direct` raised."""
 
     async def _read_loop(self) -> None:
+        # The old connection may have left half a message behind: bytes come past its read loop until it is closed.
+        self._parser.reset()
         reader: asyncio.StreamReader | None = getattr(self._transport, "_io_reader", None)
         if reader is not None:
             reader.feed_data = _Shortcut(self._parser, reader)  # pyright: ignore[reportAttributeAccessIssue]

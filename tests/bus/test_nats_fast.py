@@ -128,6 +128,28 @@ def test_headers_are_read_as_nats_py_reads_them(fields: dict[str, str], status: 
     assert {k: v.strip() for k, v in theirs.items()} == header_fields(raw)
 
 
+@pytest.mark.parametrize(
+    "rest", [b"MSG a 1 60\r\nold half", b"MSG a 3 60\r\nold half", b"MSG a", b"HMSG a 1 12 12\r\nNA"]
+)
+def test_half_a_message_of_the_old_connection_does_not_reach_the_new_one(rest: bytes) -> None:
+    """Bytes that arrive after nats-py has given a connection up, and before it has closed it."""
+
+    async def read() -> list[tuple[Any, ...]]:
+        client = Listening()
+        for data in (rest, b"MSG a 1 3\r\nnew\r\n"):
+            line = Wire()
+            client._transport = line  # type: ignore[assignment]
+            loop = asyncio.create_task(client._read_loop())
+            await asyncio.sleep(0)
+            line._io_reader.feed_data(data)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            loop.cancel()
+        return client.got
+
+    assert asyncio.run(read()) == [(1, "a", b"new", "", None)]
+
+
 async def test_a_server_that_takes_nothing_is_noticed_and_nothing_is_lost(
     server: NatsServer, connect: Opener, until: Until
 ) -> None:
