@@ -13,6 +13,8 @@ import msgspec
 
 from understudy.messages.run import RunFailure, RunModel
 
+LARGEST_COUNT = 2**53
+"""Counts of tokens from here on, or below 0, are no counts; JSON readers elsewhere hold none larger exactly."""
 CONTINUE_WORDS = "Continue exactly from where this text stops, without repeating any of it: <<<{}>>>"
 
 
@@ -58,7 +60,7 @@ class Piece(msgspec.Struct, gc=False):
         self.failure = later.failure
         if later.finish is not None and self.finish != "refusal":
             self.finish = later.finish
-        if later.completion_tokens is not None:
+        if later.prompt_tokens is not None or later.completion_tokens is not None:
             self.prompt_tokens, self.completion_tokens = later.prompt_tokens, later.completion_tokens
         if later.model is not None:
             self.model = later.model
@@ -99,7 +101,8 @@ def read(data: bytes) -> Piece:
         return Piece(failure="error_event")
     piece = Piece(model=chunk.model)
     if chunk.usage is not None:
-        piece.prompt_tokens, piece.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+        piece.prompt_tokens = _count(chunk.usage.prompt_tokens)
+        piece.completion_tokens = _count(chunk.usage.completion_tokens)
     if chunk.choices:
         choice = chunk.choices[0]
         delta = choice.delta
@@ -113,6 +116,11 @@ def read(data: bytes) -> Piece:
             if choice.finish_reason == "error":
                 piece.failure = "error_event"
     return piece
+
+
+def _count(tokens: int | None) -> int | None:
+    """A senseless count is none at all, and will be estimated: it must not cost the caller a whole answer."""
+    return tokens if tokens is not None and 0 <= tokens < LARGEST_COUNT else None
 
 
 def reason_of(status: int, payload: bytes) -> RunFailure:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from understudy.actors.runner import openai
 from understudy.actors.runner.openai import Piece
 from understudy.actors.runner.sse import MAX_LINE_BYTES, Lines, Malformed
-from understudy.messages.generate import Parameters, Turn
-from understudy.messages.run import RunModel
+from understudy.messages.generate import Parameters, Turn, Usage
+from understudy.messages.run import RunEnded, RunModel
+from understudy.messages.wire import decode, encode
 
 TURN = Turn(role="user", content="Hi")
 
@@ -67,6 +68,9 @@ def chunk(**delta: Any) -> dict[str, Any]:
             {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
             Piece(prompt_tokens=3, completion_tokens=4),
         ),
+        ({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 4}}, Piece(completion_tokens=4)),
+        ({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2**53}}, Piece(prompt_tokens=3)),
+        ({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 10**30}}, Piece()),
         ({"choices": [], "usage": None}, Piece()),
         ({"choices": [], "new_field": 1}, Piece()),
         ({"error": {"message": "x"}}, Piece(failure="error_event")),
@@ -81,6 +85,22 @@ def chunk(**delta: Any) -> dict[str, Any]:
 )
 def test_one_data_field(data: Any, piece: Piece) -> None:
     assert openai.read(data if isinstance(data, bytes) else json.dumps(data).encode()) == piece
+
+
+def test_of_a_usage_with_one_senseless_count_the_other_is_kept() -> None:
+    end = Piece()
+    for usage in ({"prompt_tokens": 3, "completion_tokens": -4}, None):
+        end.merge(openai.read(json.dumps({"choices": [], "usage": usage}).encode()))
+    assert (end.prompt_tokens, end.completion_tokens) == (3, None)
+
+
+@given(st.none() | st.integers(), st.none() | st.integers())
+def test_any_usage_leaves_an_end_that_a_selector_can_read(prompt: int | None, completion: int | None) -> None:
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+    piece = openai.read(json.dumps({"choices": [], "usage": counts}).encode())
+    counted = Usage(prompt_tokens=piece.prompt_tokens or 0, completion_tokens=piece.completion_tokens or 0)
+    end = RunEnded(run_id="r", attempt=0, pieces=0, finish_reason="stop", usage=counted)
+    assert piece.failure == "malformed" or decode(encode(end)) == end
 
 
 @given(st.binary(max_size=60))
