@@ -79,6 +79,7 @@ class RunText(Message, tag="runner.text.v1", frozen=True, kw_only=True):
     n: Count
     text: str
     tokens: Tokens = 1
+    exact: bool = False  # `tokens` are the engine's own count, not the number of pieces that a provider sent
 
 
 class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):

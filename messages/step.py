@@ -116,12 +116,13 @@ class Claimed(Struct, frozen=True):
 
 
 class CallText(Struct, frozen=True):
-    """The engine or provider produced text."""
+    """The engine or provider produced text. `exact`: `tokens` are counted, not the number of pieces that came."""
 
     at_ms: float
     call_id: str
     text: str
     tokens: int
+    exact: bool = False
 
 
 class CallEnded(Struct, frozen=True):

@@ -157,7 +157,7 @@ def _text(state: State, text: CallText) -> list[Effect]:
     run, n = call.run, call.pieces
     call.pieces += 1
     call.tokens += text.tokens
-    piece = RunText(run_id=run.run_id, attempt=run.attempt, n=n, text=text.text, tokens=text.tokens)
+    piece = RunText(run_id=run.run_id, attempt=run.attempt, n=n, text=text.text, tokens=text.tokens, exact=text.exact)
     return [Send(call.reply, piece, reply=f"{state.inbox}.vanished.{text.call_id}")]
 
 

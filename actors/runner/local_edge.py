@@ -117,7 +117,7 @@ class LocalEdge:
         for event in events:
             match event:
                 case Text():
-                    self._feed(CallText(now, event.call_id, event.text, event.tokens))
+                    self._feed(CallText(now, event.call_id, event.text, event.tokens, exact=True))
                 case Finished():
                     reason = "length" if event.reason == "length" else "stop"
                     self._feed(CallEnded(now, event.call_id, reason, event.prompt_tokens, event.completion_tokens))

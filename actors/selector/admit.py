@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 
 from understudy.actors.selector.choose import Question
@@ -85,6 +86,11 @@ def model_of(knowledge: Knowledge, name: str) -> str:
 def seed_of(run_id: str) -> int:
     """A seed that depends on the run alone, so that a decision and a local answer can be repeated."""
     return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:6])
+
+
+def guessed_tokens(text: str) -> int:
+    """Of a text that no tokenizer counted: tokenizers work on bytes, so another script's letters count for more."""
+    return math.ceil(len(text.encode()) / CHARS_PER_TOKEN)
 
 
 def keyed_hash(key: str, value: str | None) -> str:

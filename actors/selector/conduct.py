@@ -100,7 +100,9 @@ class Conduct:
     due_ms: float = 0.0
     pieces: int = 0
     tokens: int = 0  # of the current attempt
+    exact: bool = True  # they are all counted; a provider's are only the number of its pieces
     spent_tokens: int = 0  # kept from attempts before
+    spent_exact: bool = True
     seam: Seam | None = None  # announced with the next text
     seams: int = 0
     continued: bool = False
@@ -133,7 +135,7 @@ class Conduct:
         """Ask the chain's next model."""
         self.attempt += 1
         self.model = self.chain.pop(0)
-        self.runner, self.first_ms, self.pieces, self.tokens = "", None, 0, 0
+        self.runner, self.first_ms, self.pieces, self.tokens, self.exact = "", None, 0, 0, True
         self.asked_ms = now
         self.due_ms = min(now + self.latency.first_token_ms, self.deadline_ms)
         self.news.append((self.model, "asked"))
@@ -182,6 +184,7 @@ class Conduct:
             return self.fail("text_lost", now)
         self.pieces += 1
         self.tokens += message.tokens
+        self.exact = self.exact and message.exact
         if self.first_ms is None:
             self.first_ms = now
         self.due_ms = min(now + self.latency.stall_ms, self.deadline_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from understudy.actors.selector import ends
+from understudy.actors.selector.admit import guessed_tokens
 from understudy.messages.generate import Capability, FailCode, Seam, SeamMode, Usage, Waiting
 from understudy.messages.run import Continuation
 from understudy.messages.step import Effect, Wake
@@ -83,11 +84,12 @@ def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
     continues = _continues(run, next_model)
     if not run.script.pieces or continues == "none" or next_model in run.mute or reason == "refused":
         run.script.restart()
-        run.continued, run.spent_tokens = False, 0
+        run.continued, run.spent_tokens, run.spent_exact = False, 0, True
         return "restart"
+    run.spent_tokens += run.tokens if run.exact else min(run.tokens, guessed_tokens(run.script.new_text()))
+    run.spent_exact = run.spent_exact and run.exact
     run.script.continue_from_here(continues == "instructed")
     run.continued = True
-    run.spent_tokens += run.tokens
     return "continue"
 
 
@@ -109,8 +111,12 @@ def mute(run: Conduct) -> None:
 
 
 def used_up(run: Conduct, reason: str) -> bool:
-    """Are all tokens that were asked for out already? Then a broken end is none: the limit would have cut here."""
-    if reason == "refused":
+    """Are all tokens that were asked for out already? Then a broken end is none: the limit would have cut here.
+
+    Only an engine that counts can tell. A provider may send a token in many pieces: by their number, a stream that
+    broke in the middle would be passed off as whole.
+    """
+    if reason == "refused" or not (run.exact and run.spent_exact):
         return False
     said = bool(run.script.pieces) or run.script.added()
     return said and run.spent_tokens + run.tokens >= run.parameters.max_tokens

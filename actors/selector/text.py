@@ -30,6 +30,10 @@ class Script:
         """What readers have."""
         return "".join(self.pieces)
 
+    def new_text(self) -> str:
+        """What the current attempt has added to it."""
+        return "".join(self.pieces[len(self.pieces) - (self.seq - self.begun_seq) :])
+
     def add(self, text: str) -> str:
         """Take text in; what may be shown now ('' when all is held back)."""
         if self.unsure is not None:

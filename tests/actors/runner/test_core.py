@@ -102,9 +102,10 @@ def test_text_is_numbered_and_the_end_counts_it() -> None:
     desk.ask("r1")
     texts = [desk.feed(CallText(1.0, "r1.0", t, 2))[0].message for t in ("a", "b")]
     assert texts == [RunText(run_id="r1", attempt=0, n=n, text=t, tokens=2) for n, t in enumerate("ab")]
+    assert desk.feed(CallText(1.0, "r1.0", "c", 1, exact=True))[0].message.exact
     send, wake = desk.feed(CallEnded(1.0, "r1.0", "stop", 7, 9))
     end = send.message
-    assert (end.pieces, end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (2, "stop", 7, 9)
+    assert (end.pieces, end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (3, "stop", 7, 9)
     assert not end.usage.estimated and wake == Wake(0, "r1.0", 0) and core.in_hand(desk.state) == 0
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from understudy.actors.runner.local import Text
 from understudy.actors.runner.local_edge import LocalEdge
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
+from understudy.messages.step import CallText, Input
 from understudy.messages.topology import Model
 
 
@@ -33,3 +35,10 @@ def test_the_two_forms_of_continuing(form: Any, turns: list[str], prefill: str) 
     assert spec.prefill == prefill
     assert [text[-len(end) :] for (_, text), end in zip(spec.messages, turns, strict=True)] == turns
     assert {role for role, _ in spec.messages} == {"user"}
+
+
+def test_the_engine_s_counts_are_exact() -> None:
+    edge, fed = LocalEdge("m", Model(provider="local"), Path(), lambda: 0.0), list[Input]()
+    edge._feed = fed.append
+    edge._take([Text("c", "One", 2)])
+    assert fed == [CallText(0.0, "c", "One", 2, exact=True)]

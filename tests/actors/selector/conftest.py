@@ -148,13 +148,13 @@ class Stage:
         name = instance or f"i-{slug(call.model)}"
         return self.hear(RunStarted(run_id=run, attempt=call.attempt, instance=name))
 
-    def text(self, *words: str, run: str = "r1", tokens: int = 1) -> list[Any]:
+    def text(self, *words: str, run: str = "r1", tokens: int = 1, exact: bool = True) -> list[Any]:
         out: list[Any] = []
         for word in words:
             key = run, self.call(run).attempt
             n = self.pieces.get(key, 0)
             self.pieces[key] = n + 1
-            out += self.hear(RunText(run_id=run, attempt=key[1], n=n, text=word, tokens=tokens))
+            out += self.hear(RunText(run_id=run, attempt=key[1], n=n, text=word, tokens=tokens, exact=exact))
         return out
 
     def ended(self, finish: Any = "stop", run: str = "r1", pieces: int | None = None) -> list[Any]:

@@ -113,6 +113,38 @@ def test_with_no_tokens_left_the_limit_has_ended_the_answer(stage: Any) -> None:
     assert (end.usage.completion_tokens, end.usage.estimated) == (2, True)
 
 
+def test_a_count_of_pieces_does_not_make_a_broken_stream_whole(stage: Any) -> None:
+    """One character each: far fewer tokens than were asked for."""
+    s = stage()
+    s.ask(max_tokens=20)
+    s.text(*"Once upon a time there", exact=False)
+    s.failed("broken_stream")
+    assert s.stores("end.") == []
+    call = s.call()
+    assert (call.model, call.prefill, call.parameters.max_tokens) == ("b", "Once upon a time there", 20 - 7)
+
+
+def test_what_was_once_only_guessed_never_tells_that_the_limit_is_reached(stage: Any) -> None:
+    s = stage()
+    s.ask(max_tokens=4)
+    s.text("One", exact=False)
+    s.failed("broken_stream")
+    s.text(" two", tokens=3)
+    s.failed("broken_stream")
+    assert s.stores("end.") == [] and (s.call().model, s.call().parameters.max_tokens) == ("c", 1)
+
+
+def test_after_a_restart_only_what_is_new_counts(stage: Any) -> None:
+    s = stage({"a": {}, "b": NONE})
+    s.ask(max_tokens=3)
+    s.text("One", exact=False)
+    s.failed("broken_stream")
+    s.text("A dog", tokens=3)
+    s.failed("broken_stream")
+    s.stored()
+    assert [(e.finish_reason, e.text) for e in s.said(Finished)] == [("length", "A dog")]
+
+
 def test_a_refused_answer_with_no_tokens_left_is_still_asked_of_the_next(stage: Any) -> None:
     s = stage()
     s.ask(max_tokens=1, on_refusal="next")
