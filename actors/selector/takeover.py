@@ -66,12 +66,9 @@ def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effe
     return _say(state, made, end if isinstance(answer, Stored) else ends.unrecorded(end))
 
 
-def recalled(state: State, run_id: str, answer: Recalled) -> list[Effect]:
-    """The end that came before ours."""
-    made = state.taken.pop(run_id, None)
-    if made is None or not isinstance(answer.event, RequestEnded):
-        return []
-    return _say(state, made, ends.as_message(answer.event, made.stream))
+def recalled(state: State, answer: Recalled) -> list[Effect]:
+    """The end that came before ours. If it could not be read now, the fold comes upon it and says it."""
+    return read_back(state, answer.event) if isinstance(answer.event, RequestEnded) else []
 
 
 def read_back(state: State, end: RequestEnded) -> list[Effect]:

@@ -105,6 +105,18 @@ def test_the_end_that_came_first_is_said(stage: Any) -> None:
     assert s.state.taken == {}
 
 
+def test_an_end_that_cannot_be_recalled_is_said_when_the_log_is_read(stage: Any) -> None:
+    s = stage()
+    made = decision(s, stream=True)
+    first = ended_by(s, made)
+    s.feed(Traced(s.now, made))
+    gone(s)
+    s.feed(Stored(s.now, "end.r9", 7, True))
+    assert s.feed(Recalled(s.now, "taken.r9", None)) == []
+    s.happen(first)
+    assert [f.run_id for f in s.said(Finished, "their-caller")] == ["r9"] and s.state.taken == {}
+
+
 def test_a_single_reply_whose_text_died_with_its_selector(stage: Any) -> None:
     s = stage()
     made = decision(s, stream=False)
