@@ -55,7 +55,7 @@ ADVICE: dict[str, str] = {
     "interrupted": "The selector died; send the request again with `resume`.",
     "text_lost": "The run ended well, but its text is gone; send the request again.",
     "cancelled": "You cancelled it, or your inbox vanished.",
-    "all_failed": "Every allowed model failed (see `attempts`); try again later.",
+    "all_failed": "Every allowed model failed (see `attempts`); try again later, after `retry_after_ms` if given.",
     "log_full": "The event log is at its limit; the operator must raise it or wait for retention.",
     "bus_down": "The bus or its event log cannot be reached; try again.",
     "internal": "A fault of ours; report it with the run id.",

@@ -13,6 +13,8 @@ import msgspec
 
 from understudy.messages.run import RunFailure, RunModel
 
+MOST_WAIT_MS = 86_400_000
+"""A provider that asks to be left alone for longer than a day is taken to have said a day."""
 LARGEST_COUNT = 2**53
 """Counts of tokens from here on, or below 0, are no counts; JSON readers elsewhere hold none larger exactly."""
 CONTINUE_WORDS = "Continue exactly from where this text stops, without repeating any of it: <<<{}>>>"
@@ -147,16 +149,21 @@ def _is_context(payload: bytes) -> bool:
 
 
 def retry_after_ms(headers: dict[str, str], now_s: float) -> int | None:
-    """`retry-after-ms`, or `Retry-After` in seconds or as an HTTP date; None where absent or senseless."""
+    """`retry-after-ms`, or `Retry-After` in seconds or as an HTTP date, a day at most; None: absent or senseless."""
+    wait_ms = _wait_ms(headers, now_s)
+    return None if wait_ms is None else min(max(0, wait_ms), MOST_WAIT_MS)
+
+
+def _wait_ms(headers: dict[str, str], now_s: float) -> int | None:
     exact = headers.get("retry-after-ms")
     value = headers.get("retry-after")
     try:
         if exact is not None:
-            return max(0, int(float(exact)))
+            return int(float(exact))
         if value is None:
             return None
         if value.strip().replace(".", "", 1).isdigit():
             return int(float(value) * 1000)
-        return max(0, int((email.utils.parsedate_to_datetime(value).timestamp() - now_s) * 1000))
+        return int((email.utils.parsedate_to_datetime(value).timestamp() - now_s) * 1000)
     except (ValueError, TypeError, OverflowError):
         return None

@@ -20,6 +20,7 @@ from understudy.actors.selector import ends, failover
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.text import Script
+from understudy.actors.selector.views import News
 from understudy.messages.base import Message
 from understudy.messages.events import RequestEnded, SelectionMade
 from understudy.messages.generate import (
@@ -109,7 +110,8 @@ class Conduct:
     mute: set[str] = field(default_factory=set[str])  # models that had nothing to add to the text
     ending: ends.End | None = None
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
-    news: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # (model, asked | ok | reason)
+    news: list[News] = field(default_factory=list[News])
+    free_ms: float | None = None  # when the first of those that asked for patience may be asked again
     later: list[str] = field(default_factory=list[str])  # models that had no room: asked again after a rest
     lost: set[str] = field(default_factory=set[str])  # models whose process or words were lost
     broken: str = "busy"  # why the attempt before the rest ended
@@ -138,7 +140,7 @@ class Conduct:
         self.runner, self.first_ms, self.pieces, self.tokens, self.exact = "", None, 0, 0, True
         self.asked_ms = now
         self.due_ms = min(now + self.latency.first_token_ms, self.deadline_ms)
-        self.news.append((self.model, "asked"))
+        self.news.append(News(self.model, "asked"))
         run = RunModel(
             run_id=self.run_id,
             attempt=self.attempt,
@@ -237,7 +239,7 @@ class Conduct:
             return []
         if self.resting:  # no attempt is under way
             return failover.give_up(self, reason, now) if reason in ("cancelled", "deadline") else []
-        failed = self._attempt(reason, now, status)
+        failed = self._attempt(reason, now, status, retry_after_ms)
         self._keep_for_later(reason)
         if not self.rests or reason not in ("busy", "no_responders"):  # waiting for room is told once per model
             self.tried.append(failed)
@@ -319,7 +321,7 @@ class Conduct:
 
     def end_failed(self, code: FailCode, now: float) -> list[Effect]:
         """End without a whole answer."""
-        self.ending = ends.failed(self, code)
+        self.ending = ends.failed(self, code, now)
         usage = ends.spent(self, Usage(estimated=True))
         return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, code, None, usage, now)]
 
@@ -373,8 +375,13 @@ class Conduct:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _attempt(self, outcome: str, now: float, status: int | None = None) -> Attempt:
-        self.news.append((self.model, outcome))
+    def _attempt(
+        self, outcome: str, now: float, status: int | None = None, retry_after_ms: int | None = None
+    ) -> Attempt:
+        self.news.append(News(self.model, outcome, retry_after_ms or 0))
+        if retry_after_ms is not None:
+            at_ms = now + retry_after_ms
+            self.free_ms = at_ms if self.free_ms is None else min(self.free_ms, at_ms)
         first = None if self.first_ms is None else round(self.first_ms - self.asked_ms, 3)
         return Attempt(
             model=self.model,

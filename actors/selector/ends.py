@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,7 @@ STORE_MARGIN_MS = 500.0
 """An end that the log has not confirmed this long before the deadline goes out with `recorded: false`."""
 
 
-def failed(run: Conduct, code: FailCode) -> Failed:
+def failed(run: Conduct, code: FailCode, now: float) -> Failed:
     """What the caller hears when no whole answer came about."""
     return Failed(
         code=code,
@@ -31,9 +32,16 @@ def failed(run: Conduct, code: FailCode) -> Failed:
         attempts=tuple(run.tried),
         last_seq=run.script.seq - 1,
         resumable=_resumable(run, code),
-        retry_after_ms=RETRY_AFTER_MS if code == "overloaded" else None,
+        retry_after_ms=_retry_after_ms(run, code, now),
         recorded=True,
     )
+
+
+def _retry_after_ms(run: Conduct, code: FailCode, now: float) -> int | None:
+    """When it is worth trying again: once the first provider that asked for patience has had it."""
+    if code == "all_failed" and run.free_ms is not None:
+        return max(0, math.ceil(run.free_ms - now))
+    return RETRY_AFTER_MS if code == "overloaded" else None
 
 
 def _resumable(run: Conduct, code: FailCode) -> bool:

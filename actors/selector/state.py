@@ -92,7 +92,7 @@ def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Eff
 
 def _note(state: State, run: Conduct, now: float) -> None:
     """Trust, suspicion, load; a request's further failovers are paid from the budget, unless no model was at fault."""
-    for model, outcome in run.news:
+    for model, outcome, wait_ms in run.news:
         if outcome == "asked":
             state.local.asked(model)
             if run.attempt > 1 and run.tried[-1].outcome not in NOT_ITS_FAULT:
@@ -102,5 +102,5 @@ def _note(state: State, run: Conduct, now: float) -> None:
         if outcome == "ok":
             state.local.trust(model)
         elif outcome not in BLAMELESS:
-            state.local.suspect(model, now)
+            state.local.suspect(model, now, wait_ms)
     run.news.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,6 +35,8 @@ REPEAT_MS = 600_000
 """So long after its end a run that came with a `request_id` is remembered, by the events' own times."""
 SUSPECT_BASE_MS = 500.0
 SUSPECT_CAP_MS = 8_000.0
+TOLD_CAP_MS = 600_000.0
+"""A provider may say how long its model wants to be left alone; so long at most it is believed."""
 
 
 @dataclass(slots=True)
@@ -192,6 +195,14 @@ class Instance:
     slots: int
 
 
+class News(NamedTuple):
+    """What happened with a model: it was `asked`, or its attempt ended `ok` or for a reason."""
+
+    model: str
+    outcome: str
+    wait_ms: float = 0.0  # so long its provider wants to be left alone
+
+
 @dataclass(slots=True)
 class Suspect:
     """A model that failed us a moment ago: avoided before the tracker says so."""
@@ -259,16 +270,19 @@ class LocalView:
         late = {name for known in self.instances.values() for name, i in known.items() if now_ms - i.seen_ms > limit_ms}
         return sorted(late)
 
-    def suspect(self, model: str, now_ms: float) -> None:
+    def suspect(self, model: str, now_ms: float, wait_ms: float = 0.0) -> None:
         """Our own outcome said that this model is bad: avoid it for a while, longer each time.
+
+        `wait_ms`: as long at least, as its provider said so.
 
         Many runs that fail together are one failure.
         """
         known = self.suspects.get(model)
         again = 0 if known is None else known.failures if known.until_ms > now_ms else known.failures + 1
         failures = max(1, again)
-        until = now_ms + min(SUSPECT_BASE_MS * 2 ** min(failures - 1, 10), SUSPECT_CAP_MS)
-        self.suspects[model] = Suspect(until, failures)
+        rest_ms = min(SUSPECT_BASE_MS * 2 ** min(failures - 1, 10), SUSPECT_CAP_MS)
+        until = now_ms + max(rest_ms, min(wait_ms, TOLD_CAP_MS))
+        self.suspects[model] = Suspect(until if known is None else max(until, known.until_ms), failures)
         self.touched.add(model)
 
     def trust(self, model: str) -> None:

@@ -148,6 +148,8 @@ NOW = 1_700_000_000.0
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "9" * 30}, 86_400_000),
+        ({"retry-after-ms": "1e300"}, 86_400_000),
         ({"retry-after": "²"}, None),
         ({"retry-after-ms": "250", "retry-after": "9"}, 250),
         ({"retry-after-ms": "-1"}, 0),

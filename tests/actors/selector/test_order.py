@@ -93,7 +93,7 @@ class History:
                 facts = {"instance": "i", "outcome": "finished", "task": "general", "as_of_seq": 1}
                 self.fold(RequestEnded(at_ms=1, run_id="r", topology="", digest="", attempts=tried, **facts))
             case 6:
-                self.local.suspect(name, self.now)
+                self.local.suspect(name, self.now, luck.choice([0, 5_000]))
             case 7:
                 self.local.trust(name)
             case 8:

@@ -106,6 +106,37 @@ def test_many_runs_that_fail_together_are_one_failure_and_a_thousand_do_no_harm(
     assert not local.is_suspect("a", 2999 * 10_000.0 + 8_000.0)
 
 
+def test_a_provider_that_asks_for_patience_gets_it(stage: Any) -> None:
+    s = stage()
+    s.ask(run="r1")
+    s.failed("rate_limited", status=429, retry_after_ms=60_000)
+    for after_ms, first in ((59_999, "b"), (60_000, "a")):
+        s.now = s.begun + after_ms
+        run = f"after-{after_ms}"
+        begun = s.begun
+        s.ask(run=run)
+        s.begun = begun
+        assert s.call(run).model == first
+
+
+def test_patience_has_a_limit_and_a_failure_beside_it_does_not_shorten_it(stage: Any) -> None:
+    local = stage().state.local
+    local.suspect("a", 0.0, 1e12)
+    local.suspect("a", 1.0)
+    assert local.is_suspect("a", 599_999.0) and not local.is_suspect("a", 600_000.0)
+
+
+def test_the_caller_hears_when_to_try_again(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.failed("rate_limited", status=429, retry_after_ms=60_000)
+    s.now += 1_000
+    s.failed("server_error", status=503, retry_after_ms=90_000)
+    s.failed("server_error", status=500)
+    s.stored()
+    assert [(e.code, e.retry_after_ms) for e in s.ends()] == [("all_failed", 59_000)]
+
+
 # --- the failover budget -------------------------------------------------------------------------------------------
 
 POLICY = {"failover_ratio": 0.0, "failover_minimum": 2}
