@@ -216,9 +216,10 @@ def _heard(state: State, heard: Heard, settings: Settings) -> list[Effect]:
             out = continuation.hear(state, message, now, settings)
             if out is not None:
                 return out
-            if not isinstance(message, RunFailed):
+            if isinstance(message, RunText) or (isinstance(message, RunEnded) and message.pieces):
                 return probes.answered(state, message.run_id, now)
-            probes.failed(state, message.run_id, message.reason, now, settings)
+            reason = "empty" if isinstance(message, RunEnded) else message.reason
+            probes.failed(state, message.run_id, reason, now, settings)
             return []
         case _:
             return []

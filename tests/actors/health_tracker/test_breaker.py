@@ -116,7 +116,7 @@ def test_a_probe_that_speaks_recovers_once(kind: str) -> None:
     assert answer(t, kind) == [] and t.said() == [DOWN, UP]
 
 
-@pytest.mark.parametrize("kind", ["engine", "server_error", "unheard"])
+@pytest.mark.parametrize("kind", ["engine", "server_error", "unheard", "nothing"])
 def test_a_failed_probe_rests_twice_as_long_without_saying_so_again(kind: str) -> None:
     t, rests = rested(backoff_cap_ms=4_000), []
     for _ in range(4):

@@ -103,8 +103,9 @@ def answer(t: Tracker, kind: str) -> list[Any]:
     match kind:
         case "text":
             return t.hear(RunText(run_id=run, attempt=0, n=0, text="yes"))
-        case "end":
-            return t.hear(RunEnded(run_id=run, attempt=0, pieces=0, finish_reason="stop", usage=Usage()))
+        case "end" | "nothing":  # the end of an answer whose text was lost on the way, or that had none
+            pieces = int(kind == "end")
+            return t.hear(RunEnded(run_id=run, attempt=0, pieces=pieces, finish_reason="stop", usage=Usage()))
         case "unheard":
             return t.feed(Unheard(t.now, f"_INBOX_A.h1.probe.{run}"))
         case _:
