@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from understudy.actors.runner.openai import CONTINUE_WORDS
+from understudy.actors.runner.watchdog import Watchdog
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
 from understudy.messages.topology import Model
@@ -27,12 +33,32 @@ REASONS = {
 }
 
 
-class LocalEdge:
-    """Performs `CallModel` on the engine; its events come back on the event loop, once per decode step."""
+def _end_process(model: str, why: str) -> None:
+    """Leave at once: the supervisor tells everybody and starts the process anew, with a sound engine."""
+    line = msgspec.json.encode({"actor": "runner", "event": "engine_dead", "model": model, "why": why})
+    sys.stderr.buffer.write(line + b"\n")
+    sys.stderr.buffer.flush()
+    os._exit(os.EX_SOFTWARE)
 
-    def __init__(self, model_id: str, model: Model, folder: Path, now_ms: Callable[[], float]) -> None:
+
+class LocalEdge:
+    """Performs `CallModel` on the engine; its events come back on the event loop, once per decode step.
+
+    `on_dead(model id, why)` is called when the engine's thread serves nobody any longer; by default, the process ends.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        model: Model,
+        folder: Path,
+        now_ms: Callable[[], float],
+        on_dead: Callable[[str, str], None] = _end_process,
+    ) -> None:
         self._id, self._model, self._folder, self._now_ms = model_id, model, folder, now_ms
+        self._on_dead = on_dead
         self._engine: Engine | None = None
+        self._watchdog: Watchdog | None = None
         self._feed: Callable[[Input], None] = lambda _: None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -41,7 +67,7 @@ class LocalEdge:
         self._feed, self._loop = feed, asyncio.get_running_loop()
         engine = await asyncio.to_thread(self._load)
         engine.start()
-        self._engine = engine
+        self._engine, self._watchdog = engine, Watchdog(engine, partial(self._on_dead, self._id))
         info = engine.info
         facts = {
             "arch": info.arch,
@@ -83,6 +109,8 @@ class LocalEdge:
 
     async def stop(self) -> None:
         """Cancel everything and end the thread."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.stop, 2.0)
 

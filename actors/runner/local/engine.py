@@ -40,7 +40,7 @@ class Engine:
     `submit` and `cancel` may be called from any thread and return at once. `emit` is called from the engine's thread,
     once per step, with the step's events; every accepted call gets exactly one `Finished` or `Failed`, as its last
     event, and its place is free again when `emit` is called with it. `emit` must be quick and must not raise: an
-    error in it ends the thread, which shows as a heartbeat that stands still.
+    error in it ends the thread, and so does a model that cannot be reset after an error: see `Watchdog`.
     """
 
     def __init__(
@@ -101,6 +101,10 @@ class Engine:
             raise RuntimeError("not loaded, or started before")
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name="engine", daemon=True)
         self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def submit(self, spec: GenerateSpec) -> bool:
         """Accepts a call, or says False at once when all slots are taken or the engine is stopping."""
