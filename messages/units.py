@@ -9,13 +9,13 @@ from typing import Annotated
 
 from msgspec import Meta
 
-ModelId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f]+$(?![\s\S])")]
+ModelId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f\x7f-\x9f]+$(?![\s\S])")]
 """A model's true id as its provider writes it: may hold `/ : .`, never spaces or control characters."""
 
 Word = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$(?![\s\S])")]
 """A name an operator chose: task, alias, actor, provider."""
 
-Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$(?![\s\S])")]
+Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$(?![\s\S])")]
 """A caller's own identifier (conversation, user, request): opaque to us, without control characters."""
 
 Milliseconds = Annotated[int, Meta(ge=0)]

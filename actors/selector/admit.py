@@ -12,7 +12,9 @@ from understudy.actors.selector.views import Knowledge
 from understudy.messages.generate import ADVICE, FailCode, Failed, Generate, Parameters
 from understudy.messages.topology import Latency, Topology
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_RESUMED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""A model's own words, perhaps with a wrongly decoded quote or two: for these a broken answer is not given up."""
 CHARS_PER_TOKEN = 3.5
 """A cautious guess for the prompt's length before any tokenizer has seen it."""
 
@@ -33,14 +35,20 @@ def refuse(code: FailCode, text: str = "", path: str | None = None, rejected: di
 def check(ask: Generate) -> None:
     """What types cannot say: control characters, an empty conversation end. Raises Refusal `invalid` with the path."""
     for i, turn in enumerate(ask.messages):
-        bad = None if turn.content.isprintable() else _CONTROL.search(turn.content)
-        if bad is not None:
-            found = f"control character U+{ord(bad.group()):04X} at character {bad.start()}"
-            raise refuse("invalid", f"{found}; only tab and line ends are allowed.", f"$.messages[{i}].content")
+        _refuse_control(turn.content, f"$.messages[{i}].content")
+    for i, stop in enumerate(ask.stop):
+        _refuse_control(stop, f"$.stop[{i}]")
     if not any(turn.content.strip() for turn in ask.messages if turn.role != "system"):
         raise refuse("invalid", "No message has any content.", "$.messages")
-    if ask.resume is not None and _CONTROL.search(ask.resume.text):
+    if ask.resume is not None and _RESUMED.search(ask.resume.text):
         raise refuse("invalid", "Control character in the resumed text.", "$.resume.text")
+
+
+def _refuse_control(text: str, path: str) -> None:
+    bad = None if text.isprintable() else _CONTROL.search(text)
+    if bad is not None:
+        found = f"control character U+{ord(bad.group()):04X} at character {bad.start()}"
+        raise refuse("invalid", f"{found}; only tab and line ends are allowed.", path)
 
 
 def question(ask: Generate, knowledge: Knowledge, seed: int) -> tuple[Question, Parameters, Latency, Topology]:

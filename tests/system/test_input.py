@@ -54,6 +54,7 @@ BAD = {
     "empty model": (body(model=""), "invalid", "$.model"),
     "label with a space": (body(labels=["a b"]), "invalid", "$.labels[0]"),
     "conversation with a control character": (body(conversation_id="a\x01"), "invalid", "$.conversation_id"),
+    "conversation with a C1 control character": (body(conversation_id="a\x9b"), "invalid", "$.conversation_id"),
     "unknown model": (body(model="no/such:model"), "unknown_model", "$.model"),
     "unknown task": (body(task="juggling"), "unknown_task", "$.task"),
     "5 MB": (body(messages=[{"role": "user", "content": "x" * 5_000_000}]), "too_large", "$"),

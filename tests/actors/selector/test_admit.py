@@ -29,6 +29,10 @@ def said(*contents: str, role: str = "user") -> list[dict[str, str]]:
         ({"messages": said("ok", "a\x00b")}, "$.messages[1].content"),
         ({"messages": said("bell\x07")}, "$.messages[0].content"),
         ({"messages": said("del\x7f")}, "$.messages[0].content"),
+        ({"messages": said("csi\x9b2J")}, "$.messages[0].content"),
+        ({"messages": said("nel\x85")}, "$.messages[0].content"),
+        ({"stop": ["END", "\x1b"]}, "$.stop[1]"),
+        ({"stop": ["\x80"]}, "$.stop[0]"),
         ({"messages": said("", " \n\t")}, "$.messages"),
         ({"messages": said("only rules", role="system")}, "$.messages"),
         ({"resume": {"run_id": "r", "text": "a\x1b[0m"}}, "$.resume.text"),
@@ -50,6 +54,10 @@ def test_the_text_names_the_character_and_never_the_content() -> None:
 @pytest.mark.parametrize("content", ["tab\tline\nreturn\r", "ünï ☃ 🎭", "x" * 100_000])
 def test_ordinary_text_is_admitted(content: str) -> None:
     admit.check(ask(messages=said(content)))
+
+
+def test_a_stop_may_be_a_line_end_and_a_resumed_answer_may_hold_a_wrongly_decoded_quote() -> None:
+    admit.check(ask(stop=["\n\n", "\t"], resume={"run_id": "r", "text": "It\x92s"}))
 
 
 @pytest.mark.parametrize(
