@@ -130,7 +130,7 @@ def _named(knowledge: Knowledge, model: str | None) -> tuple[str, ...]:
     """A caller who names a model gets that one, then what its operator declared as fallbacks; nothing else."""
     if model is None:
         return ()
-    return (model, *(m for m in knowledge.models[model].declared.fallbacks if m != model))
+    return tuple(dict.fromkeys((model, *knowledge.models[model].declared.fallbacks)))
 
 
 def reject(

@@ -64,7 +64,7 @@ class History:
             "quality": {"default": luck.choice([0.3, 0.5, 0.5, 0.5000000001, luck.random()])},
             "context_tokens": luck.choice([1000, 2000, 4000]),
             "capabilities": luck.choice([["chat"], ["chat", "json"]]),
-            "fallbacks": luck.sample(NAMES, luck.randrange(3)),
+            "fallbacks": luck.choices(NAMES, k=luck.randrange(5)),  # some twice
             "usd_per_mtok_out": luck.choice([0.0, 1.0, 3.0]),
         }
 
