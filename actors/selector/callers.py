@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from understudy.messages.base import Message
-from understudy.messages.generate import Delta, Resent, Seam, Started
+from understudy.messages.generate import ADVICE, Delta, Failed, Resent, Seam, Started
 from understudy.messages.step import Effect, Probe, Send
 
 ABSENT_MS, FORGET_ABSENT_MS = 350.0, 1_000.0
 """So long must nobody listen until a caller counts as gone; an absence that was noticed so long ago is over."""
+MOST_CALLERS = 16
+"""So many may wait for one run: everything is said to each of them. A repeat beyond is told to wait for the end."""
+FULL_RETRY_MS = 1_000
+
+
+def too_many(reply: str) -> Send:
+    """The answer to a repeat that finds the run's places taken."""
+    text = f"{MOST_CALLERS} callers wait for this `request_id` already. {ADVICE['overloaded']}"
+    return Send(reply, Failed(code="overloaded", text=text, retry_after_ms=FULL_RETRY_MS))
 
 
 @dataclass(slots=True)
@@ -38,6 +47,8 @@ class Callers:
     def attach(self, reply: str, started: Started) -> list[Effect]:
         """Somebody asked again: everything from the start, and what is still to come."""
         if reply not in self.replies:
+            if len(self.replies) >= MOST_CALLERS:
+                return [too_many(reply)]
             self.replies.append(reply)
         self.absent.pop(self.replies.index(reply), None)
         return [Send(reply, one) for one in (started, *self.journal)] if self.stream else []

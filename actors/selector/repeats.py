@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from understudy.actors.selector import ends, takeover
+from understudy.actors.selector.callers import MOST_CALLERS, too_many
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.state import State
@@ -49,6 +50,8 @@ def known(state: State, asked_id: str, reply: str, mark: Mark) -> list[Effect] |
 def claim(state: State, run: Conduct) -> list[Effect]:
     """Find out whose it is; `run` waits for the answer, and so do further repeats."""
     waiting = state.claiming.setdefault(run.mark.key, [])
+    if len(waiting) >= MOST_CALLERS:
+        return [too_many(run.callers.replies[0])]
     waiting.append(run)
     if len(waiting) > 1:
         return []
@@ -111,7 +114,10 @@ def _lost(state: State, run_id: str, reply: str, now: float) -> list[Effect]:
     if made is None and run_id not in state.taken:
         text = f"The selector that had taken this request died before it began. {ADVICE['interrupted']}"
         return [Send(reply, Failed(code="interrupted", text=text, run_id=run_id))]
-    state.repeats.setdefault(run_id, []).append(reply)
+    waiting = state.repeats.setdefault(run_id, [])
+    if made is None and len(waiting) >= MOST_CALLERS:
+        return [too_many(reply)]
+    waiting.append(reply)
     return takeover.take_over(state, [made], now) if made is not None else []
 
 

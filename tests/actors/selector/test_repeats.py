@@ -226,6 +226,50 @@ def test_the_last_of_several_callers_decides_whether_work_goes_on(stage: Any) ->
     assert s.stores("end.")[0].event.outcome == "cancelled"
 
 
+def many(s: Any) -> list[str]:
+    """A flood of repeats, each with an inbox of its own: who was turned away."""
+    for i in range(100):
+        s.ask(f"q{i}", f"caller-{i}", **ID)
+    turned = [f"caller-{i}" for i in range(100) if s.ends(f"caller-{i}")]
+    assert {(e.code, e.retry_after_ms, e.run_id) for who in turned for e in s.ends(who)} == {
+        ("overloaded", 1_000, None)
+    }
+    return turned
+
+
+def test_a_flood_of_repeats_of_a_living_run_is_turned_away(stage: Any) -> None:
+    s = stage()
+    begun(s)
+    s.text("Once")
+    assert len(many(s)) == 100 - 15
+    assert len([e for e in s.text(" upon", " a") if isinstance(e, Send)]) == 2 * 16
+    s.ask("again", "caller-0", **ID)  # who has a place may ask again
+    s.ended()
+    s.stored()
+    assert [type(e) for e in s.ends() + s.ends("caller-0")] == [Finished, Finished]
+
+
+def test_a_flood_of_repeats_while_the_claim_is_under_way_is_turned_away(stage: Any) -> None:
+    s = stage()
+    claim = claim_of(s.ask(**ID))
+    assert len(many(s)) == 100 - 15
+    s.feed(Claimed(s.now, claim.key, ""))
+    assert len(s.said(Started)) == 1 and len(s.state.runs) == 1
+
+
+def test_a_flood_of_repeats_of_a_dead_selectors_run_is_turned_away(stage: Any) -> None:
+    s = stage()
+    made = next(e.event for e in s.ask("tmp", "elsewhere", stream=True) if isinstance(e, Trace))
+    s.state.runs.pop("tmp")
+    base = {name: getattr(made, name) for name in made.__struct_fields__}
+    s.feed(Traced(s.now, SelectionMade(**base | {"run_id": "r0", "instance": "s2", "reply": "their-caller"})))
+    for i in range(100):
+        s.feed(Unheard(s.now, f"_INBOX_A.s1.run.attach.r0.caller-{i}"))
+    assert [len(s.ends(f"caller-{i}")) for i in range(100)] == [0] * 16 + [1] * 84
+    s.stored("r0")
+    assert [e.code for e in s.ends("their-caller") + s.ends("caller-15")] == ["interrupted"] * 2
+
+
 # --- resend --------------------------------------------------------------------------------------------------------
 
 
