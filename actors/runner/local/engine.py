@@ -39,8 +39,9 @@ class Engine:
 
     `submit` and `cancel` may be called from any thread and return at once. `emit` is called from the engine's thread,
     once per step, with the step's events; every accepted call gets exactly one `Finished` or `Failed`, as its last
-    event, and its place is free again when `emit` is called with it. `emit` must be quick and must not raise: an
-    error in it ends the thread, and so does a model that cannot be reset after an error: see `Watchdog`.
+    event. Its place is free again when `emit` is called with that, or as soon as it is cancelled. `emit` must be quick
+    and must not raise: an error in it ends the thread, and so does a model that cannot be reset after an error: see
+    `Watchdog`.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Engine:
         self._changed = threading.Condition()
         self._open: set[str] = set()  # calls without a last event
         self._inbox: list[GenerateSpec] = []
-        self._cancels: set[str] = set()
+        self._cancels: set[str] = set()  # of the open ones, until they have ended
         self._stopping = False
         self.heartbeat_monotonic = time.monotonic()  # seconds; renewed at every step and when idle
 
@@ -111,7 +112,7 @@ class Engine:
         with self._changed:
             if spec.call_id in self._open:
                 raise ValueError("a call with this id is open")
-            if self._stopping or len(self._open) >= self._slots:
+            if self._stopping or len(self._open) - len(self._cancels) >= self._slots:
                 return False
             self._open.add(spec.call_id)
             self._inbox.append(spec)
@@ -159,7 +160,7 @@ class Engine:
             if wait_s > 0 and not (self._inbox or self._cancels or self._stopping):
                 self._changed.wait(min(wait_s, IDLE_S))
             specs, self._inbox = self._inbox, []
-            cancels, self._cancels = self._cancels, set()
+            cancels = set(self._cancels)
             stopping = self._stopping
         ended = self._take_in(specs, stopping) + self._end(cancels, stopping)
         if ended:

@@ -76,6 +76,22 @@ def test_busy_when_full_and_free_with_the_last_event(both: Any) -> None:
     assert again == [True]
 
 
+def test_the_place_of_a_cancelled_call_is_free_at_once(both: Any) -> None:
+    running = both(LEAD, slots=1, begin=False)
+    assert running.engine.submit(ask("first", max_tokens=300))
+    running.engine.cancel("first")
+    assert running.engine.submit(ask("second", max_tokens=3))
+    assert not running.engine.submit(ask("third"))
+    running.engine.start()
+    assert [type(running.last(name)) for name in ("first", "second")] == [Failed, Finished]
+    for i in range(30):  # while the engine is anywhere in its work
+        assert running.engine.submit(ask(f"probe{i}", max_tokens=300))
+        running.engine.cancel(f"probe{i}")
+        assert running.engine.submit(ask(f"request{i}", max_tokens=2))
+        assert isinstance(running.last(f"request{i}"), Finished)
+        assert isinstance(running.last(f"probe{i}"), Failed)
+
+
 def test_cancel_takes_effect_within_two_steps(both: Any) -> None:
     running = both(LEAD, begin=False)
     passes, at_cancel, at_end = [0], [0], [0]
