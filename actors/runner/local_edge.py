@@ -96,16 +96,16 @@ class LocalEdge:
         return engine
 
     def perform(self, effect: CallModel | CancelCall) -> None:
-        """Begin a call or end one."""
-        engine = self._engine
-        if engine is None:
+        """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
+        engine, loop = self._engine, self._loop
+        if engine is None or loop is None:
             return
         match effect:
             case CancelCall():
                 engine.cancel(effect.call_id)
             case CallModel():
                 if not engine.submit(self._spec(effect.call_id, effect.run)):
-                    self._feed(CallFailed(self._now_ms(), effect.call_id, "busy"))
+                    loop.call_soon(self._refused, effect.call_id)
 
     async def stop(self) -> None:
         """Cancel everything and end the thread."""
@@ -132,6 +132,9 @@ class LocalEdge:
             seed=p.seed,
             deadline_monotonic=time.monotonic() + run.remaining_ms / 1000,
         )
+
+    def _refused(self, call_id: str) -> None:
+        self._feed(CallFailed(self._now_ms(), call_id, "busy"))
 
     def _emit(self, events: list[Event]) -> None:
         """On the engine's thread: hand a whole step's events over with one wake-up."""
