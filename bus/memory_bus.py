@@ -17,6 +17,7 @@ from understudy.bus.port import (
     BusError,
     Handler,
     NoResponders,
+    NotAnInbox,
     OnStored,
     Outgoing,
     Received,
@@ -25,6 +26,7 @@ from understudy.bus.port import (
     TooLarge,
     WorkHandler,
 )
+from understudy.bus.subjects import is_guest_inbox, is_inbox
 
 if TYPE_CHECKING:
     from understudy.bus.memory import Broker
@@ -126,7 +128,7 @@ class MemoryBus(Connection):
             "description": description,
             "endpoints": served,
         }
-        subs = [Sub(self, subject, handler, name, self._failed) for subject, handler in endpoints.items()]
+        subs = [Sub(self, one, self._to_inboxes(handler), name, self._failed) for one, handler in endpoints.items()]
         for verb, answer in (("PING", json.dumps(ping).encode()), ("INFO", json.dumps(info).encode())):
             for tail in ("", f".{name}", f".{name}.{about['id']}"):
                 subs.append(Sub(self, f"$SRV.{verb}{tail}", self._answerer(answer), ""))
@@ -271,7 +273,16 @@ class MemoryBus(Connection):
         return await self.call(lambda: self.broker.store(self, events), left_s, may_lose=True)
 
     def _answerer(self, answer: bytes) -> Handler:
-        return lambda asked: self._send(Core(asked.reply, answer)) if asked.reply else None
+        return lambda asked: self._send(Core(asked.reply, answer)) if is_guest_inbox(asked.reply) else None
+
+    def _to_inboxes(self, handler: Handler) -> Handler:
+        def handle(asked: Received) -> None:
+            if asked.reply and not is_inbox(asked.reply):
+                self.report(NotAnInbox(asked.subject, asked.reply))
+            else:
+                handler(asked)
+
+        return handle
 
     def _failed(self, asked: Core) -> None:
         if asked.reply:

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from nats import micro
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
-from nats.micro.service import Endpoint, Service, ServiceConfig
+from nats.micro.service import Endpoint, ServiceConfig
 
 from understudy.bus import nats_log
 from understudy.bus.guarded import GuardedClient
 from understudy.bus.nats_fast import Direct, elsewhere
 from understudy.bus.nats_message import received, received_from
+from understudy.bus.nats_micro import MicroService, count
 from understudy.bus.nats_poller import Poller
 from understudy.bus.nats_reader import OrderedReader
 from understudy.bus.nats_worker import Worker
@@ -29,6 +29,7 @@ from understudy.bus.port import (
     BusError,
     Closed,
     Handler,
+    NotAnInbox,
     OnStored,
     Outgoing,
     Received,
@@ -36,7 +37,7 @@ from understudy.bus.port import (
     Subscription,
     WorkHandler,
 )
-from understudy.bus.subjects import claims_bucket
+from understudy.bus.subjects import claims_bucket, is_inbox
 
 _API_TIMEOUT_S = 3.0
 
@@ -140,7 +141,8 @@ class NatsBus:
         """See `port.Bus.serve`. A handler that raises is reported, and answered as a service error."""
         config = ServiceConfig(name=name, version=version, description=description, queue_group=name)
         try:
-            service = await micro.add_service(self.client, config)
+            service = MicroService(self.client, config)
+            await service.start()
             for subject, handler in endpoints.items():
                 endpoint = subject.replace(".", "-").replace("*", "any").replace(">", "all")
                 await service.add_endpoint(name=endpoint, subject=subject, handler=elsewhere)
@@ -242,6 +244,9 @@ class NatsBus:
 
         def on_message(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
             began = time.perf_counter_ns()
+            if endpoint is not None and reply and not is_inbox(reply):
+                self._report(NotAnInbox(subject, reply))
+                return
             try:
                 handler(received_from(subject, payload, reply, headers))
             except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
@@ -249,7 +254,7 @@ class NatsBus:
                 if endpoint is not None and reply:
                     self._answer_failed(endpoint, reply, error)
             if endpoint is not None:
-                _count(endpoint, time.perf_counter_ns() - began)
+                count(endpoint, time.perf_counter_ns() - began)
 
         return on_message
 
@@ -260,7 +265,7 @@ class NatsBus:
         with suppress(Error, OSError):
             self.client.send(reply, b"", headers=headers)
 
-    async def _end_service(self, service: Service) -> None:
+    async def _end_service(self, service: MicroService) -> None:
         """Micro would throw away the asks that have arrived; deliver them first."""
         endpoints = service._endpoints  # pyright: ignore[reportPrivateUsage]
         subs: list[NatsSubscription | None] = [e._subscription for e in endpoints]  # pyright: ignore[reportPrivateUsage]
@@ -273,14 +278,6 @@ class NatsBus:
     def _report(self, error: Exception) -> None:
         with suppress(Exception):
             self._on_error(error)
-
-
-def _count(endpoint: Endpoint, took_ns: int) -> None:
-    """Micro's own statistics, which it keeps where we do not pass."""
-    endpoint._num_requests += 1  # pyright: ignore[reportPrivateUsage]
-    endpoint._processing_time += took_ns  # pyright: ignore[reportPrivateUsage]
-    average = endpoint._processing_time // endpoint._num_requests  # pyright: ignore[reportPrivateUsage]
-    endpoint._average_processing_time = average  # pyright: ignore[reportPrivateUsage]
 
 
 class _Ending:

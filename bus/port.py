@@ -11,6 +11,7 @@ Errors (every one is a `BusError` with a stable `code`):
     ├── TooLarge       too_large     payload and headers exceed what the server takes
     ├── LogFull        log_full      the stream has reached its limit and refuses new events
     ├── Conflict       conflict      an expectation (last sequence, key absent) did not hold
+    ├── NotAnInbox     not_an_inbox  (reported only) an ask named a reply subject that we do not answer
     └── Closed         closed        this connection is closed for good
 """
 
@@ -56,6 +57,16 @@ class Conflict(BusError):
     """An expected last sequence or an absent key was not as expected."""
 
     code = "conflict"
+
+
+class NotAnInbox(BusError):
+    """A service was asked to answer somewhere else than in an inbox. Never raised: told to `on_error`."""
+
+    code = "not_an_inbox"
+
+    def __init__(self, subject: str, reply: str) -> None:
+        prefix = reply.partition(".")[0][:32]
+        super().__init__(f"{subject}: asked to answer on {prefix!r}; answers go to `_INBOX.` (or an actor's) alone")
 
 
 class Closed(BusError):
@@ -167,7 +178,11 @@ class Bus(Protocol):
         ...
 
     async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:
-        """Answer asks as a NATS micro service `name` (queue group = name), one endpoint per subject."""
+        """Answer asks as a NATS micro service `name` (queue group = name), one endpoint per subject.
+
+        An ask whose reply is no inbox (`subjects.is_inbox`) is reported and never handed over: an answer there would be
+        written with our permissions. PING, INFO and STATS are answered in components' inboxes alone.
+        """
         ...
 
     async def store(self, events: Sequence[Outgoing], *, timeout_s: float) -> list[Ack]:

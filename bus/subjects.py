@@ -16,6 +16,9 @@ from understudy.messages import slugs
 KINDS = ("ask", "evt", "live", "obs", "trace", "dead")
 """ask: requests; evt: stored facts; live: the same, republished; obs: readings; trace: detail; dead: not handled."""
 
+GUEST_INBOX, ACTOR_INBOX = "_INBOX", "_INBOX_A"
+"""First tokens of the subjects on which components, and actors, wait for answers."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -72,6 +75,20 @@ def matches(pattern: str, subject: str) -> bool:
         if i >= len(given) or token not in ("*", given[i]):
             return False
     return len(wanted) == len(given)
+
+
+def is_guest_inbox(reply: str) -> bool:
+    """Whether an answer to `reply` goes to a component's inbox, or the operator's, and nowhere else."""
+    return reply.startswith(f"{GUEST_INBOX}.")
+
+
+def is_inbox(reply: str) -> bool:
+    """Whether an answer to `reply` goes to somebody's inbox and nowhere else.
+
+    Nobody but the one who answers can see to that: the server checks no reply subject, and an answer is published with
+    the rights of whoever answers.
+    """
+    return is_guest_inbox(reply) or reply.startswith(f"{ACTOR_INBOX}.")
 
 
 def evt_stream(app: str) -> str:

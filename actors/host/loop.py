@@ -12,15 +12,16 @@ from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge
 from understudy.actors.host.follower import Follower, until_seen
 from understudy.actors.host.hearing import Hearing
+from understudy.actors.host.intake import Intake
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.outbox import Outbox, Overflow
-from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand, inbox_of
+from understudy.actors.host.permissions import Seat, inbox_of
 from understudy.actors.host.questions import Questions
 from understudy.actors.host.snapshots import Snapshots
 from understudy.actors.host.storer import Storer
 from understudy.actors.host.telling import dead_letter, stored_facts, stored_name
 from understudy.actors.host.timers import Timers
-from understudy.bus.port import Bus, BusError, Received, Subscription
+from understudy.bus.port import Bus, BusError, Received
 from understudy.bus.subjects import trace_stream
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import Event, SelectionMade
@@ -52,7 +53,7 @@ from understudy.messages.step import (
     Woke,
 )
 from understudy.messages.topology import ActorPlan
-from understudy.messages.wire import WireError, decode, decode_as, encode
+from understudy.messages.wire import WireError, decode, encode
 
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
@@ -96,7 +97,7 @@ class Host:
         """
         self.core, self.bus, self.plan, self.seat, self.app, self.settings = core, bus, plan, seat, app, settings
         self.edge, self.log = edge, log
-        self.max_ask_bytes, self.listen_s = max_ask_bytes, listen_s
+        self.listen_s = listen_s
         self.clock: Clock = clock or SystemClock()
         self.state = core.State()
         self.hearing = Hearing(self.clock.now_ms, lambda ms: self.feed(Deaf(self.clock.now_ms(), ms)))
@@ -118,7 +119,7 @@ class Host:
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
         self.questions = Questions(bus, app, self.inbox, self.clock.now_ms, self._answered)
         self._back_ms = float("-inf")
-        self._asks: dict[str, type[Ask | Message]] = {}
+        self._intake = Intake(app, seat, max_bytes=max_ask_bytes, asked=self._on_ask, send=self._send, log=log)
         self.ready = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class Host:
             facts = await self.edge.start(self.feed_threadsafe()) if self.edge is not None else {}
             if self.edge is not None:
                 self.feed(EdgeReady(self.clock.now_ms(), facts))
-            service, own = await self._serve()
+            service, own = await self._intake.open(self.bus, self.core, self.plan)
             self.ready.set()
             on_ready(facts)
             await self._until(stop)
@@ -260,6 +261,15 @@ class Host:
         if message is not None:
             self.feed(Heard(now, received.subject, message))
 
+    def _on_ask(self, received: Received, message: Ask | Message) -> None:
+        if self.storer.busy and isinstance(message, Ask) and message.stores:
+            if received.reply:
+                text = f"{self.storer.pending} events wait for the log. {ADVICE['bus_down']}"
+                self._send(received.reply, encode(Failed(code="bus_down", text=text)), "")
+            return
+        now = self.clock.now_ms()
+        self.feed(Asked(now, self.clock.new_id(now), received.subject, received.reply, message))
+
     def _on_obs(self, received: Received) -> None:
         message = self._decode(received)
         if message is not None:
@@ -322,49 +332,6 @@ class Host:
         await self.follower.catch_up(self.state, look_back)
         self.feed(CaughtUp(self.clock.now_ms(), self.follower.seq))
 
-    # --- asks ------------------------------------------------------------------------------------------------------
-
-    async def _serve(self) -> tuple[Subscription | None, list[Subscription]]:
-        """Take asks: shared ones as a micro service, those addressed to this instance by plain subscriptions."""
-        shared: dict[str, Callable[[Received], None]] = {}
-        own: list[Subscription] = []
-        for name in self.plan.asks:
-            cls = self.core.ASKS[name]
-            for expanded in expand(name, self.seat):
-                subject = f"{self.app}.ask.{expanded}"
-                self._asks[subject] = cls
-                if "{instance}" in name:
-                    own.append(await self.bus.subscribe(subject, self._on_ask))
-                else:
-                    shared[subject] = self._on_ask
-        if not shared:
-            return None, own
-        about = (self.core.__doc__ or "").split("\n")[0]
-        return await self.bus.serve(self.seat.actor, "0.1.0", about, shared), own
-
-    def _on_ask(self, received: Received) -> None:
-        now = self.clock.now_ms()
-        size = len(received.payload)
-        if size > self.max_ask_bytes and received.subject.split(".")[2] in GUEST_FAMILIES:
-            text = f"{size} bytes; at most {self.max_ask_bytes} are taken. {ADVICE['too_large']}"
-            self._refuse(received, Failed(code="too_large", text=text, path="$"))
-            return
-        try:
-            message = decode_as(self._asks[received.subject], received.payload)
-        except WireError as error:
-            text = f"{error.text} {ADVICE['invalid']}"
-            self._refuse(received, Failed(code="invalid", text=text, path=error.path))
-            return
-        if self.storer.busy and isinstance(message, Ask) and message.stores:
-            text = f"{self.storer.pending} events wait for the log. {ADVICE['bus_down']}"
-            self._refuse(received, Failed(code="bus_down", text=text))
-            return
-        self.feed(Asked(now, self.clock.new_id(now), received.subject, received.reply, message))
-
-    def _refuse(self, received: Received, failed: Failed) -> None:
-        if received.reply:
-            self._send(received.reply, encode(failed), "")
-
     # --- effects ---------------------------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
@@ -394,7 +361,7 @@ class Host:
 
     # --- the way out -----------------------------------------------------------------------------------------------
 
-    def _send(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
+    def _send(self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
         try:
             self._out.send(subject, payload, reply, headers)
         except Overflow as error:

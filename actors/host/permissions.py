@@ -9,10 +9,9 @@ import json
 
 from msgspec import Struct
 
-from understudy.bus.subjects import claims_bucket, evt_stream, trace_stream
+from understudy.bus.subjects import ACTOR_INBOX, claims_bucket, evt_stream, trace_stream
 from understudy.messages.topology import ActorPlan, Topology
 
-ACTOR_INBOX = "_INBOX_A"
 GUEST_FAMILIES = ("model", "feedback")
 """The families of asks that components may send; `runner` is for actors alone."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.bus.kit import EVT, events
 from tests.bus.stories import Play, World
-from understudy.bus.port import BusDown, BusError, Closed, NoResponders, Received, TooLarge
+from understudy.bus.port import BusDown, BusError, Closed, NoResponders, NotAnInbox, Received, TooLarge
 
 
 def test_send_keeps_its_place_among_publishes(play: Play) -> None:
@@ -221,5 +221,44 @@ def test_what_is_asked_after_an_unsettled_subscription_is_answered_there(play: P
             a.send("ask.me", b"%d" % n, reply=inbox)
         await world.until(lambda: len(got) == 20)
         assert sorted(map(int, got)) == list(range(20))
+
+    play(story)
+
+
+def test_a_service_answers_inboxes_and_nowhere_else(play: Play) -> None:
+    """The server checks no reply subject: what is answered wherever an asker points could be written into the log."""
+
+    async def story(world: World) -> None:
+        asker, server, witness = [await world.connect(n) for n in ("asker", "server", "witness")]
+        taken: list[str] = []
+        heard: list[Received] = []
+
+        def answer(message: Received) -> None:
+            taken.append(message.reply)
+            if message.payload == b"bad":
+                raise LookupError
+            if message.reply:
+                server.send(message.reply, b"answer")
+
+        service = await server.serve("echo", "1.2.3", "", {"tta.ask.e.e": answer})
+        await witness.subscribe("tta.>", lambda m: None if ".ask." in m.subject else heard.append(m))
+        await witness.subscribe("_INBOX_A.>", heard.append)
+        for reply in ("tta.evt.a.b", "tta.obs.a.b", "_INBOX", "_INBOXES.a", "x_INBOX.a"):
+            for payload in (b"good", b"bad"):
+                await asker.publish("tta.ask.e.e", payload, reply=reply)
+        for reply in ("tta.evt.a.b", "tta.obs.a.b", "_INBOX_A.somebody.x"):
+            for verb in ("PING", "INFO", "STATS"):
+                for tail in ("", ".echo"):
+                    await asker.publish(f"$SRV.{verb}{tail}", b"", reply=reply)
+        assert (await asker.request("tta.ask.e.e", b"", timeout_s=2)).payload == b"answer"
+        await asker.request("$SRV.PING.echo", b"", timeout_s=2)
+        await world.quiet(server)
+        await world.quiet(witness)
+        assert heard == [] and await server.last_seq(EVT) == 0
+        assert len(taken) == 1 and [type(e) for e in world.errors] == [NotAnInbox] * 10
+        await asker.publish("tta.ask.e.e", b"", reply="_INBOX_A.somebody.x")
+        await asker.publish("tta.ask.e.e", b"")
+        await world.until(lambda: len(taken) == 3 and len(heard) == 1)
+        await service.stop()
 
     play(story)

@@ -69,6 +69,42 @@ async def test_no_password_no_other_name(system: Any) -> None:
         assert b"Authorization Violation" in answer
 
 
+@pytest.mark.parametrize("reply", ["tta.evt.request.ended.smuggled", "tta.obs.process.gone.x", "_INBOX_A.selector-1.x"])
+async def test_no_answer_goes_where_a_guest_may_not_write(
+    system: Any, nc: Any, talk: Any, kit: Any, reply: str
+) -> None:
+    """The server checks no reply subject, so actors would publish there with their own rights."""
+    heard: list[str] = []
+
+    async def on_message(msg: Any) -> None:
+        heard.append(msg.subject)
+
+    operator = await nats.connect(system.url, user="operator", password=system.supervisor.operator_password)
+    prompt = f"Smuggle {reply}."
+    async with talk.stream("An answer under way.", model="drip@1") as run:
+        await operator.subscribe(reply, cb=on_message)
+        await operator.flush()
+        started = await run.next()
+        ask = json.dumps(kit.ask_for(prompt, model="ok@1", stream=True)).encode()
+        order = json.dumps({"run_id": started["run_id"], "from_seq": 0}).encode()
+        for subject, payload in (
+            ("tta.ask.model.generate", ask),
+            ("tta.ask.model.generate", b"no JSON"),
+            ("tta.ask.model.list", b"{}"),
+            (f"tta.ask.model.resend.{started['instance']}", order),
+            (f"tta.ask.model.cancel.{started['instance']}", order),
+            *((f"$SRV.{verb}.{actor}", b"") for verb in ("PING", "INFO", "STATS") for actor in ("selector", "runner")),
+        ):
+            await nc.publish(subject, payload, reply=reply)
+        await nc.flush()
+        assert (await run.end())["type"] == "model.finished.v1", "an order that cannot be answered is not carried out"
+    await talk.whole("Afterwards.", model="ok@1")
+    await operator.flush()
+    await operator.close()
+    assert heard == [] and not system.upstream(prompt)
+    assert any(x.get("event") == "reply_refused" for x in system.log_lines())
+
+
 # --- no content anywhere ---------------------------------------------------------------------------------------------
 
 CANARY = "canary-7f3e"

@@ -271,3 +271,42 @@ async def test_a_runner_answers_the_one_who_asked_and_no_other_guest(house: Hous
         await runner.may_publish("_INBOX.asker.1")
     await asker.say(b"PING")
     assert asker.messages == [("_INBOX.asker.1", b"{}")]
+
+
+async def test_no_service_writes_with_its_own_rights_where_a_guest_points(house: House) -> None:
+    """The server lets a guest name any reply subject; the permission to answer once covers it, and a selector's own."""
+    names = ("selector-1", "runner-lab")
+    served: list[NatsBus] = []
+    for name in names:
+        seat = next(s for s in house.seats if s.instance == name)
+        bus = await NatsBus.open(
+            house.server.url, name=name, user=name, password=house.passwords[name], inbox_prefix=f"_INBOX_A.{name}"
+        )
+        served.append(bus)
+        shared = [a for a in house.topology.actors[seat.actor].asks if "{instance}" not in a]
+        asks = [f"tta.ask.{one}" for a in shared for one in own(a, seat)]
+        await bus.serve(seat.actor, "1.0.0", "", {s: _echo(bus) for s in asks})
+    operator, asker = await house.open("operator"), await house.open("guest")
+    for sid, subject in enumerate(("tta.evt.>", "tta.obs.>", "tta.live.>", "_INBOX_A.*.run.>"), 1):
+        await operator.say(f"SUB {subject} {sid}".encode())
+    await asker.say(b"SUB _INBOX.asker.1 1")
+    verbs = [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".selector", ".runner")]
+    tries = [*verbs, "tta.ask.model.generate"]
+    bad = ("tta.evt.attempt.ended.x", "tta.evt.model.loaded.x", "tta.obs.process.gone.x", "_INBOX_A.selector-1.run.x")
+    for subject in tries:
+        for reply in bad:
+            assert await asker.say(f"PUB {subject} {reply} 2\r\n{{}}".encode()) == []
+        await asker.say(f"PUB {subject} _INBOX.asker.1 2\r\n{{}}".encode())
+    async with asyncio.timeout(5):
+        while len(asker.messages) < 3 * 4 + 1:  # the good ones are all answered, and came last
+            await asyncio.sleep(0.02)
+            await asker.say(b"UNSUB 99")
+    for bus in served:
+        await bus.client.settle()
+        await bus.close()
+    await operator.say(b"PING")
+    assert operator.messages == []
+
+
+def _echo(bus: NatsBus) -> Any:
+    return lambda asked: bus.send(asked.reply, asked.payload)

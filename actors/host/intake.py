@@ -1,0 +1,78 @@
+"""How an actor takes asks: whom it answers, what it can read; everything else is refused before the step sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from understudy.actors.host.core_port import Core
+from understudy.actors.host.logs import Log
+from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand
+from understudy.bus.port import Bus, Received, Subscription
+from understudy.bus.subjects import is_guest_inbox, is_inbox
+from understudy.messages.base import Ask, Message
+from understudy.messages.generate import ADVICE, Failed
+from understudy.messages.topology import ActorPlan
+from understudy.messages.wire import WireError, decode_as, encode
+
+
+class Intake:
+    """Subscribes to a seat's asks; `asked` gets what can be read, with the message it came in.
+
+    `max_bytes` bounds what components may ask; `send(subject, payload)` carries refusals.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        seat: Seat,
+        *,
+        max_bytes: int,
+        asked: Callable[[Received, Ask | Message], None],
+        send: Callable[[str, bytes], None],
+        log: Log,
+    ) -> None:
+        self._app, self._seat, self._max_bytes = app, seat, max_bytes
+        self._asked, self._send, self._log = asked, send, log
+        self._classes: dict[str, type[Ask | Message]] = {}
+
+    async def open(self, bus: Bus, core: Core, plan: ActorPlan) -> tuple[Subscription | None, list[Subscription]]:
+        """Take asks: shared ones as a micro service, those addressed to this instance by plain subscriptions."""
+        shared: dict[str, Callable[[Received], None]] = {}
+        own: list[Subscription] = []
+        for name in plan.asks:
+            cls = core.ASKS[name]
+            for expanded in expand(name, self._seat):
+                subject = f"{self._app}.ask.{expanded}"
+                self._classes[subject] = cls
+                if "{instance}" in name:
+                    own.append(await bus.subscribe(subject, self._take))
+                else:
+                    shared[subject] = self._take
+        if not shared:
+            return None, own
+        about = (core.__doc__ or "").split("\n")[0]
+        return await bus.serve(self._seat.actor, "0.1.0", about, shared), own
+
+    def _take(self, received: Received) -> None:
+        from_guest = received.subject.split(".")[2] in GUEST_FAMILIES
+        if received.reply and not (is_guest_inbox if from_guest else is_inbox)(received.reply):
+            # The server lets everybody name any reply subject, and we may publish where a guest may not: in the log.
+            prefix = received.reply.partition(".")[0][:32]
+            self._log.line("reply_refused", subject=received.subject, prefix=prefix)
+            return
+        size = len(received.payload)
+        if from_guest and size > self._max_bytes:
+            text = f"{size} bytes; at most {self._max_bytes} are taken. {ADVICE['too_large']}"
+            self._refuse(received, Failed(code="too_large", text=text, path="$"))
+            return
+        try:
+            message = decode_as(self._classes[received.subject], received.payload)
+        except WireError as error:
+            text = f"{error.text} {ADVICE['invalid']}"
+            self._refuse(received, Failed(code="invalid", text=text, path=error.path))
+            return
+        self._asked(received, message)
+
+    def _refuse(self, received: Received, failed: Failed) -> None:
+        if received.reply:
+            self._send(received.reply, encode(failed))
