@@ -29,12 +29,21 @@ def read_keys(topology: Topology, folder: Path) -> dict[str, str]:
             where = f"the variable {provider.key.env}"
         else:
             path = folder / (provider.key.file or "")
-            value = path.read_text().strip() if path.is_file() else ""
-            where = f"the file {path}"
+            value, where = _text(path), f"the file {path}"
         if not value:
-            raise KeyMissing(f"provider {name}: no key in {where}; put it there, or remove `key` from the topology")
+            raise KeyMissing(
+                f"provider {name}: no key in {where}; put it there as text, or remove `key` from the topology"
+            )
         keys[name] = value
     return keys
+
+
+def _text(path: Path) -> str:
+    """What a file holds; nothing where it cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def hash_key(state: Path) -> str:

@@ -19,7 +19,7 @@ from understudy.actors.host.permissions import Seat, inbox_of
 from understudy.actors.host.questions import Questions
 from understudy.actors.host.snapshots import Snapshots
 from understudy.actors.host.storer import Storer
-from understudy.actors.host.telling import dead_letter, stored_facts, stored_name
+from understudy.actors.host.telling import dead_letter, places, stored_facts, stored_name
 from understudy.actors.host.timers import Timers
 from understudy.bus.port import Bus, BusError, Received
 from understudy.bus.subjects import trace_stream
@@ -222,11 +222,7 @@ class Host:
     def _crash(self, message: Input, error: Exception) -> None:
         """Say what happened without any content, answer the caller, and let the process end."""
         self._sound = False
-        where: list[str] = []
-        tb = error.__traceback__
-        while tb is not None:
-            where.append(f"{tb.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{tb.tb_lineno}")
-            tb = tb.tb_next
+        where = places(error)
         self.log.line("step_raised", input=type(message).__name__, error=type(error).__name__, at=where[-6:])
         if isinstance(message, Asked) and message.reply:
             failed = Failed(code="internal", text=ADVICE["internal"], run_id=message.id)

@@ -17,6 +17,7 @@ from understudy.actors.host.clock import SystemClock
 from understudy.actors.host.keys import KeyMissing, read_keys
 from understudy.actors.host.permissions import merged
 from understudy.actors.host.seats import Process
+from understudy.actors.host.telling import places
 from understudy.actors.host.topology import TopologyError, read
 from understudy.bus.port import BusError, Received
 from understudy.bus.server import ServerFailed
@@ -124,6 +125,10 @@ class Operations:
                     await self.restart(operation, ask.names)
         except (NotDone, BusError, ServerFailed) as error:
             operation.problems = (*operation.problems, str(error))
+        except Exception as error:  # noqa: BLE001 - one wrong order must not end what runs
+            why = f"internal: {type(error).__name__} at {(places(error) or ['?'])[-1]}; what runs was left as it is now"
+            operation.problems = (*operation.problems, why)
+            self._of.say("order_raised", error=type(error).__name__, at=places(error)[-6:])
         operation.done = True
         self._of.say("order_done", lines=len(operation.lines), problems=operation.problems)
 

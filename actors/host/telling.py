@@ -45,3 +45,13 @@ def dead_letter(seat: Seat, received: Received, error: WireError, at_ms: int) ->
         path=error.path,
         at_ms=at_ms,
     )
+
+
+def places(error: Exception) -> list[str]:
+    """Where an error came by, outermost first: `file:line`, and never its text."""
+    found: list[str] = []
+    tb = error.__traceback__
+    while tb is not None:
+        found.append(f"{tb.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{tb.tb_lineno}")
+        tb = tb.tb_next
+    return found

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
+from understudy.actors.host.strict_yaml import NotYaml, load
 from understudy.actors.runner.address import RIGHT, BadAddress, target
 from understudy.messages.slugs import slug
 from understudy.messages.topology import ActorPlan, Model, Topology
@@ -46,6 +47,9 @@ def read(path: Path) -> Topology:
     """Read and check a file. Raises TopologyError with all problems."""
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        found = f"a byte at {error.start} that is no UTF-8"
+        raise TopologyError([Problem(str(path), found, "save the file as UTF-8")]) from None
     except OSError as error:
         raise TopologyError(
             [Problem(str(path), error.strerror or "nothing", "give a readable topology file")]
@@ -55,15 +59,18 @@ def read(path: Path) -> Topology:
 
 def parse(text: str, folder: Path) -> Topology:
     """Check the text of a topology; relative paths are taken from `folder`. Raises TopologyError."""
-    problems: list[Problem] = []
     try:
-        raw = yaml.load(text, _loader(problems))
-    except yaml.YAMLError as error:
-        raise TopologyError([Problem("$", "no YAML", _syntax(error))]) from None
+        raw, repeated = load(text)
+    except NotYaml as error:
+        raise TopologyError([Problem("$", "no YAML", str(error))]) from None
+    problems = [Problem(f"line {n}", f"key {key!r} a second time", "name each key once") for n, key in repeated]
     _shape(Topology, raw, "$", problems)
     if problems:
         raise TopologyError(_relate_loosely(raw, problems))
-    topology = msgspec.convert(raw, Topology)
+    try:
+        topology = msgspec.convert(raw, Topology)
+    except msgspec.ValidationError as error:  # of several fields together
+        raise TopologyError([Problem("$", "a value that cannot be used", str(error))]) from None
     problems = check(topology, folder)
     if problems:
         raise TopologyError(problems)
@@ -73,34 +80,6 @@ def parse(text: str, folder: Path) -> Topology:
 def hash_of(topology: Topology) -> str:
     """The name of a topology's content, 16 hex digits."""
     return hashlib.sha256(msgspec.json.encode(topology, order="sorted")).hexdigest()[:16]
-
-
-def _loader(problems: list[Problem]) -> type[yaml.SafeLoader]:
-    """A safe loader that reports repeated keys; the plain one silently keeps the last."""
-
-    class Strict(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = loader.construct_object(key_node)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                problems.append(Problem(f"line {line}", f"key {key!r} a second time", "name each key once"))
-            seen.add(key)
-        loader.flatten_mapping(node)
-        return dict(loader.construct_pairs(node, deep=True))
-
-    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return Strict
-
-
-def _syntax(error: yaml.YAMLError) -> str:
-    """What the parser says and where, without the line it would quote."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return str(error).replace("\n", " ")
 
 
 def _shape(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
@@ -150,26 +129,31 @@ def _convert(kind: Any, value: Any, path: str, problems: list[Problem]) -> None:
 
 def _shown(value: Any) -> str:
     """A value; of lists, mappings and addresses only the type, for a provider's url with a secret may be in them."""
-    text = repr(value)
-    return type(value).__name__ if isinstance(value, list | dict) or "://" in text else text[:80]
+    if isinstance(value, list | dict) or "://" in (text := repr(value)):
+        return type(value).__name__
+    return text[:80]
 
 
 def _relate_loosely(raw: Any, problems: list[Problem]) -> list[Problem]:
     """With faults of form, references can still be checked on the raw value, so that one go reports all."""
     if isinstance(raw, dict) and all(isinstance(raw.get(k) or {}, dict) for k in ("models", "providers", "aliases")):
-        models, providers = raw.get("models") or {}, raw.get("providers") or {}
+        models, providers, aliases = (raw.get(key) or {} for key in ("models", "providers", "aliases"))
         for name, model in models.items():
-            if not isinstance(model, dict):
-                continue
-            if isinstance(model.get("provider"), str) and model["provider"] not in providers:
-                problems.append(_unknown(f"$.models.{name}.provider", model["provider"], providers))
-            for other in model.get("fallbacks") or ():
-                if other not in models:
+            provider = _mapping(model).get("provider")
+            if isinstance(provider, str) and provider not in providers:
+                problems.append(_unknown(f"$.models.{name}.provider", provider, providers))
+            fallbacks = _mapping(model).get("fallbacks")
+            for other in fallbacks if isinstance(fallbacks, list) else ():
+                if isinstance(other, str) and other not in models:
                     problems.append(_unknown(f"$.models.{name}.fallbacks", other, models))
-        for alias, model in (raw.get("aliases") or {}).items():
-            if model not in models:
+        for alias, model in aliases.items():
+            if isinstance(model, str) and model not in models:
                 problems.append(_unknown(f"$.aliases.{alias}", model, models))
     return problems
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _unknown(path: str, found: Any, known: Any) -> Problem:
@@ -216,7 +200,8 @@ def _check_local(path: str, model: Model, local: bool, folder: Path, problems: l
         problems.append(Problem(f"{path}.path", "nothing", "a local model needs the folder of its weights"))
     if not local and model.path is not None:
         problems.append(Problem(f"{path}.path", _shown(model.path), "only local models have a path"))
-    if local and model.path is not None and not (folder / model.path / "config.json").exists():
+    config = folder / (model.path or "") / "config.json"
+    if local and model.path is not None and not os.path.exists(config):  # noqa: PTH110 - Path.exists raises for a long name
         problems.append(Problem(f"{path}.path", _shown(model.path), "name a folder that holds config.json and weights"))
 
 

@@ -99,6 +99,24 @@ async def test_a_faulty_file_is_refused_with_every_path_and_nothing_changes(runn
     assert (pids(running), len(await running.events())) == (before, events)
 
 
+async def test_an_order_that_fails_in_an_unforeseen_way_ends_alone(running: Any) -> None:
+    before, supervisor = pids(running), running.supervisor
+    running.file.write_text(running.file.read_text().replace("drip@1:", "drip@1:\n    fallbacks: 5", 1))
+    async with await running.operator() as operator:
+        done, _ = await order(operator, Reload())
+        assert done.refused and "fallbacks" in " ".join(done.problems)
+        rewrite(running)
+        supervisor.folder, folder = None, supervisor.folder  # stands for a mistake in our own code
+        try:
+            done, _ = await order(operator, Reload())
+        finally:
+            supervisor.folder = folder
+        assert done.done and "internal: TypeError at keys.py:" in " ".join(done.problems)
+        done, lines = await order(operator, Reload())
+        assert not done.problems and "nothing differs" in lines[0]
+    assert pids(running) == before and not running.running.done()
+
+
 async def test_reload_starts_ends_and_restarts_what_differs_and_no_request_fails(running: Any, kit: Any) -> None:
     before = pids(running)
     raw = running.topology
