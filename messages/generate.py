@@ -142,6 +142,9 @@ class Attempt(Part, frozen=True, kw_only=True):
     total_ms: float = 0.0
     tokens: Tokens = 0
     status: int | None = None  # HTTP status, where there was one
+    served_by: ModelId | None = (
+        None  # the model that the provider says it used, where it is not the one it was asked for
+    )
 
 
 class Started(Message, tag="model.started.v1", frozen=True, kw_only=True):

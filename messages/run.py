@@ -90,7 +90,7 @@ class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
     pieces: Count
     finish_reason: FinishReason
     usage: Usage
-    served_by: str | None = None  # the model that the provider says it used, where it differs
+    served_by: ModelId | None = None  # see `Attempt`
 
 
 class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):

@@ -126,7 +126,10 @@ class CallText(Struct, frozen=True):
 
 
 class CallEnded(Struct, frozen=True):
-    """The dialect's explicit terminator was seen. Token counts are None where the provider sent none."""
+    """The dialect's explicit terminator was seen. Token counts are None where the provider sent none.
+
+    `served_by`: the model that the provider says it used, where it is not the one it was asked for.
+    """
 
     at_ms: float
     call_id: str

@@ -193,7 +193,7 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         pieces=call.pieces,
         finish_reason=_finish_reason(ended.finish_reason),
         usage=usage,
-        served_by=ended.served_by if ended.served_by != run.model else None,
+        served_by=ended.served_by,
     )
     return [Send(call.reply, end), Wake(0, ended.call_id, 0)]
 

@@ -53,8 +53,9 @@ class HttpEdge:
         """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
         match effect:
             case CallModel(call_id=call_id, run=run):
-                payload = openai.body(run, self._models[run.model].name or run.model)
-                call = Call(self, call_id, b"%b%d\r\n\r\n%b" % (self._head, len(payload), payload))
+                name = self._models[run.model].name or run.model
+                payload = openai.body(run, name)
+                call = Call(self, call_id, name, b"%b%d\r\n\r\n%b" % (self._head, len(payload), payload))
                 self.calls[call_id] = call
                 self.client.send(call)
             case CancelCall(call_id=call_id):
@@ -75,11 +76,11 @@ class HttpEdge:
 class Call(Exchange):
     """One call: text is passed on as it arrives, and one end."""
 
-    __slots__ = ("_call_id", "_edge", "_end", "_error", "_lines", "_out", "_timer")
+    __slots__ = ("_call_id", "_edge", "_end", "_error", "_lines", "_name", "_out", "_timer")
 
-    def __init__(self, edge: HttpEdge, call_id: str, request: bytes) -> None:
+    def __init__(self, edge: HttpEdge, call_id: str, name: str, request: bytes) -> None:
         super().__init__(request)
-        self._edge, self._call_id = edge, call_id
+        self._edge, self._call_id, self._name = edge, call_id, name
         self._lines, self._end, self._out = Lines(), openai.Piece(), Gather(self._say)
         self._error = b""
         self._timer: asyncio.TimerHandle | None = None
@@ -155,4 +156,5 @@ class Call(Exchange):
         end, edge = self._end, self._edge
         if self._over():
             tokens = end.prompt_tokens, end.completion_tokens
-            edge.feed(CallEnded(edge.now_ms(), self._call_id, end.finish or "stop", *tokens, served_by=end.model))
+            served = openai.served_by(end.model, self._name)
+            edge.feed(CallEnded(edge.now_ms(), self._call_id, end.finish or "stop", *tokens, served_by=served))

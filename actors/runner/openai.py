@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from understudy.messages.run import RunFailure, RunModel
+from understudy.messages.units import ModelId
 
 MOST_WAIT_MS = 86_400_000
 """A provider that asks to be left alone for longer than a day is taken to have said a day."""
@@ -118,6 +119,14 @@ def read(data: bytes) -> Piece:
             if choice.finish_reason == "error":
                 piece.failure = "error_event"
     return piece
+
+
+def served_by(said: str | None, name: str) -> str | None:
+    """The model that served, where it is not `name`, which was asked for. What cannot be a model's id is no name."""
+    try:
+        return None if said == name else msgspec.convert(said, ModelId | None)
+    except msgspec.ValidationError:
+        return None
 
 
 def _count(tokens: int | None) -> int | None:

@@ -226,7 +226,7 @@ class Conduct:
         out = self.show(self.script.finish())
         out += self.announce_seam(self.script.seq)
         usage = ends.spent(self, message.usage)
-        self.tried.append(self._attempt("ok", now))
+        self.tried.append(replace(self._attempt("ok", now), served_by=message.served_by))
         return out + self.finish(message.finish_reason, usage, now)
 
     # --- failing over ----------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ async def test_odd_but_healthy_answers_need_one_attempt(talk: Any, kit: Any, nam
     assert_whole(end, reading, kit.script(prompt))
     assert tried(end) == [(f"{name}@1", "ok")]
     assert end["usage"].get("estimated", False) == (name == "no-usage")
+    assert end["attempts"][0].get("served_by") == ("some-other-model" if name == "wrong-model" else None)
 
 
 @WHOLE

@@ -111,7 +111,7 @@ RETRY_AFTER_MS = {"429": 2000, "429-ms": 1500, "503": 1000}
 async def test_faults_become_our_words_and_the_next_call_works() -> None:
     async with FakeProvider() as fake, Edge(fake.url) as edge:
         whole, count, end = await edge.ask("ok")
-        assert count == 48 and end == CallEnded(0.0, "c", "stop", 1, 48, "ok")
+        assert count == 48 and end == CallEnded(0.0, "c", "stop", 1, 48)
         for model, reason in REASONS.items():
             text, _, failed = await edge.ask(model)
             assert isinstance(failed, CallFailed) and whole.startswith(text), model
@@ -126,7 +126,7 @@ async def test_odd_but_healthy_answers() -> None:
         whole, *_ = await edge.ask("ok")
         for model in ("split-utf8", "comments"):
             assert (await edge.ask(model))[0] == whole
-        assert (await edge.ask("no-usage"))[2] == CallEnded(0.0, "c", "stop", None, None, "no-usage")
+        assert (await edge.ask("no-usage"))[2] == CallEnded(0.0, "c", "stop", None, None)
         assert (await edge.ask("refusal"))[2].finish_reason == "refusal"  # type: ignore[union-attr]
         assert (await edge.ask("length"))[2].finish_reason == "length"  # type: ignore[union-attr]
         assert (await edge.ask("wrong-model"))[2].served_by == "some-other-model"  # type: ignore[union-attr]

@@ -87,6 +87,14 @@ def test_one_data_field(data: Any, piece: Piece) -> None:
     assert openai.read(data if isinstance(data, bytes) else json.dumps(data).encode()) == piece
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [(None, None), ("m", None), ("m-0613", "m-0613"), ("", None), ("said in words", None), ("x" * 201, None)],
+)
+def test_who_served_is_told_where_it_is_another_model(said: Any, told: Any) -> None:
+    assert openai.served_by(said, "m") == told
+
+
 def test_of_a_usage_with_one_senseless_count_the_other_is_kept() -> None:
     end = Piece()
     for usage in ({"prompt_tokens": 3, "completion_tokens": -4}, None):

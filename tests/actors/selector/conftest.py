@@ -157,11 +157,12 @@ class Stage:
             out += self.hear(RunText(run_id=run, attempt=key[1], n=n, text=word, tokens=tokens, exact=exact))
         return out
 
-    def ended(self, finish: Any = "stop", run: str = "r1", pieces: int | None = None) -> list[Any]:
+    def ended(self, finish: Any = "stop", run: str = "r1", pieces: int | None = None, **more: Any) -> list[Any]:
         key = run, self.call(run).attempt
         count = self.pieces.get(key, 0) if pieces is None else pieces
         usage = Usage(prompt_tokens=3, completion_tokens=count)
-        return self.hear(RunEnded(run_id=run, attempt=key[1], pieces=count, finish_reason=finish, usage=usage))
+        end = RunEnded(run_id=run, attempt=key[1], pieces=count, finish_reason=finish, usage=usage, **more)
+        return self.hear(end)
 
     def failed(self, reason: Any, run: str = "r1", **more: Any) -> list[Any]:
         return self.hear(RunFailed(run_id=run, attempt=self.call(run).attempt, reason=reason, **more))

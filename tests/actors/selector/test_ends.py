@@ -46,6 +46,19 @@ def test_room_after_a_rest(stage: Any) -> None:
     assert [a.outcome for a in s.ends()[0].attempts] == ["busy", "server_error", "no_responders", "ok"]
 
 
+def test_who_really_served_is_recorded_and_told(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.text("Hi")
+    s.failed("broken_stream")
+    s.text(" there")
+    s.ended(served_by="b-0613")
+    s.stored()
+    recorded = s.stores("end.")[0].event.attempts
+    assert [(a.model, a.served_by) for a in recorded] == [("a", None), ("b", "b-0613")]
+    assert s.ends()[0].attempts == recorded
+
+
 @pytest.mark.parametrize("how", ["cancel", "vanish"])
 def test_a_rest_ends_when_the_caller_leaves(stage: Any, how: str) -> None:
     s = stage({"a": {}})
