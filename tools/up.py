@@ -71,7 +71,10 @@ def _line(word: str, **facts: Any) -> None:
         case "actor_failed":
             text = f"FAILED         {facts['instance']}: {facts['why']}"
         case "actor_ended":
-            text = f"ended          {facts['instance']} with {facts['code']}; again in {facts['again_in_s']} s"
+            how = facts["why"] if facts["code"] is None else f"with {facts['code']}"
+            text = f"ended          {facts['instance']} {how}; again in {facts['again_in_s']} s"
+        case "run_file_failed":
+            text = f"run.json       cannot be written, `understudy status` shows what was before: {facts['why']}"
         case "log_level":
             text = f"event log      {facts['level'].upper()}: {facts['bytes']} of {facts['max_bytes']} bytes"
             if facts["level"] != "ok":

@@ -7,6 +7,7 @@ a provider's runner, that provider's key. The pipe stays open; when it closes, t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import os
@@ -14,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -52,10 +53,21 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     parent: int = 0  # the supervisor's process id
 
 
+_to_supervisor: IO[bytes] = sys.stdout.buffer
+
+
+def keep_stdout() -> None:
+    """From now on only we speak to the supervisor: what libraries print goes where their errors go, into the log."""
+    global _to_supervisor
+    sys.stdout.flush()
+    _to_supervisor = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+
 def _say(**fields: Any) -> None:
     """One line to the supervisor."""
-    sys.stdout.buffer.write(msgspec.json.encode(fields) + b"\n")
-    sys.stdout.buffer.flush()
+    _to_supervisor.write(msgspec.json.encode(fields) + b"\n")
+    _to_supervisor.flush()
 
 
 def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
@@ -191,13 +203,15 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:  # the supervisor was gone before it had an errand
         os._exit(0)
+    keep_stdout()
     errand = msgspec.json.decode(line, type=Errand)
     name_process(errand.seat.instance)
     if errand.parent and errand.provider and errand.topology.providers[errand.provider].kind == "local":
         end_with(errand.parent)  # stuck in a model's code, it would not see its standard input end
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(run(errand))
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)  # engine threads and libraries have nothing left to say
 
 

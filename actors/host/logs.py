@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import IO, Any
@@ -31,5 +32,6 @@ class Log:
         """Write what was collected."""
         if self._lines:
             lines, self._lines = self._lines, []
-            self._out.write(b"\n".join(lines) + b"\n")
-            self._out.flush()
+            with contextlib.suppress(OSError):  # a full disk loses lines, and ends nobody
+                self._out.write(b"\n".join(lines) + b"\n")
+                self._out.flush()

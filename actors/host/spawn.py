@@ -13,9 +13,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import msgspec
 
 from understudy.actors.host.linux import adopt_orphans
 from understudy.messages.topology import Topology
@@ -148,6 +150,19 @@ class ForkServer:
         assert self._control is not None
         self._control.settimeout(timeout_s)
         return await asyncio.to_thread(self._control.recv, 64)
+
+
+async def told(stdout: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """What a process says, a JSON object a line, until it ends. Whatever else it prints is none of our business."""
+    while True:
+        try:
+            line = await stdout.readline()
+        except ValueError:  # longer than any line of ours; the reader has thrown it away
+            continue
+        if not line:
+            return
+        with contextlib.suppress(msgspec.DecodeError):
+            yield msgspec.json.decode(line, type=dict[str, Any])
 
 
 def actor_environment(without: set[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from understudy.actors.host.keys import KeyMissing, hash_key, key_variables, rea
 from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
 from understudy.actors.host.seats import Process, seats_of
-from understudy.actors.host.spawn import Child, ForkServer, actor_environment, model_types
+from understudy.actors.host.spawn import Child, ForkServer, actor_environment, model_types, told
 from understudy.actors.host.watch import Watch
 from understudy.bus.port import BusError
 from understudy.bus.subjects import evt_stream
@@ -137,7 +137,14 @@ class Supervisor:
         self.say("server", url=self.url, log_bytes=used)
 
     def write_run_file(self) -> None:
-        """How the command line finds us; readable by this user alone, since it holds the operator's password."""
+        """How the command line finds us; with a full disk it stays as it was, and what runs goes on."""
+        try:
+            self._write_run_file()
+        except OSError as error:
+            self.say("run_file_failed", why=str(error))
+
+    def _write_run_file(self) -> None:
+        """Readable by this user alone, since it holds the operator's password."""
         path = self.state / "run.json"
         fresh = path.with_suffix(".new")  # a reader finds the old file or the new one, never half of one
         fresh.touch(mode=0o600)
@@ -196,14 +203,20 @@ class Supervisor:
         _signal(child, signal.SIGKILL)
         await child.wait()
 
-    async def _run_once(self, process: Process, began: float) -> int:
-        child = await self._spawn(process)
-        process.child, process.pid, process.ready, process.trouble = child, child.pid, False, ""
+    async def _run_once(self, process: Process, began: float) -> int | None:
+        """The exit code; None when the process could not be started."""
         process.started += 1
+        try:
+            errand = msgspec.json.encode(self._errand(process)) + b"\n"
+            child = await self._spawn(process)
+        except (OSError, RuntimeError) as error:  # no process, descriptor, memory or thread to be had just now
+            process.trouble = f"cannot be started: {error}"
+            return None
+        process.child, process.pid, process.ready, process.trouble = child, child.pid, False, ""
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(msgspec.json.encode(self._errand(process)) + b"\n")
-        async for line in child.stdout:
-            self._heard(process, msgspec.json.decode(line), began)
+        child.stdin.write(errand)
+        async for said in told(child.stdout):
+            self._heard(process, said, began)
         code = await child.wait()
         process.ready, process.pid = False, 0
         assert self._group is not None
