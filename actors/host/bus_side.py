@@ -8,10 +8,11 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from understudy.actors.host.permissions import User, server_text, users
 from understudy.actors.host.seats import Process
-from understudy.actors.host.topology import hash_of
+from understudy.actors.host.topology import LOOPBACK, hash_of
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError, LogFull, Outgoing
 from understudy.bus.provision import BusSpec, provision
@@ -28,6 +29,20 @@ BACK_S = 30.0
 
 class CannotStart(Exception):
     """Why the topology cannot run here; the text says what to do."""
+
+
+OFF_LOOPBACK = (
+    "--nats names a server that is not this machine, or no nats://host:port: requests would go there in clear text, "
+    "and whoever reaches it could read and write everything; name one on 127.0.0.1, localhost or [::1]"
+)
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether a server's url (or host:port) names a loopback host, which every provider's must do too."""
+    try:
+        return urlsplit(url if "://" in url else f"nats://{url}").hostname in LOOPBACK
+    except ValueError:
+        return False
 
 
 class BusSide:
@@ -58,6 +73,8 @@ class BusSide:
 
     async def start(self, topology: Topology, processes: Sequence[Process]) -> None:
         """Server, connection, streams, topology. Raises CannotStart."""
+        if self.external is not None and not on_this_machine(self.external):
+            raise CannotStart(OFF_LOOPBACK)
         if self.external is None:
             plan, text = topology.bus, server_text(self.users_of(topology, processes))
             self.server = NatsServer(
