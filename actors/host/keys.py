@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
 from understudy.messages.topology import Topology
 
+HASH_KEY = "hash.key"
+HASH_KEY_BYTES = 32
+
 
 class KeyMissing(Exception):
-    """A provider's key is not where the topology says; the text says what to do."""
+    """A key is not where the topology says; the text says what to do."""
 
 
 def key_variables(topology: Topology) -> set[str]:
@@ -47,9 +51,30 @@ def _text(path: Path) -> str:
 
 
 def hash_key(state: Path) -> str:
-    """Made once per state folder, so that hashes stay comparable."""
-    path = state / "hash.key"
+    """Made once per state folder, so that hashes stay comparable. Whole, or not there: also after a crash.
+
+    Raises KeyMissing when the file holds no key, for with another one no stored hash could be compared again.
+    """
+    path = state / HASH_KEY
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
-    return path.read_text().strip()
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(HASH_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync_folder(state)
+    found = _text(path)
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * HASH_KEY_BYTES}}}", found):
+        raise KeyMissing(f"{path} holds no key: bring it back from a copy, or remove it (no hash before compares then)")
+    return found
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is on the disk once its folder is."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -65,6 +65,7 @@ class Supervisor:
         self.processes = seats_of(topology)
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
+        self._hash_key = ""
         self._lock: IO[str] | None = None
         self._log: IO[bytes] | None = None
         self._group: anyio.abc.TaskGroup | None = None
@@ -131,6 +132,10 @@ class Supervisor:
         self._log = (self.state / "actors.log").open("ab", buffering=0)
 
     async def _start_bus(self) -> None:
+        try:
+            self._hash_key = hash_key(self.state)
+        except (KeyMissing, OSError) as error:
+            raise CannotStart(str(error)) from None
         await self.bus_side.start(self.topology, self.processes)
         self.write_run_file()
         used, _ = await self.bus_side.bus.stream_bytes(evt_stream(self.topology.app))
@@ -241,7 +246,7 @@ class Supervisor:
     def _errand(self, process: Process) -> Errand:
         seat, extra = process.seat, dict[str, Any]()
         if seat.actor == "selector":
-            extra["hash_key"] = hash_key(self.state)
+            extra["hash_key"] = self._hash_key
         if seat.actor == "runner":
             extra["models"] = {m: self.topology.models[m].slots for m in process.models}
         return Errand(
