@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from understudy.actors.host.state_folder import taken
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.port import BusError
 
@@ -39,7 +40,9 @@ def since_s(text: str) -> int:
 
 
 def run_file(state: Path) -> dict[str, Any] | None:
-    """What `up` wrote about itself; None when it is not running here."""
+    """What `up` wrote about itself; None when it is not running here: killed, it leaves its file behind."""
+    if not taken(state):
+        return None
     try:
         return json.loads((state / "run.json").read_text())
     except (OSError, ValueError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
 from understudy.actors.host.seats import Process, seats_of
 from understudy.actors.host.spawn import Child, ForkServer, actor_environment, model_types, told
+from understudy.actors.host.state_folder import Taken, take
 from understudy.actors.host.watch import Watch
 from understudy.bus.port import BusError
 from understudy.bus.subjects import evt_stream
@@ -120,15 +120,13 @@ class Supervisor:
 
     def _take_folder(self) -> None:
         """One supervisor per state folder."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.state / "lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            self._lock = take(self.state)
+        except Taken:
             raise CannotStart(
                 f"another `understudy up` already runs on {self.state}; stop it, or choose another folder with --state"
             ) from None
+        (self.state / "run.json").unlink(missing_ok=True)  # of one that was killed
         self._log = (self.state / "actors.log").open("ab", buffering=0)
 
     async def _start_bus(self) -> None:

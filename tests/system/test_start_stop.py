@@ -89,12 +89,12 @@ async def _quiet(_: Exception) -> None:
 async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: Any, tmp_path: Path) -> None:
     topology = small(fake.url, kit, tmp_path, "ok@1")
     (tmp_path / "topology.yaml").write_text(yaml.safe_dump(topology))
-    code = (
+    program = (
         "import asyncio, pathlib as p; from understudy.actors.host.supervisor import Supervisor;"
         "from understudy.actors.host.topology import read; f = p.Path('.').resolve();"
         "asyncio.run(Supervisor(read(f / 'topology.yaml'), f, f / 'state', lambda *_, **__: None).run())"
     )
-    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=tmp_path)
+    supervisor = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=tmp_path)
     run_file, pids = tmp_path / "state" / "run.json", list[int]()
 
     def ready() -> bool:
@@ -108,9 +108,12 @@ async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: A
         await kit.until(ready, 15)
         pids.append(int((tmp_path / "state" / "nats" / "nats.pid").read_text()))
         assert len(pids) == 5 and all(map(kit.alive, pids))
+        assert (await kit.cli("status", "--state", str(tmp_path / "state")))[0] == 0
     finally:
         supervisor.kill()
         await supervisor.wait()
+    code, out, err = await kit.cli("status", "--state", str(tmp_path / "state"))
+    assert (code, out) == (1, "") and err.startswith("not_running: ") and run_file.exists()
     await kit.until(lambda: not any(map(kit.alive, pids)), 12)
 
 
