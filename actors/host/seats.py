@@ -45,8 +45,8 @@ def seats_of(topology: Topology) -> list[Process]:
             models = [m for m, d in topology.models.items() if d.provider == name]
             groups = [[m] for m in models] if provider.kind == "local" else [models] if models else []
             for group in groups:
-                tail = slug(group[0]) if provider.kind == "local" else name
-                seat = Seat("runner", f"runner-{tail}", tuple(slug(m) for m in group))
+                tail = group[0] if provider.kind == "local" else name  # one token of a subject: no dots
+                seat = Seat("runner", f"runner-{slug(tail)}", tuple(slug(m) for m in group))
                 found.append(Process(seat, name, tuple(group)))
     return found
 

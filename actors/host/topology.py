@@ -15,13 +15,17 @@ from typing import Any
 
 import msgspec
 
+from understudy.actors.host.seats import seats_of
 from understudy.actors.host.strict_yaml import NotYaml, load
 from understudy.actors.runner.address import RIGHT, BadAddress, target
 from understudy.messages.slugs import slug
-from understudy.messages.topology import ActorPlan, Model, Topology
+from understudy.messages.topology import ActorPlan, BusPlan, Model, Topology
 from understudy.messages.wire import tag_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MIN_REQUEST_BYTES = 1_024
+ROOM_BYTES = 65_536
+"""So much larger than a request is the largest message that may carry it on."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -166,6 +170,8 @@ def check(topology: Topology, folder: Path) -> list[Problem]:
     _check_models(topology, folder, problems)
     _check_providers(topology, problems)
     _check_tasks(topology, problems)
+    _check_seats(topology, problems)
+    _check_sizes(topology.bus, problems)
     for name, plan in topology.actors.items():
         _check_actor(name, plan, problems)
     return problems
@@ -242,6 +248,29 @@ def _check_tasks(topology: Topology, problems: list[Problem]) -> None:
     w = topology.policy.weights
     if w.quality + w.speed + w.cost + w.fit <= 0:
         problems.append(Problem("$.policy.weights", "all zero", "give at least one weight above 0"))
+
+
+def _check_seats(topology: Topology, problems: list[Problem]) -> None:
+    """Each process is one user, one inbox and one key of subjects; nobody could tell two of one name apart."""
+    holders: dict[str, str] = {}
+    for process in seats_of(topology):
+        local = process.provider and topology.providers[process.provider].kind == "local"
+        path = f"$.models.{process.models[0]}" if local else f"$.providers.{process.provider}"
+        twin = holders.setdefault(process.seat.instance, path)
+        if twin != path and process.provider:
+            found = f"the process name {process.seat.instance!r} of {twin} again"
+            problems.append(Problem(path, found, "rename one of the two"))
+
+
+def _check_sizes(bus: BusPlan, problems: list[Problem]) -> None:
+    """A request goes on to a runner, with a little around it and the text that other models have begun."""
+    least = MIN_REQUEST_BYTES + ROOM_BYTES
+    if bus.max_payload_bytes < least:
+        right = f"give at least {least}, the default is {BusPlan().max_payload_bytes}"
+        problems.append(Problem("$.bus.max_payload_bytes", str(bus.max_payload_bytes), right))
+    elif not MIN_REQUEST_BYTES <= bus.max_request_bytes <= bus.max_payload_bytes - ROOM_BYTES:
+        right = f"give {MIN_REQUEST_BYTES} to max_payload_bytes - {ROOM_BYTES} = {bus.max_payload_bytes - ROOM_BYTES}"
+        problems.append(Problem("$.bus.max_request_bytes", str(bus.max_request_bytes), right))
 
 
 def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:

@@ -89,7 +89,9 @@ async def test_a_faulty_file_is_refused_with_every_path_and_nothing_changes(runn
     code, _, err = await running.cli("reload")
     assert code == 2, err
     assert all(path in err for path in ("$.bus.ports", "$.aliases.a", "$.log.max_bytes")), err
-    rewrite(running, bus={"port": 4299, "max_payload_bytes": 1_000_000}, aliases={}, log={})
+    rewrite(
+        running, bus={"port": 4299, "max_payload_bytes": 1_000_000, "max_request_bytes": 500_000}, aliases={}, log={}
+    )
     async with await running.operator() as client:
         refused, _ = await order(client, Reload())
     assert refused.refused and len(refused.problems) == 2

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from understudy.actors.host.seats import seats_of
 from understudy.actors.host.topology import Problem, TopologyError, hash_of, parse, read
 
 RIGHT: dict[str, Any] = {
@@ -183,6 +184,49 @@ SECRET = "http://me:hunter2@127.0.0.1:8000/v1"
 def test_a_url_in_the_wrong_place_is_not_repeated_either(tmp_path: Path, text: str, path: str) -> None:
     found = problems(text, tmp_path)
     assert path in {p.path for p in found} and "hunter2" not in repr(found)
+
+
+ACTORS = {"runner": yaml.safe_load((Path(__file__).parents[3] / "topology.yaml").read_text())["actors"]["runner"]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("my.lab", "my_lab"), ("demo_story-lead", "demo/story-lead"), ("demo.story-lead", "demo:story-lead")],
+)
+def test_two_processes_of_one_name_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    """The second is a local model where its name could not be a provider's."""
+    (tmp_path / "config.json").write_text("{}")
+    lab, local = RIGHT["providers"]["lab"], second not in ("my_lab",)
+    providers = {first: lab, "here": {"kind": "local"}} if local else {first: lab, second: lab}
+    models = {"m": {"provider": first}, second: {"provider": "here", "path": "."} if local else {"provider": second}}
+    (problem,) = problems({"version": 1, "providers": providers, "models": models, "actors": ACTORS}, tmp_path)
+    assert problem.path == (f"$.models.{second}" if local else f"$.providers.{second}")
+    assert "runner-" in problem.found and f"$.providers.{first}" in problem.found
+
+
+def test_the_name_of_a_process_is_one_token_of_a_subject(tmp_path: Path) -> None:
+    raw = {**RIGHT, "providers": {"my.lab": RIGHT["providers"]["lab"]}, "models": {"m": {"provider": "my.lab"}}}
+    (process,) = seats_of(parse(yaml.safe_dump({**raw, "actors": ACTORS}), tmp_path))
+    assert (process.seat.instance, process.provider) == ("runner-my_lab", "my.lab")
+
+
+@pytest.mark.parametrize(
+    ("bus", "path"),
+    [
+        ({"max_payload_bytes": 10}, "$.bus.max_payload_bytes"),
+        ({"max_payload_bytes": 66_559, "max_request_bytes": 1_024}, "$.bus.max_payload_bytes"),
+        ({"max_payload_bytes": 4_000_000}, "$.bus.max_request_bytes"),
+        ({"max_request_bytes": 100_000_000}, "$.bus.max_request_bytes"),
+        ({"max_request_bytes": 1_023}, "$.bus.max_request_bytes"),
+    ],
+)
+def test_sizes_that_cannot_work_together(tmp_path: Path, bus: dict[str, int], path: str) -> None:
+    (problem,) = problems({**RIGHT, "bus": bus}, tmp_path)
+    assert problem.path == path
+
+
+def test_the_smallest_sizes(tmp_path: Path) -> None:
+    parse(yaml.safe_dump({**RIGHT, "bus": {"max_payload_bytes": 66_560, "max_request_bytes": 1_024}}), tmp_path)
 
 
 def test_a_file_that_is_no_yaml_is_refused_with_the_place(tmp_path: Path) -> None:
