@@ -33,7 +33,7 @@ from understudy.messages.topology import Topology
 from understudy.messages.wire import encode
 
 REQUESTS, MORE_REQUESTS = 20, 80
-FAULTS, LEAST_FAULTS = 7, 5
+FAULTS, LEAST_FAULTS = 8, 5
 BEGIN_S, SPAN_S = 1.0, 3.0
 DEADLINES_S = (1.5, 2.5, 4.0)
 GRACE_S = 2.0
