@@ -11,8 +11,6 @@ import contextlib
 import itertools
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -29,7 +27,7 @@ from understudy.messages.generate import Generate, Requirements, Turn
 from understudy.messages.wire import decode_as, encode
 from understudy.tools.bench.peers import MODEL
 from understudy.tools.bench.report import Result, bar, median, quantile
-from understudy.tools.bench.stage import cpu_s, fsync_ms, pids, rss_mb, running, topology_on
+from understudy.tools.bench.stage import bare_process, cpu_s, fsync_ms, pids, rss_mb, running, topology_on
 
 NOWHERE = "http://127.0.0.1:9/v1"
 SELECT, ECHO = "tta.ask.model.select", "bench.echo"
@@ -284,19 +282,6 @@ async def _connected(supervisor: Supervisor) -> AsyncGenerator[Client, None]:
         await nc.close()
 
 
-@contextlib.asynccontextmanager
-async def _peer(supervisor: Supervisor, *words: str) -> AsyncGenerator[int, None]:
+def _peer(supervisor: Supervisor, role: str, *options: str) -> contextlib.AbstractAsyncContextManager[int]:
     """A bare process in a role; yields its process id."""
-    role, *options = words
-    command = [role, supervisor.url, "operator", supervisor.operator_password, *options]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "understudy.tools.bench.peers", *command, stdout=subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        await asyncio.wait_for(process.stdout.readline(), 30)
-        yield process.pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
+    return bare_process("peers", role, supervisor.url, "operator", supervisor.operator_password, *options)

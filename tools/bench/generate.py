@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import aiohttp
@@ -23,7 +21,7 @@ from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import Received
 from understudy.tools.bench.report import Result, bar, median
-from understudy.tools.bench.stage import cpu_s, fake_provider, fsync_ms, pids, running, topology_on
+from understudy.tools.bench.stage import bare_process, cpu_s, fake_provider, fsync_ms, pids, running, topology_on
 
 BODY = {"messages": [{"role": "user", "content": "say ok"}], "max_tokens": 16}
 TOGETHER = 32
@@ -144,28 +142,13 @@ def on_one_core(processes: list[int]) -> Generator[None]:
             os.sched_setaffinity(pid, cores)
 
 
-@contextlib.asynccontextmanager
-async def _process(module: str, *words: str) -> AsyncGenerator[int, None]:
-    """A bare process that has said that it is ready; its process id."""
-    command = [sys.executable, "-m", f"understudy.tools.bench.{module}", *words]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        await asyncio.wait_for(process.stdout.readline(), 30)
-        yield process.pid
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
-
-
 async def _measure(url: str, supervisor: Supervisor, session: aiohttp.ClientSession, scale: Scale) -> Result:
     operator = ("operator", supervisor.operator_password)
     bus = await NatsBus.open(supervisor.url, name="bench", user=operator[0], password=operator[1])
     try:
         async with (
-            _process("relay", supervisor.url, *operator, url) as relay,
-            _process("peers", "echo", supervisor.url, *operator, "--reply-bytes", "500"),
+            bare_process("relay", supervisor.url, *operator, url) as relay,
+            bare_process("peers", "echo", supervisor.url, *operator, "--reply-bytes", "500"),
         ):
             ours = [*pids(supervisor, "selector"), *pids(supervisor, "runner")]
             return await _rounds(bus, Direct(session, url), ours, relay, scale)

@@ -45,6 +45,21 @@ async def fake_provider(faults: Path | None = None) -> AsyncGenerator[Fake, None
         await process.wait()
 
 
+@contextlib.asynccontextmanager
+async def bare_process(module: str, *words: str) -> AsyncGenerator[int, None]:
+    """A process beside which ours is measured (a module of this folder), once it has said that it is ready; its id."""
+    command = [sys.executable, "-m", f"understudy.tools.bench.{module}", *words]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), 30)
+        yield process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
 def topology_on(url: str, models: dict[str, dict[str, Any]], **more: Any) -> Topology:
     """A topology with one HTTP provider and these models; the actors are the committed topology's."""
     committed = msgspec.to_builtins(read(Path("topology.yaml")))
