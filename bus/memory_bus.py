@@ -20,6 +20,7 @@ from understudy.bus.port import (
     NotAnInbox,
     OnStored,
     Outgoing,
+    Reading,
     Received,
     StreamState,
     Subscription,
@@ -175,7 +176,7 @@ class MemoryBus(Connection):
         after_seq: int = 0,
         since_ms: int = 0,
         every_s: float = 0.0,
-    ) -> Subscription:
+    ) -> Reading:
         """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
         if since_ms:
             found = await self.call(lambda: self.broker.stream(stream), _API_TIMEOUT_S)

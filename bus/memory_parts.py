@@ -171,22 +171,30 @@ class Reader(Running):
         readers = self.bus.broker.readers.get(self._stream, [])
         if self in readers:
             readers.remove(self)
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+        self._wait_no_more()
 
     def pump(self) -> None:
         """Send what is stored and not sent yet, now or when it is asked for."""
         if not self._every_s:
             self._send()
         elif self._due is None:
-            self._due = asyncio.get_running_loop().call_later(self._every_s, self._asked)
+            self._due = asyncio.get_running_loop().call_later(self._every_s, self._send)
 
-    def _asked(self) -> None:
-        self._due = None
-        self._send()
+    def look(self) -> None:
+        """See `port.Reading.look`."""
+        self.bus.broker.faults.to_server(self.bus.link, self._looked)
+
+    def _looked(self) -> None:
+        if self in self.bus.broker.readers.get(self._stream, []):
+            self._send()
+
+    def _wait_no_more(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def _send(self) -> None:
+        self._wait_no_more()
         broker, link = self.bus.broker, self.bus.link
         for entry in broker.stream(self._stream).after(self._cursor):
             self._cursor = entry.seq

@@ -32,6 +32,7 @@ from understudy.bus.port import (
     NotAnInbox,
     OnStored,
     Outgoing,
+    Reading,
     Received,
     StreamState,
     Subscription,
@@ -172,7 +173,7 @@ class NatsBus:
         after_seq: int = 0,
         since_ms: int = 0,
         every_s: float = 0.0,
-    ) -> Subscription:
+    ) -> Reading:
         """See `port.Bus.read`. Raises BusDown, or BusError when there is no such stream."""
         if every_s:
             (subject,) = subjects
@@ -180,7 +181,7 @@ class NatsBus:
                 self.client, stream, subject, handler, after_seq, since_ms, every_s=every_s, report=self._report
             )
             await poller.start()
-            return self._track(poller.stop)
+            return self._track(poller.stop, poller.look)
         reader = OrderedReader(
             self.client,
             stream,
@@ -234,8 +235,8 @@ class NatsBus:
     async def _state(self, stream: str) -> dict[str, Any]:
         return await nats_log.api(self.client, f"STREAM.INFO.{stream}", timeout_s=_API_TIMEOUT_S)
 
-    def _track(self, stop: Callable[[], Awaitable[None]]) -> _Ending:
-        ending = _Ending(stop, self._running)
+    def _track(self, stop: Callable[[], Awaitable[None]], look: Callable[[], None] = lambda: None) -> _Ending:
+        ending = _Ending(stop, look, self._running)
         self._running.add(ending)
         return ending
 
@@ -283,8 +284,8 @@ class NatsBus:
 class _Ending:
     """Something that runs until it is stopped, once."""
 
-    def __init__(self, stop: Callable[[], Awaitable[None]], running: set[_Ending]) -> None:
-        self._stop, self._running = stop, running
+    def __init__(self, stop: Callable[[], Awaitable[None]], look: Callable[[], None], running: set[_Ending]) -> None:
+        self._stop, self.look, self._running = stop, look, running
 
     async def stop(self) -> None:
         """Deliver what has arrived, then no more."""

@@ -2,7 +2,8 @@
 
 A consumer wakes its reader for every message. Where nobody waits for the single message, a batched direct get of
 everything after the last one seen is far cheaper (JetStream API: `$JS.API.DIRECT.GET.<stream>` with `batch`, answered
-by the messages and a status 204, or by 404 where there is none).
+by the messages and a status 204, or by 404 where there is none; each names the one before it, so that a gap shows).
+Who hears elsewhere that something is there which should not wait has it asked for at once (`look`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Poller:
         self._client, self._stream, self._subject, self._handler = client, stream, subject, handler
         self._since_ms, self._every_s, self._report = since_ms, every_s, report
         self._inbox, self._asked = client.new_inbox(), 0
+        self._waiting = self._again_then = False  # for an answer; told to look meanwhile
         self._sub: Subscription | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -56,6 +58,7 @@ class Poller:
             self._sub = await self._client.listen(f"{self._inbox}.*", self._on_message)
         except Error as error:
             raise translate(error) from error
+        self._client.on_reconnect.append(self._ask)
         self._ask()
 
     async def stop(self) -> None:
@@ -63,12 +66,22 @@ class Poller:
         sub, self._sub = self._sub, None
         if self._timer is not None:
             self._timer.cancel()
+        if self._ask in self._client.on_reconnect:
+            self._client.on_reconnect.remove(self._ask)
         if sub is not None:
             await self._client.end_subscription(sub, deliver=False)
+
+    def look(self) -> None:
+        """See `port.Reading.look`."""
+        if self._waiting:
+            self._again_then = True  # the answer under way may have passed it by
+        elif self._sub is not None:
+            self._ask()
 
     def _ask(self) -> None:
         """For the next messages; a later answer to an earlier question is not heard."""
         self._asked += 1
+        self._waiting, self._again_then = True, False
         body: dict[str, Any] = {"batch": BATCH, "next_by_subj": self._subject}
         if self._since_ms and not self.last_seq:
             at = datetime.fromtimestamp(self._since_ms / 1000, UTC).isoformat(timespec="milliseconds")
@@ -90,15 +103,20 @@ class Poller:
         if self._sub is None or not subject.endswith(f".{self._asked}"):
             return
         fields = headers or {}
-        if "Nats-Sequence" not in fields:  # the end: a status
-            more = fields.get("Nats-Num-Pending", "0") != "0"
+        if int(fields.get("Nats-Last-Sequence", "0")) > self.last_seq:  # what stood before this did not come
+            self._ask()
+        elif "Nats-Sequence" in fields:
+            self._take(received_from(fields.get("Nats-Subject", ""), payload, "", fields))
+        else:  # the end: a status
+            more = self._again_then or fields.get("Nats-Num-Pending", "0") != "0"
+            self._waiting = False
             self._again(0.0 if more else self._every_s)
-            return
-        found = received_from(fields.get("Nats-Subject", ""), payload, "", fields)
+
+    def _take(self, found: Received) -> None:
         if found.seq <= self.last_seq:
             return
         self.last_seq = found.seq
         try:
-            self._handler(Received(found.subject, payload, seq=found.seq, at_ms=found.at_ms))
+            self._handler(found)
         except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
             self._report(error)

@@ -118,6 +118,14 @@ class Subscription(Protocol):
         ...
 
 
+class Reading(Subscription, Protocol):
+    """What reads a stream until it is stopped."""
+
+    def look(self) -> None:
+        """Ask for what has come now, where it is asked for now and then; never raises."""
+        ...
+
+
 class Delivery(Protocol):
     """One message of a work consumer, until it is settled by exactly one of the three calls."""
 
@@ -205,7 +213,7 @@ class Bus(Protocol):
         after_seq: int = 0,
         since_ms: int = 0,
         every_s: float = 0.0,
-    ) -> Subscription:
+    ) -> Reading:
         """Ordered, unacknowledged: everything after `after_seq`, then what comes; gaps are fetched again by itself.
 
         With `since_ms` (Unix milliseconds, the server's store time) it begins there instead. With `every_s` what comes

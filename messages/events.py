@@ -20,6 +20,9 @@ Health = Literal["healthy", "degraded", "unavailable"]
 ProbeWord = Literal["matched", "no_match", "costs_money"]
 """What a continuation probe found. `costs_money`: not asked, as the model has a price and nobody allowed it."""
 
+OUTCOMES = frozenset({"request.ended", "attempt.ended"})
+"""Facts that come with every request: they are counted, and no single one is waited for."""
+
 
 class Event(Message, frozen=True, kw_only=True):
     """Base of stored facts. `at_ms`: Unix milliseconds at the writer; the order of facts is the log's sequence."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from understudy.actors.host.core_port import Core
 from understudy.actors.host.logs import Log
 from understudy.actors.host.snapshots import Snapshots, Unusable
-from understudy.bus.port import Bus, BusDown, Received, StreamState
+from understudy.bus.port import Bus, BusDown, Reading, Received, StreamState
 from understudy.bus.subjects import evt_stream
-from understudy.messages.events import Event
+from understudy.messages.events import OUTCOMES, Event
 from understudy.messages.wire import WireError, decode, reader_of, tag_of
 
 QUIET_S = 1.0
 LOOK_S = 5.0
+EVERY_S = 0.1
+"""How often outcomes are read: each weighs little, there is one per request, and read one by one they were the most
+that a request cost. Other facts are read as they come, with all outcomes before them."""
 EVERY_EVENTS = 20_000
 EVERY_MS = 60_000.0
 REST = 10_000
@@ -44,7 +48,9 @@ class Follower:
         self._core, self._bus, self._log, self._now_ms = core, bus, log, now_ms
         self._happened, self._sound = happened, sound
         self._stream, self._created = evt_stream(app), ""
-        self._names = frozenset(f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in core.FOLDS)
+        names = {tag_of(cls).rsplit(".", 1)[0] for cls in core.FOLDS}
+        self._names = frozenset(f"{app}.evt.{name}" for name in names)
+        self._live = [f"{app}.live.{name}{tail}" for name in sorted(names - OUTCOMES) for tail in ("", ".*")]
         self._subjects = [f"{app}.evt.>"]
         self._read = reader_of(core.FOLDS) if core.FOLDS else None
         self._whole_from_ms = float("inf")  # older facts come in their light forms, where the core folds those
@@ -66,7 +72,7 @@ class Follower:
         if now.first_seq > start + 1:
             self._log.line("log_cut", first_seq=now.first_seq, position=start, text="older facts are gone from the log")
         again = since_ms if start and since_ms and await self._is_younger(start, since_ms) else 0
-        await self._bus.read(
+        backlog = await self._bus.read(
             self._stream, self._subjects, self._on_event, after_seq=0 if again else start, since_ms=again
         )
         while self.seq < now.last_seq:
@@ -76,8 +82,19 @@ class Follower:
             except TimeoutError:
                 if await self._gone(now.last_seq):
                     break
+        await backlog.stop()
+        await self._keep_on()
         took_s = round((self._now_ms() - began) / 1000, 3)
         self._log.line("folded", from_seq=start, seq=self.seq, s=took_s, unknown=self.unknown)
+
+    async def _keep_on(self) -> None:
+        """From here on in batches; a fact that is acted upon has all up to it read at once."""
+        reading = await self._bus.read(
+            self._stream, self._subjects, self._on_event, after_seq=self.seq, every_s=EVERY_S
+        )
+        for subject in self._live:
+            await self._bus.subscribe(subject, partial(_look, reading), settle=False)
+        reading.look()  # what was announced before anybody listened
 
     def _on_event(self, received: Received) -> None:
         name = ".".join(received.subject.split(".", 4)[:4])
@@ -145,6 +162,10 @@ class Follower:
             self._snapshots.write(self._snapshots.encode(state, self._stream, self._created, self.seq))
         except OSError as error:
             self._log.line("snapshot_not_written", why=error.strerror)
+
+
+def _look(reading: Reading, _: Received) -> None:
+    reading.look()
 
 
 async def until_seen(moved: asyncio.Event, head_seen: Callable[[], bool]) -> None:

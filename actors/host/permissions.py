@@ -10,6 +10,7 @@ import json
 from msgspec import Struct
 
 from understudy.bus.subjects import ACTOR_INBOX, claims_bucket, evt_stream, trace_stream
+from understudy.messages.events import OUTCOMES
 from understudy.messages.topology import ActorPlan, Topology
 
 GUEST_FAMILIES = ("model", "feedback")
@@ -78,6 +79,7 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
     subscribe = [f"{inbox_of(seat.instance)}.>"]
     subscribe += [f"{app}.ask.{s}" for name in plan.asks for s in expand(name, seat)]
     subscribe += [f"{app}.obs.{name}.*" for name in plan.hears]
+    subscribe += [f"{app}.live.{name}{tail}" for name in plan.folds if name not in OUTCOMES for tail in ("", ".*")]
     if plan.asks:
         # Spelled out: the server takes an allowed `$SRV.*` for `$SRV.>` too.
         tails = ("", f".{seat.actor}", f".{seat.actor}.*")

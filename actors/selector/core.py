@@ -9,7 +9,7 @@ from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct, Where
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted
-from understudy.actors.selector.views import Knowledge
+from understudy.actors.selector.views import Ended, Knowledge
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
@@ -212,6 +212,7 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     state.order.happened(event)
     if not isinstance(event, RequestEnded):  # an old one, in its light form: nobody waits for it any longer
         return []
+    state.fresh.pop(event.claim, None)
     state.siblings.ended(event, happened.at_ms)
     run = state.runs.get(event.run_id)
     if run is None:
@@ -288,6 +289,8 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
         return takeover.stored(state, run_id, answer) if kind == "end" else []
     if isinstance(answer, StoreFailed) or not answer.duplicate:
         _forget(state, run)
+        if isinstance(answer, Stored) and run.mark.key:
+            state.fresh[run.mark.key] = Ended(answer.seq, run_id, run.mark.body, int(answer.at_ms))
     return run.stored(answer)
 
 

@@ -8,6 +8,7 @@ hears the recorded end, without text. The same key with another body is `id_reus
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import msgspec
 
@@ -38,7 +39,7 @@ def known(state: State, asked_id: str, reply: str, mark: Mark) -> list[Effect] |
     run = state.runs.get(state.claims.get(mark.key, ""))
     if run is not None:
         return run.attach(reply) if run.mark == mark else _reused(reply)
-    ended = state.knowledge.ended.get(mark.key)
+    ended = state.knowledge.ended.get(mark.key) or state.fresh.get(mark.key)
     if ended is None:
         return None
     if ended.body != mark.body:
@@ -95,7 +96,8 @@ def attach(state: State, order: Attach, now: float) -> list[Effect]:
     run = state.runs.get(order.run_id)
     if run is not None:
         return run.attach(order.reply)
-    ended = next((e for e in state.knowledge.ended.values() if e.run_id == order.run_id), None)
+    known_ends = chain(state.fresh.values(), state.knowledge.ended.values())
+    ended = next((e for e in known_ends if e.run_id == order.run_id), None)
     if ended is None:
         return _lost(state, order.run_id, order.reply, now)
     key = f"{order.run_id}.{order.reply}"

@@ -12,7 +12,7 @@ from understudy.actors.selector.conduct import Conduct, Where
 from understudy.actors.selector.failover import NOT_ITS_FAULT
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
-from understudy.actors.selector.views import BLAMELESS, Knowledge, LocalView
+from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, LocalView
 from understudy.messages.base import Message
 from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect
@@ -72,6 +72,7 @@ class State:
     claiming: dict[str, list[Conduct]] = field(default_factory=dict[str, list[Conduct]])  # wait for the bucket
     recalling: dict[str, str] = field(default_factory=dict[str, str])  # repeats after the end: id -> reply
     taken: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])  # runs of dead selectors
+    fresh: dict[str, Ended] = field(default_factory=dict[str, Ended])  # claim -> stored, but not folded yet
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
     log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun

@@ -142,6 +142,55 @@ def test_reading_from_a_position_goes_on(play: Play) -> None:
     play(story)
 
 
+def test_reading_now_and_then(play: Play) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.connect("a"), await world.connect("b")
+        await a.store(events("old1", "old2"), timeout_s=2)
+        often: list[int] = []
+        seldom: list[int] = []
+        await b.read(EVT, ["tta.evt.>"], lambda m: often.append(m.seq), every_s=0.02)
+        reading = await b.read(EVT, ["tta.evt.>"], lambda m: seldom.append(m.seq), after_seq=1, every_s=60)
+        await world.until(lambda: often == [1, 2] and seldom == [2])
+        for i in range(1200):
+            await a.store(events(f"n{i}", subject=f"tta.evt.{'nm'[i % 2]}.{'xy'[i % 2]}"), timeout_s=2)
+        await world.until(lambda: len(often) == 1202)
+        assert seldom == [2], "nobody has asked for what came since"
+        reading.look()
+        reading.look()
+        await world.until(lambda: len(seldom) == 1201)
+        assert often == list(range(1, 1203)) and seldom == often[1:]
+        await reading.stop()
+        reading.look()
+        await a.store(events("late"), timeout_s=2)
+        await world.until(lambda: len(often) == 1203)
+        await world.quiet(b)
+        assert len(seldom) == 1201
+        with pytest.raises(BusError, match="not found"):
+            await a.read("NONE", ["x"], lambda m: None, every_s=1)
+
+    play(story)
+
+
+def test_a_mistake_does_not_end_reading_now_and_then(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        seen: list[int] = []
+
+        def take(m: Received) -> None:
+            seen.append(m.seq)
+            raise RuntimeError("a mistake")
+
+        await bus.store(events("a", "b"), timeout_s=2)
+        await bus.read(EVT, ["tta.evt.>"], take, every_s=0.02)
+        await world.until(lambda: seen == [1, 2])
+        await bus.store(events("c"), timeout_s=2)
+        await world.until(lambda: seen == [1, 2, 3])
+        assert [str(e) for e in world.errors] == ["a mistake"] * 3
+        world.errors.clear()
+
+    play(story)
+
+
 def test_reading_from_a_time_on(play: Play) -> None:
     async def story(world: World) -> None:
         bus = await world.connect()

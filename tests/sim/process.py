@@ -13,7 +13,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 from understudy.bus.memory_bus import MemoryBus
-from understudy.bus.port import Handler, Subscription
+from understudy.bus.port import Handler, Reading, Subscription
 from understudy.bus.sim_loop import SimLoop
 
 T = TypeVar("T")
@@ -100,16 +100,16 @@ class OwnBus:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+    async def subscribe(self, subject: str, handler: Handler, **how: Any) -> Subscription:
         """See `port.Bus.subscribe`."""
-        return await self._bus.subscribe(subject, self._process.entered(handler), queue=queue)
+        return await self._bus.subscribe(subject, self._process.entered(handler), **how)
 
     async def serve(self, name: str, version: str, description: str, endpoints: Mapping[str, Handler]) -> Subscription:
         """See `port.Bus.serve`."""
         own = {subject: self._process.entered(handler) for subject, handler in endpoints.items()}
         return await self._bus.serve(name, version, description, own)
 
-    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, **where: Any) -> Subscription:
+    async def read(self, stream: str, subjects: Sequence[str], handler: Handler, **where: Any) -> Reading:
         """See `port.Bus.read`."""
         return await self._bus.read(stream, subjects, self._process.entered(handler), **where)
 

@@ -153,6 +153,8 @@ def subscribes(house: House, seat: Seat) -> list[str]:
     plan = house.topology.actors[seat.actor]
     found = [f"_INBOX_A.{seat.instance}.>", *(f"tta.obs.{h}.*" for h in plan.hears)]
     found += [f"tta.ask.{s}" for a in plan.asks for s in own(a, seat)]
+    announced = [fact for fact in plan.folds if fact not in ("request.ended", "attempt.ended")]  # those are fetched
+    found += [f"tta.live.{fact}{key}" for fact in announced for key in ("", ".*")]
     tails = ("", f".{seat.actor}", f".{seat.actor}.*") if plan.asks else ()
     return found + [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in tails]
 
