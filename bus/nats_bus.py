@@ -244,20 +244,23 @@ class NatsBus:
         """Called by the read loop itself. What a service's handler takes is counted as micro does it."""
 
         def on_message(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+            handler(received_from(subject, payload, reply, headers))
+
+        def on_ask(subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None:
+            assert endpoint is not None
             began = time.perf_counter_ns()
-            if endpoint is not None and reply and not is_inbox(reply):
+            if reply and not is_inbox(reply):
                 self._report(NotAnInbox(subject, reply))
                 return
             try:
                 handler(received_from(subject, payload, reply, headers))
             except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
                 self._report(error)
-                if endpoint is not None and reply:
+                if reply:
                     self._answer_failed(endpoint, reply, error)
-            if endpoint is not None:
-                count(endpoint, time.perf_counter_ns() - began)
+            count(endpoint, time.perf_counter_ns() - began)
 
-        return on_message
+        return on_message if endpoint is None else on_ask
 
     def _answer_failed(self, endpoint: Endpoint, reply: str, error: Exception) -> None:
         endpoint._num_errors += 1  # pyright: ignore[reportPrivateUsage]

@@ -1,7 +1,7 @@
 """What a fold reads of an event: the same tag, fewer fields. The rest is skipped without being built.
 
-A log of millions is folded at a cold start, and most of an outcome's bytes are the embedded decision. An actor that
-names a light form in its `FOLDS` must also fold the whole event: recent ones, and those of replay, come so.
+Most of an outcome's bytes are the embedded decision, which few ever look at. An actor that names a light form in its
+`FOLDS` must also fold the whole event: those of replay come so.
 """
 
 from __future__ import annotations

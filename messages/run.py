@@ -1,7 +1,8 @@
 """Between selector and runner: one attempt at one model.
 
 The selector asks `<app>.ask.runner.run.<slug>` with its own inbox as reply; the runner answers there with
-`RunStarted`, `RunText`*, then exactly one `RunEnded` or `RunFailed`, or `RunFailed{busy}` at once.
+`RunStarted` (unless text or the end came first), `RunText`*, then exactly one `RunEnded` or `RunFailed`, or
+`RunFailed{busy}` at once.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ MIN_OVERLAP_CHARS = 12
 
 
 class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
-    """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver."""
+    """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver.
+
+    `hold_ms`: text may wait so long for more, as nobody reads along; the last of it may come with the end.
+    """
 
     run_id: str
     attempt: Count
@@ -58,13 +62,14 @@ class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     messages: tuple[Turn, ...]
     parameters: Parameters
     remaining_ms: float
+    hold_ms: float = 0.0
     prefill: str = ""
     continuation: Continuation = "none"
     probe: bool = False
 
 
 class RunStarted(Message, tag="runner.started.v1", frozen=True, kw_only=True):
-    """Admitted: which instance runs it."""
+    """Admitted: which instance runs it. Said where there is no text yet after a short while."""
 
     run_id: str
     attempt: Count
@@ -72,24 +77,36 @@ class RunStarted(Message, tag="runner.started.v1", frozen=True, kw_only=True):
 
 
 class RunText(Message, tag="runner.text.v1", frozen=True, kw_only=True):
-    """Text as it arrives. `n` counts from 0 per attempt, so that a lost piece is noticed."""
+    """Text as it arrives. `n` counts from 0 per attempt, so that a lost piece is noticed.
+
+    `held_ms`: so long its beginning waited for the rest.
+    """
 
     run_id: str
     attempt: Count
+    instance: str
     n: Count
     text: str
     tokens: Tokens = 1
     exact: bool = False  # `tokens` are the engine's own count, not the number of pieces that a provider sent
+    held_ms: float = 0.0
 
 
 class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
-    """The dialect's explicit terminator was seen. `pieces` is the number of `RunText` before it."""
+    """The dialect's explicit terminator was seen. `pieces` is the number of `RunText` before it.
+
+    `text`: what was held and comes after those pieces; `tokens`, `exact` and `held_ms` are about it, as in `RunText`.
+    """
 
     run_id: str
     attempt: Count
     pieces: Count
     finish_reason: FinishReason
     usage: Usage
+    text: str = ""
+    tokens: Tokens = 0
+    exact: bool = True
+    held_ms: float = 0.0
     served_by: ModelId | None = None  # see `Attempt`
 
 

@@ -7,6 +7,7 @@ back within a process) and, where chance is needed, a fresh `id`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -53,11 +54,12 @@ class Heard(Struct, frozen=True):
 
 
 class Happened(Struct, frozen=True):
-    """A fact from the log, in order, each position once."""
+    """A fact from the log, in order, each position once. One in its light form brings its bytes, if it is recent."""
 
     at_ms: float
     seq: int
     event: Event
+    payload: bytes = b""
 
 
 class Unheard(Struct, frozen=True):
@@ -262,4 +264,11 @@ class CancelCall(Struct, frozen=True):
     call_id: str
 
 
-Effect = Send | Store | Trace | Probe | Recall | Claim | Wake | CallModel | CancelCall
+class Later(Struct, frozen=True):
+    """Effects that somebody's answer need not wait for: made when what was sent with them has left the process, and in
+    any case before the next input."""
+
+    make: Callable[[], list[Effect]]
+
+
+Effect = Send | Store | Trace | Probe | Recall | Claim | Wake | CallModel | CancelCall | Later

@@ -9,6 +9,8 @@ import os
 import time
 from typing import Protocol
 
+LUCK = 16 * 64
+"""So many characters are drawn at once: a call into the kernel for each id was a good part of what it cost."""
 _CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CROCKFORD_OF_BYTE = _CROCKFORD * 8  # 256 bytes onto 32 characters, each as often
 _PAIRS = tuple(chr(a) + chr(b) for a in _CROCKFORD for b in _CROCKFORD)  # ten bits as two characters
@@ -32,6 +34,7 @@ class SystemClock:
     def __init__(self) -> None:
         self._wall_ms = time.time() * 1000
         self._mono = time.monotonic()
+        self._luck = ""  # characters drawn ahead
 
     def now_ms(self) -> float:
         """Now."""
@@ -39,7 +42,10 @@ class SystemClock:
 
     def new_id(self, now_ms: float) -> str:
         """See `ulid`. Sixteen characters of five bits each are the 80 bits of luck."""
-        return _stamp(int(now_ms)) + os.urandom(16).translate(_CROCKFORD_OF_BYTE).decode()
+        if not self._luck:
+            self._luck = os.urandom(LUCK).translate(_CROCKFORD_OF_BYTE).decode()
+        luck, self._luck = self._luck[:16], self._luck[16:]
+        return _stamp(int(now_ms)) + luck
 
 
 def ulid(now_ms: float, luck: int) -> str:

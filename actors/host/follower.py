@@ -13,7 +13,7 @@ from understudy.actors.host.snapshots import Snapshots, Unusable
 from understudy.bus.port import Bus, BusDown, Reading, Received, StreamState
 from understudy.bus.subjects import evt_stream
 from understudy.messages.events import OUTCOMES, Event
-from understudy.messages.wire import WireError, decode, reader_of, tag_of
+from understudy.messages.wire import WireError, reader_of, tag_of
 
 QUIET_S = 1.0
 LOOK_S = 5.0
@@ -27,7 +27,8 @@ REST = 10_000
 
 
 class Follower:
-    """`happened(seq, event)` gets what the core folds; `seq` is the position up to which that has been done.
+    """`happened(seq, event, payload)` gets what the core folds, recent facts with their bytes; `seq` is the position up
+    to which that has been done.
 
     `sound` says whether the state may still be trusted: after a step has raised, nothing of it is kept.
     """
@@ -39,7 +40,7 @@ class Follower:
         app: str,
         log: Log,
         now_ms: Callable[[], float],
-        happened: Callable[[int, Event], None],
+        happened: Callable[[int, Event, bytes], None],
         sound: Callable[[], bool],
         snapshots: Snapshots | None = None,
     ) -> None:
@@ -53,7 +54,7 @@ class Follower:
         self._live = [f"{app}.live.{name}{tail}" for name in sorted(names - OUTCOMES) for tail in ("", ".*")]
         self._subjects = [f"{app}.evt.>"]
         self._read = reader_of(core.FOLDS) if core.FOLDS else None
-        self._whole_from_ms = float("inf")  # older facts come in their light forms, where the core folds those
+        self._recent_from_ms = float("inf")  # facts from then on bring their bytes
         self._moved = asyncio.Event()
         self._snapshots, self._saved, self._saved_ms = snapshots, 0, now_ms()
 
@@ -61,9 +62,9 @@ class Follower:
         """Fold up to what is the head of the log now; later facts keep coming in order.
 
         Facts stored after `since_ms` (Unix milliseconds) are told in any case, though a snapshot has them folded, and
-        whole: who reads something else from then on wants to know what became of it.
+        with their bytes: who reads something else from then on wants to know what became of it.
         """
-        self._whole_from_ms = since_ms or self._whole_from_ms
+        self._recent_from_ms = since_ms or self._recent_from_ms
         began = self._now_ms()
         now = await self._bus.stream_state(self._stream)
         self._created = now.created
@@ -97,16 +98,18 @@ class Follower:
         reading.look()  # what was announced before anybody listened
 
     def _on_event(self, received: Received) -> None:
-        name = ".".join(received.subject.split(".", 4)[:4])
+        name = received.subject
+        if name not in self._names:  # perhaps with a key
+            name = ".".join(name.split(".", 4)[:4])
         if name in self._names and self._read is not None:
             try:
-                recent = received.at_ms >= self._whole_from_ms
-                event = decode(received.payload) if recent else self._read(received.payload)
+                event = self._read(received.payload)
             except WireError:
                 self.unknown += 1  # a newer writer's event: counted and skipped
             else:
                 if isinstance(event, Event):
-                    self._happened(received.seq, event)
+                    recent = received.at_ms >= self._recent_from_ms
+                    self._happened(received.seq, event, received.payload if recent else b"")
         self.seq = max(self.seq, received.seq)
         self._moved.set()
 

@@ -39,6 +39,7 @@ from understudy.messages.step import (
     Happened,
     Heard,
     Input,
+    Later,
     Probe,
     Recall,
     Send,
@@ -114,6 +115,7 @@ class Host:
         self._out = Outbox(bus, self._not_sent)
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stores: dict[str, Event] = {}
+        self._later: list[Later] = []
         self.id = self.clock.new_id(self.clock.now_ms())
         # Of this process alone: what answers an earlier life of the same instance finds nobody, and notices.
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
@@ -198,10 +200,25 @@ class Host:
         if self._crashed.done():
             return
         try:
+            if self._later:
+                self._perform_later()
             for effect in self.core.step(self.state, message, self.settings):
                 self._perform(effect)
         except Exception as error:  # noqa: BLE001 - the one place where a step's bug is met
             self._crash(message, error)
+
+    def _catch_up(self) -> None:
+        if self._later and not self._crashed.done():
+            try:
+                self._perform_later()
+            except Exception as error:  # noqa: BLE001 - as in `feed`
+                self._crash(None, error)
+
+    def _perform_later(self) -> None:
+        later, self._later = self._later, []
+        for one in later:
+            for effect in one.make():
+                self._perform(effect)
 
     def feed_threadsafe(self) -> Callable[[Input], None]:
         """`feed` for edges that live in another thread."""
@@ -219,7 +236,7 @@ class Host:
 
         return feed
 
-    def _crash(self, message: Input, error: Exception) -> None:
+    def _crash(self, message: Input | None, error: Exception) -> None:
         """Say what happened without any content, answer the caller, and let the process end."""
         self._sound = False
         where = places(error)
@@ -287,8 +304,8 @@ class Host:
         self.log.line("unreadable", **facts)
         self._send(f"{self.app}.dead.{self.seat.actor}.{self.seat.instance}", encode(letter), "")
 
-    def _on_fact(self, seq: int, event: Event) -> None:
-        self.feed(Happened(self.clock.now_ms(), seq, event))
+    def _on_fact(self, seq: int, event: Event, payload: bytes) -> None:
+        self.feed(Happened(self.clock.now_ms(), seq, event, payload))
 
     # --- the fold --------------------------------------------------------------------------------------------------
 
@@ -348,12 +365,17 @@ class Host:
             case CallModel() | CancelCall():
                 if self.edge is not None:
                     self.edge.perform(effect)
+            case Later():
+                if not self._later:  # a turn of the loop later what was sent in this one has left
+                    loop = asyncio.get_running_loop()
+                    loop.call_soon(loop.call_soon, self._catch_up)
+                self._later.append(effect)
 
     def _stored(self, answer: Stored | StoreFailed) -> None:
         event = self._stores.pop(answer.msg_id, None)
+        self.feed(answer)  # first: somebody waits for what comes of it
         if event is not None:
             self.log.line(stored_name(event), **stored_facts(event, answer))
-        self.feed(answer)
 
     # --- the way out -----------------------------------------------------------------------------------------------
 

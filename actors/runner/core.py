@@ -48,6 +48,8 @@ SENDS: tuple[str, ...] = ()
 OBSERVES = (RunnerBeat,)
 
 BEAT = "beat"
+HOLD_MS = 20.0
+"""So long an attempt is given to begin with text, before it is said that it has been taken."""
 UNHEARD_MS, FORGET_UNHEARD_MS = 1_000.0, 10_000.0
 
 
@@ -67,6 +69,8 @@ class Call:
     until_ms: float
     pieces: int = 0
     tokens: int = 0
+    told: bool = False  # whether the selector knows which instance has it
+    held: list[CallText] = field(default_factory=list[CallText])
     unheard_ms: float = 0.0  # since when nobody hears it
 
 
@@ -101,7 +105,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case Unheard():
             return _unheard(state, message)
         case Woke():
-            return _expire(state, message)
+            return _woke(state, message)
         case Booted():
             state.app, state.instance, state.inbox = message.app, message.instance, message.inbox
             return []
@@ -133,8 +137,7 @@ def _admit(state: State, asked: Asked, settings: Settings) -> list[Effect]:
     until = asked.at_ms + run.remaining_ms
     state.calls[call_id] = Call(run, asked.reply, until)
     state.busy[run.model] = state.busy.get(run.model, 0) + 1
-    started = RunStarted(run_id=run.run_id, attempt=run.attempt, instance=state.instance)
-    return [*out, Send(asked.reply, started), CallModel(call_id, run), Wake(until, call_id, 0)]
+    return [*out, CallModel(call_id, run), Wake(min(until, asked.at_ms + HOLD_MS), call_id, 0)]
 
 
 def _free(state: State, model: str, settings: Settings) -> int:
@@ -151,14 +154,36 @@ def _make_room(state: State, model: str) -> list[Effect]:
 
 
 def _text(state: State, text: CallText) -> list[Effect]:
+    """Text leaves at once where somebody reads along, else with what comes within a short while."""
     call = state.calls.get(text.call_id)
     if call is None:
         return []
-    run, n = call.run, call.pieces
-    call.pieces += 1
     call.tokens += text.tokens
-    piece = RunText(run_id=run.run_id, attempt=run.attempt, n=n, text=text.text, tokens=text.tokens, exact=text.exact)
-    return [Send(call.reply, piece, reply=f"{state.inbox}.vanished.{text.call_id}")]
+    call.held.append(text)
+    if not call.run.hold_ms:
+        return _say(state, text.call_id, call, text.at_ms)
+    if call.told and len(call.held) == 1:
+        return [Wake(min(call.until_ms, text.at_ms + call.run.hold_ms), text.call_id, 0)]
+    return []
+
+
+def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
+    """What is held."""
+    if not call.held:
+        return []
+    run, held, n = call.run, call.held, call.pieces
+    call.told, call.held, call.pieces = True, [], n + 1
+    piece = RunText(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        instance=state.instance,
+        n=n,
+        text="".join(one.text for one in held),
+        tokens=sum(one.tokens for one in held),
+        exact=all(one.exact for one in held),
+        held_ms=round(max(0.0, now - held[0].at_ms), 3),
+    )
+    return [Send(call.reply, piece, reply=f"{state.inbox}.vanished.{call_id}")]
 
 
 def _unheard(state: State, unheard: Unheard) -> list[Effect]:
@@ -181,7 +206,7 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
     call = _forget(state, ended.call_id)
     if call is None:
         return []
-    run = call.run
+    run, held = call.run, call.held
     usage = Usage(
         prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
         completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
@@ -193,6 +218,10 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         pieces=call.pieces,
         finish_reason=_finish_reason(ended.finish_reason),
         usage=usage,
+        text="".join(one.text for one in held),
+        tokens=sum(one.tokens for one in held),
+        exact=all(one.exact for one in held),
+        held_ms=round(max(0.0, ended.at_ms - held[0].at_ms), 3) if held else 0.0,
         served_by=ended.served_by,
     )
     return [Send(call.reply, end), Wake(0, ended.call_id, 0)]
@@ -218,6 +247,7 @@ def _failed(state: State, failed: CallFailed) -> list[Effect]:
         return []
     reason = msgspec.convert(failed.reason, RunFailure)
     return [
+        *_say(state, failed.call_id, call, failed.at_ms),
         _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms),
         Wake(0, failed.call_id, 0),
     ]
@@ -239,12 +269,19 @@ def _forget(state: State, call_id: str) -> Call | None:
     return call
 
 
-def _expire(state: State, woke: Woke) -> list[Effect]:
-    """The deadline has passed: the selector has turned away already, so only the upstream call is ended."""
-    call = _forget(state, woke.key)
+def _woke(state: State, woke: Woke) -> list[Effect]:
+    """Something has been held long enough. Or the deadline has passed: then the selector has turned away already."""
+    call = state.calls.get(woke.key)
     if call is None:
         return []
-    return [CancelCall(woke.key), _failure(call.reply, call.run, "deadline")]
+    if woke.at_ms >= call.until_ms:
+        _forget(state, woke.key)
+        return [CancelCall(woke.key), _failure(call.reply, call.run, "deadline")]
+    out = _say(state, woke.key, call, woke.at_ms)
+    if not call.told:
+        run, call.told = call.run, True
+        out.append(Send(call.reply, RunStarted(run_id=run.run_id, attempt=run.attempt, instance=state.instance)))
+    return [*out, Wake(call.until_ms, woke.key, 0)]
 
 
 def _beat(state: State, now: float, generation: int, settings: Settings) -> list[Effect]:

@@ -29,7 +29,7 @@ from understudy.messages.catalogue import (
 from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
 from understudy.messages.run import Attach
-from understudy.messages.step import Asked, Effect, Send, Store, Trace
+from understudy.messages.step import Asked, Effect, Later, Send, Store
 
 SHARES = {"critical": 1.25, "high": 1.0, "low": 0.8, "best_effort": 0.5}
 """How much of `max_in_flight` requests of a priority may find taken: the lower ones are turned away first."""
@@ -95,9 +95,9 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
     about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
     pinned = state.knowledge.pins.get(conversation) if ask.model is None else None
     wish = replace(question, model=pinned) if pinned in topology.models else question
-    decision, made = _decide(state, asked, wish, seed, deadline_ms, about)
+    decision, deciding = _decide(state, asked, wish, seed, deadline_ms, about)
     if not decision.chain and wish is not question:  # a pin is a wish: a session must not break off
-        decision, made = _decide(state, asked, question, seed, deadline_ms, about)
+        decision, deciding = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
         raise admit.refuse("no_allowed_model", rejected=decision.counts())
     return Conduct(
@@ -109,7 +109,7 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
         latency=latency,
         task=question.task,
         chain=[one.model for one in decision.chain],
-        decision=made,
+        deciding=deciding,
         topology=topology,
         continues=state.knowledge.continues,
         script=Script(stops=parameters.stop),
@@ -123,39 +123,46 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
 
 
 def begin(state: State, run: Conduct, now: float) -> list[Effect]:
-    """From here on the run is ours: its decision goes to the trace, its first attempt to a runner."""
+    """From here on the run is ours: its first attempt goes to a runner, then its decision to the trace."""
     if run.ask.resume is not None:
         failover.resume(run, run.ask.resume.text)
     state.runs[run.run_id] = run
     if run.mark.key:
         state.claims[run.mark.key] = run.run_id
-    return [Trace(run.decision), *conducted(state, run, now, partial(run.begin, now))]
+    started = run.started(now)
+    attempt = conducted(state, run, now, partial(run.ask_next, now))
+    return [*attempt, Later(lambda: [run.record(), *started])]
 
 
 def _decide(
     state: State, asked: Asked, question: Question, seed: int, deadline_ms: float, about: dict[str, Any]
-) -> tuple[Decision, SelectionMade]:
+) -> tuple[Decision, Callable[[], SelectionMade]]:
+    """The decision, and what makes its record when there is time for that."""
     decision, seen = state.order.decide(state.knowledge, state.local, question, asked.at_ms)
-    made = SelectionMade(
-        at_ms=int(asked.at_ms),
-        run_id=asked.id,
-        instance=state.where.instance,
-        as_of_seq=state.knowledge.seq,
-        topology=state.knowledge.topology_hash,
-        seed=seed,
-        task=question.task,
-        features=msgspec.to_builtins(question),
-        local_view=seen.surviving,
-        chain=tuple(one.model for one in decision.chain),
-        scores={one.model: one.score for one in decision.chain},
-        rejected=decision.counts(),
-        not_loaded=seen.not_loaded,
-        digest=decision.digest(),
-        reply=asked.reply,
-        deadline_at_ms=int(deadline_ms),
-        **about,
-    )
-    return decision, made
+    as_of_seq, topology = state.knowledge.seq, state.knowledge.topology_hash
+
+    def deciding() -> SelectionMade:
+        return SelectionMade(
+            at_ms=int(asked.at_ms),
+            run_id=asked.id,
+            instance=state.where.instance,
+            as_of_seq=as_of_seq,
+            topology=topology,
+            seed=seed,
+            task=question.task,
+            features=msgspec.to_builtins(question),
+            local_view=seen.surviving,
+            chain=tuple(one.model for one in decision.chain),
+            scores={one.model: one.score for one in decision.chain},
+            rejected=decision.counts(),
+            not_loaded=seen.not_loaded,
+            digest=decision.digest(),
+            reply=asked.reply,
+            deadline_at_ms=int(deadline_ms),
+            **about,
+        )
+
+    return decision, deciding
 
 
 def _select(state: State, asked: Asked) -> Message:

@@ -1,9 +1,10 @@
 """One request on its way: a small state machine that conducts attempts at models to exactly one end.
 
-    asking ── RunStarted ──> running ── RunEnded ──> ending ── Stored ──> (gone)
-      │  ^                      │
-      │  └──── next model ──────┤  RunFailed, first-token and stall timeouts, a dead or silent runner, a lost piece
-      └─────────────────────────┴── no model left, deadline, cancel ──> ending
+    asking ── RunStarted, RunText ──> running ── RunEnded ──> ending ── Stored ──> (gone)
+      │  ^                               │
+      │  └──── next model ───────────────┤  RunFailed, first-token and stall timeouts, a dead or silent runner,
+      │                                  │  a lost piece
+      └──────────────────────────────────┴── no model left, deadline, cancel ──> ending
 
 Fencing: whatever comes from an attempt that is not the current one is dropped. A seam is announced with the first text
 of the next model, so a model that fails before its first word leaves no trace in the text.
@@ -21,8 +22,9 @@ from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.text import Script
 from understudy.actors.selector.views import News
+from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Message
-from understudy.messages.events import RequestEnded, SelectionMade
+from understudy.messages.events import RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import (
     Attempt,
     Delta,
@@ -35,7 +37,6 @@ from understudy.messages.generate import (
     Usage,
 )
 from understudy.messages.run import (
-    CancelRun,
     Continuation,
     RunEnded,
     RunFailed,
@@ -45,30 +46,12 @@ from understudy.messages.run import (
     RunText,
 )
 from understudy.messages.slugs import slug
-from understudy.messages.step import Effect, Recall, Recalled, Send, Stored, StoreFailed, Wake
+from understudy.messages.step import Effect, Recall, Recalled, Send, Stored, StoreFailed, Trace, Wake
 from understudy.messages.topology import Latency, Topology
+from understudy.messages.wire import encode
 
-
-@dataclass(slots=True)
-class Where:
-    """Where we are: what effects need to be addressed."""
-
-    app: str
-    instance: str
-    inbox: str
-
-    def run_subject(self, slug: str) -> str:
-        """Where a model's runners take attempts."""
-        return f"{self.app}.ask.runner.run.{slug}"
-
-    def inbox_of(self, run_id: str, attempt: int) -> str:
-        """Where the runner answers."""
-        return f"{self.inbox}.run.{run_id}.{attempt}"
-
-    def cancel(self, started: RunStarted) -> Send:
-        """Tell a runner's instance that nobody waits for this attempt any longer."""
-        subject = f"{self.app}.ask.runner.cancel.{started.instance}"
-        return Send(subject, CancelRun(run_id=started.run_id, attempt=started.attempt))
+HOLD_MS = 100.0
+"""Where nobody reads along, a runner may collect text for so long: it is needed only should the model break off."""
 
 
 @dataclass(slots=True)
@@ -83,7 +66,7 @@ class Conduct:
     latency: Latency
     task: str
     chain: list[str]
-    decision: SelectionMade
+    deciding: Callable[[], SelectionMade]
     topology: Topology
     continues: Callable[[str], Continuation]  # how a model goes on with another's text, as far as the log tells now
     begun_ms: float
@@ -119,15 +102,26 @@ class Conduct:
     resting: bool = False
     script: Script = field(default_factory=Script)  # holds back beginnings of our stop strings
     tried: list[Attempt] = field(default_factory=list[Attempt])
+    seal: str = ""  # of the decision
+    _decision: SelectionMade | None = None
 
     # --- beginning -------------------------------------------------------------------------------------------------
 
-    def begin(self, now: float) -> list[Effect]:
-        """First attempt."""
-        out: list[Effect] = []
-        if self.ask.stream:
-            out += self.say(self._started(self.chain[0], now))
-        return out + self.ask_next(now)
+    @property
+    def decision(self) -> SelectionMade:
+        """As it is recorded; made when it is first looked at."""
+        if self._decision is None:
+            self._decision = self.deciding()
+        return self._decision
+
+    def record(self) -> Trace:
+        """The decision for the other selectors; what the end will say about it is made now too, while there is time."""
+        self.seal = seal_of(encode(self.decision))
+        return Trace(self.decision)
+
+    def started(self, now: float) -> list[Effect]:
+        """What a reader is told first."""
+        return self.say(self._started(self.chain[0], now)) if self.ask.stream else []
 
     def _started(self, model: str, now: float) -> Started:
         left = max(1, int(self.deadline_ms - now))
@@ -148,6 +142,7 @@ class Conduct:
             messages=self.ask.messages,
             parameters=self._left_parameters(),
             remaining_ms=max(0.0, self.deadline_ms - now),
+            hold_ms=0.0 if self.ask.stream else HOLD_MS,
             prefill=self.script.text() if self.continued else "",
             continuation=self.continues(self.model) if self.continued else "none",
         )
@@ -166,8 +161,7 @@ class Conduct:
         """An answer of a runner; one of an abandoned attempt is fenced off."""
         over = self.ending is not None or self.resting
         if over or getattr(message, "attempt", self.attempt) != self.attempt:
-            # Whoever starts too late works for nobody: it could not be told before, as its instance was unknown.
-            return [self.where.cancel(message)] if isinstance(message, RunStarted) else []
+            return [self.where.cancel(message)] if begins(message) else []
         match message:
             case RunText():
                 return self._text(message, now)
@@ -182,13 +176,17 @@ class Conduct:
                 return []
 
     def _text(self, message: RunText, now: float) -> list[Effect]:
+        self.runner = message.instance
         if message.n != self.pieces:
             return self.fail("text_lost", now)
         self.pieces += 1
+        return self._more(message, now)
+
+    def _more(self, message: RunText | RunEnded, now: float) -> list[Effect]:
         self.tokens += message.tokens
         self.exact = self.exact and message.exact
         if self.first_ms is None:
-            self.first_ms = now
+            self.first_ms = max(self.asked_ms, now - message.held_ms)
         self.due_ms = min(now + self.latency.stall_ms, self.deadline_ms)
         return self.show(self.script.add(message.text))
 
@@ -216,14 +214,15 @@ class Conduct:
     def _ended(self, message: RunEnded, now: float) -> list[Effect]:
         if message.pieces != self.pieces:
             return self.fail("text_lost", now)
+        out = self._more(message, now) if message.text else []
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
-            return self.fail("refused", now)
+            return out + self.fail("refused", now)
         silent = not (self.script.added() or self.script.stop_begun)
         if silent and message.finish_reason != "refusal":
             if self.continued:
                 failover.mute(self)
             return self.fail("empty", now)
-        out = self.show(self.script.finish())
+        out += self.show(self.script.finish())
         out += self.announce_seam(self.script.seq)
         usage = ends.spent(self, message.usage)
         self.tried.append(replace(self._attempt("ok", now), served_by=message.served_by))

@@ -6,10 +6,11 @@ from functools import partial
 
 from understudy.actors.selector import answers, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
-from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted
 from understudy.actors.selector.views import Ended, Knowledge
+from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
@@ -159,7 +160,7 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
         case RunText() | RunStarted() | RunEnded() | RunFailed():
             run = state.runs.get(message.run_id)
             if run is None:
-                return [state.where.cancel(message)] if isinstance(message, RunStarted) else []
+                return [state.where.cancel(message)] if begins(message) else []
             return conducted(state, run, heard.at_ms, partial(run.hear, message, heard.at_ms))
         case RunnerBeat():
             state.local.beat(message, heard.at_ms)
@@ -176,10 +177,14 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
 
 
 def _gone(state: State, instance: str, reason: RunFailure, now: float) -> list[Effect]:
-    """A runner died: its runs go on elsewhere at once, without waiting for their stall limit."""
+    """A runner died: its runs go on elsewhere at once, without waiting for their stall limit.
+
+    So do those that nobody has taken yet who said so: it may have been this one.
+    """
     out: list[Effect] = []
     models = state.local.gone(instance)
-    for run in [r for r in state.runs.values() if r.runner == instance and r.ending is None]:
+    hit = [r for r in state.runs.values() if r.runner == instance or (not r.runner and r.model in models)]
+    for run in [r for r in hit if r.ending is None]:
         out += conducted(state, run, now, partial(run.fail, reason, now))
     for model in models:
         if not state.local.instances.get(model):
@@ -210,13 +215,15 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     event = happened.event
     state.knowledge.apply(happened.seq, event)
     state.order.happened(event)
-    if not isinstance(event, RequestEnded):  # an old one, in its light form: nobody waits for it any longer
+    if not isinstance(event, RequestBrief | RequestEnded):
+        return []
+    if isinstance(event, RequestBrief) and not happened.payload:  # an old one: nobody waits for it any longer
         return []
     state.fresh.pop(event.claim, None)
-    state.siblings.ended(event, happened.at_ms)
+    state.siblings.ended(event, happened.payload, happened.at_ms)
     run = state.runs.get(event.run_id)
     if run is None:
-        return takeover.read_back(state, event)
+        return takeover.read_back(state, event, happened.payload)
     _forget(state, run)
     return run.read_back() if event.instance == state.where.instance else run.superseded()
 

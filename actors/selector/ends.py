@@ -12,7 +12,7 @@ from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
 from understudy.messages.slugs import slug
 from understudy.messages.step import Store
-from understudy.messages.wire import encode
+from understudy.messages.wire import WireError, decode, encode
 
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
@@ -114,7 +114,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         body=run.mark.body,
         degraded=isinstance(run.ending, Finished) and run.ending.degraded,
         decision=run.decision,
-        seal=seal_of(encode(run.decision)),
+        seal=run.seal,
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))
@@ -139,6 +139,20 @@ def interrupted(made: SelectionMade, instance: str, now: float) -> RequestEnded:
         decision=made,
         seal=seal_of(encode(made)),
     )
+
+
+def whole(payload: bytes) -> RequestEnded | None:
+    """The stored end of which only the light form was read so far; None where the rest cannot be."""
+    try:
+        found = decode(payload)
+    except WireError:
+        return None
+    return found if isinstance(found, RequestEnded) else None
+
+
+def unreadable(made: SelectionMade) -> Failed:
+    """What a caller hears of an end that the log holds in a form that this process cannot read."""
+    return Failed(code="text_lost", text=ADVICE["text_lost"], run_id=made.run_id, recorded=True)
 
 
 def as_message(end: RequestEnded, stream: bool) -> End:

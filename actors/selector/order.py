@@ -17,7 +17,7 @@ import msgspec
 
 from understudy.actors.selector import choose
 from understudy.actors.selector.choose import Decision, Local, Question, Rejected
-from understudy.actors.selector.views import Knowledge, LocalView
+from understudy.actors.selector.views import Knowledge, LocalView, ModelView
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import Candidate
 from understudy.messages.events import Event, RequestEnded, TopologyApplied
@@ -58,9 +58,15 @@ class _Kind:
     rejected: dict[str, str] = field(default_factory=dict[str, str])
     groups: dict[Group, list[Entry]] = field(default_factory=dict[Group, list[Entry]])
     filed: dict[str, Filed] = field(default_factory=dict[str, Filed])
-    stale: set[str] = field(default_factory=set[str])
+    stale: set[str] = field(default_factory=set[str])  # to be filed again
+    resighted: set[str] = field(default_factory=set[str])  # only their record has changed: in-flight requests, mostly
     all_rejected: Rejected | None = None  # made of `rejected` when something has changed
     seen: Seen = field(default_factory=lambda: Seen({}, ()))
+
+
+def _stand(view: ModelView, sight: Local) -> tuple[int, bool]:
+    """All that a decision draws from a sight, besides recording it."""
+    return choose.rank(view, sight), sight.instances == 0
 
 
 class Order:
@@ -96,9 +102,10 @@ class Order:
         kind = self._kind(knowledge, topology, question)
         for model in sorted(kind.stale):
             self._file(kind, knowledge, topology, question, model)
-        if kind.stale:
+        if kind.stale or kind.resighted:
             kind.seen = self._seen_by(kind)
             kind.stale.clear()
+            kind.resighted.clear()
         if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
             kind.all_rejected = Rejected.of(kind.rejected)
         if kind.named:
@@ -119,21 +126,30 @@ class Order:
             self._absent.clear()
             self._windows = sorted({view.declared.context_tokens for view in knowledge.models.values()})
             self._touched = set(knowledge.models)
-        self._touched |= local.take_touched()
-        self._touched.update(m for m in self._suspects if not local.is_suspect(m, now))
-        if not self._touched:
+        looked_at = local.take_touched()
+        looked_at.update(m for m in self._suspects if not local.is_suspect(m, now))
+        if not looked_at and not self._touched:
             return
-        for model in self._touched & knowledge.models.keys():
-            sight = local_of(local, model, now)
-            told = sight != choose.idle(knowledge.models[model].declared)
-            self._sights[model] = sight, msgspec.to_builtins(sight) if told else None
-            (self._suspects.add if sight.suspect else self._suspects.discard)(model)
-            (self._absent.add if sight.instances == 0 else self._absent.discard)(model)
-            for kind in self._kinds.values():
-                kind.stale.add(model)
+        for model in (looked_at | self._touched) & knowledge.models.keys():
+            self._look(knowledge, local, model, now)
         self._touched.clear()
         if len(self._not_loaded) != len(self._absent) or not self._absent.issuperset(self._not_loaded):
             self._not_loaded = tuple(sorted(self._absent))
+
+    def _look(self, knowledge: Knowledge, local: LocalView, model: str, now: float) -> None:
+        """See a model as it is now; file it again only if that, or what the log says, may move it."""
+        view, sight = knowledge.models[model], local_of(local, model, now)
+        before = self._sights.get(model)
+        moved = model in self._touched or before is None or _stand(view, before[0]) != _stand(view, sight)
+        if before is None or before[0] != sight:
+            told = sight != choose.idle(view.declared)
+            self._sights[model] = sight, msgspec.to_builtins(sight) if told else None
+        elif not moved:
+            return
+        (self._suspects.add if sight.suspect else self._suspects.discard)(model)
+        (self._absent.add if sight.instances == 0 else self._absent.discard)(model)
+        for kind in self._kinds.values():
+            (kind.stale if moved else kind.resighted).add(model)
 
     def _kind(self, knowledge: Knowledge, topology: Topology, q: Question) -> _Kind:
         """The books for this kind of question; new ones have every model still to be filed."""
@@ -173,7 +189,7 @@ class Order:
         """What was seen before, with what is new of the stale models."""
         before = kind.seen.surviving
         surviving = dict(before)
-        for model in sorted(kind.stale):
+        for model in sorted(kind.stale | kind.resighted):
             told = self._sights[model][1]
             if told is None or model in kind.rejected:
                 surviving.pop(model, None)

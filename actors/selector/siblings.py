@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+from understudy.messages.brief import RequestBrief
 from understudy.messages.events import RequestEnded, SelectionMade
 
 DEAF_MS = 750.0
@@ -28,12 +29,19 @@ RECENT_MS = 5_000.0
 """An end of our own former life that is older than this was surely said."""
 
 
+class Ending(Struct, frozen=True):
+    """An end that the log holds, with its bytes where only the light form was read, and when it was."""
+
+    end: RequestBrief | RequestEnded
+    payload: bytes
+    seen_ms: float
+
+
 class Closing(Struct, frozen=True):
     """A run whose end the log holds; its selector may have died before saying it."""
 
     made: SelectionMade
-    end: RequestEnded
-    seen_ms: float
+    ending: Ending
 
 
 @dataclass(slots=True)
@@ -45,7 +53,7 @@ class Siblings:
     open: dict[str, SelectionMade] = field(default_factory=dict[str, SelectionMade])
     heard_ms: dict[str, float] = field(default_factory=dict[str, float])
     closing: dict[str, dict[str, Closing]] = field(default_factory=dict[str, dict[str, Closing]])  # per selector
-    early: dict[str, tuple[RequestEnded, float]] = field(default_factory=dict[str, tuple[RequestEnded, float]])
+    early: dict[str, Ending] = field(default_factory=dict[str, Ending])
     gone_ms: dict[str, float] = field(default_factory=dict[str, float])  # the dead, and until when they lived
     back_ms: float = float("-inf")  # when we began to hear again
 
@@ -55,7 +63,7 @@ class Siblings:
             return
         early = self.early.pop(made.run_id, None)
         if early is not None:
-            self._close(made, *early)
+            self._close(made, early)
         elif made.deadline_at_ms + FORGET_MS > now:
             self.open[made.run_id] = made
         if not self.is_gone(made):
@@ -65,19 +73,20 @@ class Siblings:
         """Whether it was made by a selector that has died since."""
         return made.at_ms <= self.gone_ms.get(made.instance, float("-inf"))
 
-    def ended(self, end: RequestEnded, now: float) -> None:
+    def ended(self, end: RequestBrief | RequestEnded, payload: bytes, now: float) -> None:
         """The log holds its end. Its selector has said so once it has lived on for a heartbeat; until then we know."""
         made = self.open.pop(end.run_id, None)
         if made is not None:
-            self._close(made, end, now)
+            self._close(made, Ending(end, payload, now))
         elif end.instance != self.mine:
-            self.early[end.run_id] = end, now
+            self.early[end.run_id] = Ending(end, payload, now)
 
-    def _close(self, made: SelectionMade, end: RequestEnded, now: float) -> None:
+    def _close(self, made: SelectionMade, ending: Ending) -> None:
+        end = ending.end
         if end.instance != made.instance:
             return
         if made.instance != self.mine or end.at_ms > self.born_ms - RECENT_MS:
-            self.closing.setdefault(made.instance, {})[end.run_id] = Closing(made, end, now)
+            self.closing.setdefault(made.instance, {})[end.run_id] = Closing(made, ending)
 
     def beat(self, instance: str, now: float) -> None:
         """It is alive; what had ended before the heartbeat before this one has been said."""
@@ -85,7 +94,7 @@ class Siblings:
         if instance == self.mine and now - before > DEAF_MS:
             self.back_ms = now  # what the others said meanwhile is lost, or only now on its way
         closing = self.closing.get(instance, {})
-        for run_id in [i for i, one in closing.items() if one.seen_ms < before]:
+        for run_id in [i for i, one in closing.items() if one.ending.seen_ms < before]:
             del closing[run_id]
 
     def deaf(self, ms: float) -> None:
@@ -121,7 +130,7 @@ class Siblings:
         closing = self.closing.get(instance, {})
         found = [one for one in closing.values() if one.made.at_ms <= until_ms]
         for one in found:
-            del closing[one.end.run_id]
+            del closing[one.made.run_id]
         return found
 
     def orphan(self, run_id: str) -> SelectionMade | None:
@@ -131,7 +140,7 @@ class Siblings:
     def sweep(self, now: float) -> None:
         """Forget what nobody waits for any longer."""
         self._forget([run_id for run_id, made in self.open.items() if made.deadline_at_ms + FORGET_MS < now])
-        for run_id in [run_id for run_id, (_, at) in self.early.items() if at + EARLY_MS < now]:
+        for run_id in [run_id for run_id, early in self.early.items() if early.seen_ms + EARLY_MS < now]:
             del self.early[run_id]
 
     def _forget(self, run_ids: Iterable[str]) -> None:

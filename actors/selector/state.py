@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from understudy.actors.selector.conduct import Conduct, Where
+from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.failover import NOT_ITS_FAULT
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
 from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, LocalView
+from understudy.actors.selector.where import Where
 from understudy.messages.base import Message
 from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from understudy.actors.selector import ends
 from understudy.actors.selector.state import State
+from understudy.messages.brief import RequestBrief
 from understudy.messages.events import RequestEnded, SelectionMade
 from understudy.messages.step import Effect, Recall, Recalled, Send, Store, Stored, StoreFailed
 
@@ -38,7 +39,7 @@ def say_again(state: State, instance: str, until_ms: float) -> list[Effect]:
     Found by the simulation: a selector killed between the log's answer and its last word to the caller.
     """
     found = state.siblings.unsaid(instance, until_ms)
-    return [effect for one in found for effect in _say(state, one.made, ends.as_message(one.end, one.made.stream))]
+    return [effect for one in found for effect in _say_stored(state, one.made, one.ending.end, one.ending.payload)]
 
 
 def take_over(state: State, orphans: list[SelectionMade], now: float) -> list[Effect]:
@@ -71,10 +72,15 @@ def recalled(state: State, answer: Recalled) -> list[Effect]:
     return read_back(state, answer.event) if isinstance(answer.event, RequestEnded) else []
 
 
-def read_back(state: State, end: RequestEnded) -> list[Effect]:
+def read_back(state: State, end: RequestBrief | RequestEnded, payload: bytes = b"") -> list[Effect]:
     """Whichever end it is, the log has it: its answer to ours may be lost, and is not waited for."""
     made = state.taken.pop(end.run_id, None)
-    return [] if made is None else _say(state, made, ends.as_message(end, made.stream))
+    return [] if made is None else _say_stored(state, made, end, payload)
+
+
+def _say_stored(state: State, made: SelectionMade, end: RequestBrief | RequestEnded, payload: bytes) -> list[Effect]:
+    whole = end if isinstance(end, RequestEnded) else ends.whole(payload)
+    return _say(state, made, ends.unreadable(made) if whole is None else ends.as_message(whole, made.stream))
 
 
 def _say(state: State, made: SelectionMade, end: ends.End) -> list[Effect]:

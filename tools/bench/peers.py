@@ -82,7 +82,7 @@ class Speaker:
         for n in range(self._count):
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             due += self._gap_s
-            text = RunText(run_id=run_id, attempt=attempt, n=n, text=f" {time.time_ns()}.")
+            text = RunText(run_id=run_id, attempt=attempt, instance="speaker", n=n, text=f" {time.time_ns()}.")
             await self._nc.publish(to, encode(text))
         usage = Usage(prompt_tokens=1, completion_tokens=self._count)
         end = RunEnded(run_id=run_id, attempt=attempt, pieces=self._count, finish_reason="stop", usage=usage)

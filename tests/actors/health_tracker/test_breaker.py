@@ -150,6 +150,6 @@ def test_a_probe_that_costs_money_must_be_allowed(allowed: bool, count: int) -> 
 
 def test_a_strange_answer_is_nobody_s_probe() -> None:
     t = rested()
-    assert t.hear(RunText(run_id="", attempt=0, n=0, text="yes")) == [] and t.status() == "unavailable"
+    assert t.hear(RunText(run_id="", attempt=0, instance="i-a", n=0, text="yes")) == [] and t.status() == "unavailable"
     t.hear(RunFailed(run_id="another", attempt=0, reason="engine"))
     assert t.state.watches["a"].probing and t.state.watches["a"].opened == 1

@@ -48,7 +48,7 @@ class Tracker(Table):
     def text(self, *words: str, finish: Any = "stop", pieces: int | None = None) -> None:
         run = self.asked()[-1].run_id
         for n, word in enumerate(words):
-            self.hear(RunText(run_id=run, attempt=0, n=n, text=word))
+            self.hear(RunText(run_id=run, attempt=0, instance="i-a", n=n, text=word))
         count = len(words) if pieces is None else pieces
         self.hear(RunEnded(run_id=run, attempt=0, pieces=count, finish_reason=finish, usage=Usage()))
 
@@ -230,7 +230,7 @@ def test_a_probe_that_failed_is_asked_again_later_and_harms_no_health(how: str) 
             case "empty-handed":
                 t.text(pieces=2)
             case "lost":
-                t.hear(RunText(run_id=t.asked()[-1].run_id, attempt=0, n=7, text="x"))
+                t.hear(RunText(run_id=t.asked()[-1].run_id, attempt=0, instance="i-a", n=7, text="x"))
             case "unheard":
                 t.feed(Unheard(t.now, f"_INBOX_A.h1.probe.{t.asked()[-1].run_id}"))
             case "silence":
@@ -343,7 +343,7 @@ def test_one_finding_per_load_and_never_two_questions_at_once(history: list[str]
             case "bad":
                 t.happen(AttemptEnded(at_ms=0, run_id="r", attempt=0, model="m", reason="server_error"))
             case "stray":
-                t.hear(RunText(run_id="", attempt=0, n=0, text="x"))
+                t.hear(RunText(run_id="", attempt=0, instance="i-a", n=0, text="x"))
             case _:
                 if t.asked():
                     t.play(word)

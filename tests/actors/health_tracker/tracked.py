@@ -102,7 +102,7 @@ def answer(t: Tracker, kind: str) -> list[Any]:
     run = t.asked()[-1].run_id
     match kind:
         case "text":
-            return t.hear(RunText(run_id=run, attempt=0, n=0, text="yes"))
+            return t.hear(RunText(run_id=run, attempt=0, instance="i-a", n=0, text="yes"))
         case "end" | "nothing":  # the end of an answer whose text was lost on the way, or that had none
             pieces = int(kind == "end")
             return t.hear(RunEnded(run_id=run, attempt=0, pieces=pieces, finish_reason="stop", usage=Usage()))

@@ -38,13 +38,15 @@ class Folding:
         self.state, self.told, self.out, self.sound = core.State(), list[int](), io.BytesIO(), True
         self.log = Log("selector", "s1", self.out)
         self.events: list[Event] = []
+        self.payloads: list[bytes] = []
         settings = core.Settings()
         kept = Snapshots(folder, core, "selector", "s1", settings) if folder is not None else None  # pyright: ignore[reportArgumentType]
 
-        def happened(seq: int, event: Event) -> None:
+        def happened(seq: int, event: Event, payload: bytes) -> None:
             self.told.append(seq)
             self.events.append(event)
-            core.step(self.state, Happened(now_ms(), seq, event), settings)
+            self.payloads.append(payload)
+            core.step(self.state, Happened(now_ms(), seq, event, payload), settings)
 
         self.follower = Follower(core, bus, "tta", self.log, now_ms, happened, lambda: self.sound, kept)  # pyright: ignore[reportArgumentType]
 
@@ -123,7 +125,7 @@ def test_recent_facts_are_told_again_and_folded_once(tmp_path: Path) -> None:
     play(story)
 
 
-def test_old_outcomes_come_light_and_recent_ones_whole() -> None:
+def test_outcomes_come_light_and_recent_ones_bring_their_bytes() -> None:
     """A sibling that dies now may not have said the ends of a moment ago: whoever says them needs all of them."""
 
     async def story(broker: Broker, bus: MemoryBus) -> None:
@@ -141,7 +143,8 @@ def test_old_outcomes_come_light_and_recent_ones_whole() -> None:
         await one.follower.catch_up(one.state, since_ms=since)
         await store(bus, ended(3))
         await asyncio.sleep(1)
-        assert [type(e) for e in one.events] == [RequestBrief, RequestEnded, RequestEnded]
+        assert [type(e) for e in one.events] == [RequestBrief, RequestBrief, RequestBrief]
+        assert one.payloads == [b"", encode(ended(2)), encode(ended(3))]
 
     play(story)
 

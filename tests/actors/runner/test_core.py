@@ -64,11 +64,11 @@ class Desk:
         at: float = 1000.0,
         reply: str = "",
         left: float = 500.0,
-        probe: bool = False,
+        **more: Any,
     ) -> list[Any]:
         turns = (Turn(role="user", content="Hello there"),)
         one = RunModel(
-            run_id=run, attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=left, probe=probe
+            run_id=run, attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=left, **more
         )
         return self.feed(Asked(at, "id", "s", reply or f"to.{run}", one))
 
@@ -79,10 +79,54 @@ class Desk:
 
 def test_admitted() -> None:
     desk = Desk()
-    started, call, wake = desk.ask("r1")
-    assert started == Send("to.r1", RunStarted(run_id="r1", attempt=0, instance="i1"))
+    call, wake = desk.ask("r1")
     assert isinstance(call, CallModel) and call.call_id == "r1.0" and call.run.model == "m/1"
-    assert wake == Wake(1500.0, "r1.0", 0) and core.in_hand(desk.state) == 1
+    assert wake == Wake(1020.0, "r1.0", 0) and core.in_hand(desk.state) == 1
+
+
+def test_who_is_silent_for_a_while_says_that_it_has_begun() -> None:
+    desk = Desk()
+    desk.ask("r1")
+    started = Send("to.r1", RunStarted(run_id="r1", attempt=0, instance="i1"))
+    assert desk.feed(Woke(1020.0, "r1.0", 0)) == [started, Wake(1500.0, "r1.0", 0)]
+    assert desk.feed(Woke(1030.0, "r1.0", 0)) == [Wake(1500.0, "r1.0", 0)]
+    assert desk.feed(CallText(1040.0, "r1.0", "a", 1))[0].message.instance == "i1"
+    desk.ask("r2", left=10.0)
+    assert [e.message.reason for e in desk.feed(Woke(1010.0, "r2.0", 0)) if isinstance(e, Send)] == ["deadline"]
+
+
+def test_where_nobody_reads_along_text_waits_for_more() -> None:
+    desk = Desk()
+    desk.ask("r1", hold_ms=100.0)
+    assert desk.feed(CallText(1005.0, "r1.0", "a", 1)) == []
+    first, wake = desk.feed(Woke(1020.0, "r1.0", 0))
+    assert first.message == RunText(run_id="r1", attempt=0, instance="i1", n=0, text="a", held_ms=15.0)
+    assert first.reply == "_INBOX_A.i1.vanished.r1.0" and wake == Wake(1500.0, "r1.0", 0)
+    assert desk.feed(CallText(1100.0, "r1.0", "b", 2, exact=True)) == [Wake(1200.0, "r1.0", 0)]
+    assert desk.feed(CallText(1150.0, "r1.0", "c", 3, exact=True)) == []
+    second, _ = desk.feed(Woke(1200.0, "r1.0", 0))
+    said = second.message
+    assert (said.n, said.text, said.tokens, said.exact, said.held_ms) == (1, "bc", 5, True, 100.0)
+    assert desk.feed(CallText(1450.0, "r1.0", "d", 1)) == [Wake(1500.0, "r1.0", 0)], "never beyond the deadline"
+    end = desk.feed(CallEnded(1460.0, "r1.0", "stop", 7, None))[0].message
+    assert (end.pieces, end.text, end.tokens, end.exact, end.held_ms) == (2, "d", 1, False, 10.0)
+    assert end.usage.completion_tokens == 7
+
+
+def test_what_was_held_is_said_before_a_failure() -> None:
+    desk = Desk()
+    desk.ask("r1", hold_ms=100.0)
+    desk.feed(CallText(1005.0, "r1.0", "a", 1))
+    text, failed, _ = desk.feed(CallFailed(1006.0, "r1.0", "broken_stream"))
+    assert (text.message.text, failed.message.reason) == ("a", "broken_stream")
+
+
+def test_an_answer_at_once_is_one_message() -> None:
+    desk = Desk()
+    desk.ask("r1", hold_ms=100.0)
+    desk.feed(CallText(1005.0, "r1.0", "a", 1))
+    send, _ = desk.feed(CallEnded(1006.0, "r1.0", "stop", 7, 1))
+    assert (send.message.pieces, send.message.text, send.reply) == (0, "a", "")
 
 
 def test_a_probe_gives_its_slot_up_to_a_request() -> None:
@@ -101,7 +145,7 @@ def test_text_is_numbered_and_the_end_counts_it() -> None:
     desk = Desk()
     desk.ask("r1")
     texts = [desk.feed(CallText(1.0, "r1.0", t, 2))[0].message for t in ("a", "b")]
-    assert texts == [RunText(run_id="r1", attempt=0, n=n, text=t, tokens=2) for n, t in enumerate("ab")]
+    assert texts == [RunText(run_id="r1", attempt=0, instance="i1", n=n, text=t, tokens=2) for n, t in enumerate("ab")]
     assert desk.feed(CallText(1.0, "r1.0", "c", 1, exact=True))[0].message.exact
     send, wake = desk.feed(CallEnded(1.0, "r1.0", "stop", 7, 9))
     end = send.message
@@ -154,9 +198,9 @@ def test_busy_at_once_per_model() -> None:
     desk.ask("r2")
     (send,) = desk.ask("r3")
     assert send.message.reason == "busy"
-    assert len(desk.ask("r4", "n")) == 3
+    assert len(desk.ask("r4", "n")) == 2
     desk.feed(CallEnded(1.0, "r1.0", "stop", 1, 1))
-    assert len(desk.ask("r5")) == 3
+    assert len(desk.ask("r5")) == 2
 
 
 @pytest.mark.parametrize(

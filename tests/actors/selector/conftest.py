@@ -28,6 +28,7 @@ from understudy.messages.step import (
     CaughtUp,
     Happened,
     Heard,
+    Later,
     Send,
     Store,
     Stored,
@@ -37,9 +38,13 @@ from understudy.messages.step import (
     Woke,
 )
 from understudy.messages.topology import Topology
+from understudy.messages.wire import encode, reader_of
 
 T0 = 1_000_000.0
 MODELS = {"a": 0.9, "b": 0.8, "c": 0.7}
+
+
+READ = reader_of(core.FOLDS)
 
 
 class Stage:
@@ -73,7 +78,9 @@ class Stage:
 
     def feed(self, message: Any) -> list[Any]:
         """One input through the step; effects are kept and timers noted."""
-        out = core.step(self.state, message, self.settings)
+        out: list[Any] = []
+        for effect in core.step(self.state, message, self.settings):
+            out += effect.make() if isinstance(effect, Later) else [effect]
         self.effects += out
         for effect in out:
             if isinstance(effect, Wake):
@@ -85,8 +92,12 @@ class Stage:
         return out
 
     def happen(self, event: Event) -> list[Any]:
+        """As the log tells it now: an outcome in its light form, with its bytes."""
         self.seq += 1
-        return self.feed(Happened(self.now, self.seq, event))
+        payload = encode(event)
+        told = READ(payload)
+        assert isinstance(told, Event)
+        return self.feed(Happened(self.now, self.seq, told, payload))
 
     def beat_all(self, in_flight: int = 0, slots: int = 8) -> None:
         for model in self.topology.models:
@@ -154,7 +165,9 @@ class Stage:
             key = run, self.call(run).attempt
             n = self.pieces.get(key, 0)
             self.pieces[key] = n + 1
-            out += self.hear(RunText(run_id=run, attempt=key[1], n=n, text=word, tokens=tokens, exact=exact))
+            name = f"i-{slug(self.call(run).model)}"
+            text = RunText(run_id=run, attempt=key[1], instance=name, n=n, text=word, tokens=tokens, exact=exact)
+            out += self.hear(text)
         return out
 
     def ended(self, finish: Any = "stop", run: str = "r1", pieces: int | None = None, **more: Any) -> list[Any]:

@@ -23,9 +23,9 @@ def test_late_words_of_an_abandoned_attempt_are_fenced_off(stage: Any) -> None:
     s.ask()
     s.text("One")
     s.failed("server_error")
-    assert s.hear(RunText(run_id="r1", attempt=0, n=1, text=" LATE")) == []
+    assert s.hear(RunText(run_id="r1", attempt=0, instance="i-a", n=1, text=" LATE")) == []
     s.text(" two")
-    assert s.hear(RunText(run_id="r1", attempt=0, n=1, text=" LATE")) == []
+    assert s.hear(RunText(run_id="r1", attempt=0, instance="i-a", n=1, text=" LATE")) == []
     s.ended()
     assert s.text(" more") == []
     s.stored()
@@ -45,13 +45,33 @@ def test_a_runner_that_starts_too_late_is_told_to_stop(stage: Any) -> None:
     assert cancels(s.hear(late)) == [("tta.ask.runner.cancel.i-a", 0)]
 
 
+def test_a_runner_whose_first_words_come_too_late_is_told_to_stop(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.wake()
+    late = RunText(run_id="r1", attempt=0, instance="i-a", n=0, text="LATE")
+    assert cancels(s.hear(late)) == [("tta.ask.runner.cancel.i-a", 0)]
+    s.text("On time")
+    s.cancel()
+    s.stored()
+    assert cancels(s.hear(late)) == [("tta.ask.runner.cancel.i-a", 0)]
+    assert "LATE" not in s.kept()
+
+
+def test_who_spoke_is_known_though_it_never_said_that_it_began(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.text("One")
+    assert cancels(s.cancel()) == [("tta.ask.runner.cancel.i-a", 0)]
+
+
 @pytest.mark.parametrize("gap", [1, 3])
 def test_a_missing_piece_is_text_lost(stage: Any, gap: int) -> None:
     s = stage()
     s.ask()
     s.started()
     s.text("One")
-    out = s.hear(RunText(run_id="r1", attempt=0, n=1 + gap, text=" LOST"))
+    out = s.hear(RunText(run_id="r1", attempt=0, instance="i-a", n=1 + gap, text=" LOST"))
     assert cancels(out) == [("tta.ask.runner.cancel.i-a", 0)]
     assert s.stores("attempt.")[0].event.reason == "text_lost"
     assert s.call().prefill == "One"

@@ -142,7 +142,7 @@ def test_user_and_conversation_are_stored_as_keyed_hashes(stage: Any) -> None:
 
 def test_the_trace_holds_the_decision(stage: Any) -> None:
     s = stage()
-    trace = s.ask(deadline_ms=4_000)[0]
+    trace = s.ask(deadline_ms=4_000)[2]
     assert isinstance(trace, Trace)
     made = trace.event
     assert (made.chain, made.reply, made.deadline_at_ms) == (("a", "b", "c"), "caller", 1_004_000)

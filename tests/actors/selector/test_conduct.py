@@ -18,7 +18,7 @@ MOVING = sorted(set(get_args(RunFailure)) - set(ENDING))
 def test_a_run_without_trouble(stage: Any) -> None:
     s = stage()
     first = s.ask()
-    assert [type(e) for e in first] == [Trace, Send, Send, Wake]
+    assert [type(e) for e in first] == [Send, Wake, Trace, Send], "who computes is asked first"
     s.started()
     s.text("Once", " upon")
     s.ended()

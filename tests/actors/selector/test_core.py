@@ -40,7 +40,7 @@ from understudy.messages.wire import encode
         Stored(1.0, "end.nobody", 1, False),
         Stored(1.0, "attempt.r1.0", 1, False),
         StoreFailed(1.0, "switched.r1.0", "bus_down"),
-        Heard(1.0, "x", RunText(run_id="nobody", attempt=0, n=0, text="t")),
+        Heard(1.0, "x", RunText(run_id="nobody", attempt=0, instance="i-a", n=1, text="t")),
     ],
 )
 def test_what_is_not_ours_does_nothing(stage: Any, message: Any) -> None:

@@ -165,10 +165,10 @@ def act(s: Any, name: str, word: str) -> None:
         case "wake":
             s.wake() if "r1" in s.timers else None
         case "gap":
-            s.hear(RunText(run_id="r1", attempt=s.call().attempt, n=99, text="LOST"))
+            s.hear(RunText(run_id="r1", attempt=s.call().attempt, instance="i-a", n=99, text="LOST"))
         case "late":
             if s.call().attempt > 0:
-                s.hear(RunText(run_id="r1", attempt=s.call().attempt - 1, n=0, text="LATE"))
+                s.hear(RunText(run_id="r1", attempt=s.call().attempt - 1, instance="i-a", n=0, text="LATE"))
         case "gone":
             s.gone(f"i-{s.call().model}")
         case "pass":

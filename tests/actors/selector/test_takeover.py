@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from understudy.messages.brief import RequestBrief
 from understudy.messages.events import RequestEnded, SelectionMade
 from understudy.messages.generate import Failed, Finished
 from understudy.messages.run import CancelRun, ProcessGone, SelectorBeat
-from understudy.messages.step import Booted, CaughtUp, Recall, Recalled, Send, Store, Stored, Trace, Traced
+from understudy.messages.step import Booted, CaughtUp, Happened, Recall, Recalled, Send, Store, Stored, Trace, Traced
 
 SECOND = "s2"
 
@@ -79,6 +80,17 @@ def test_an_end_that_the_log_took_a_moment_before_the_death_is_said_again(stage:
     gone(s)
     assert [(f.text, f.run_id, f.recorded) for f in s.said(Finished, "their-caller")] == [(None, "r9", True)]
     assert gone(s) == []
+
+
+def test_an_end_that_this_process_cannot_read_is_no_answer(stage: Any) -> None:
+    s = stage()
+    made = decision(s, stream=True)
+    s.feed(Traced(s.now, made))
+    end = ended_by(s, made)
+    brief = RequestBrief(at_ms=end.at_ms, run_id=end.run_id, instance=end.instance)
+    s.feed(Happened(s.now, s.seq + 1, brief, b'{"type":"request.ended.v1","run_id":"r9","outcome":7}'))
+    gone(s)
+    assert [e.code for e in s.ends("their-caller")] == ["text_lost"]
 
 
 def test_our_own_former_life_may_not_have_said_its_last_ends(stage: Any) -> None:
