@@ -52,7 +52,7 @@ class FastClient(Client):
         self._parser = FastParser(self)
         self._ps = self._parser
         self._write_due = False
-        self._turns = asyncio.get_running_loop()  # kept: looking it up is a call into the kernel
+        self._turns: asyncio.AbstractEventLoop | None = None  # kept: looking it up is a call into the kernel
         self._asked = 0
         self._answers_at = ""
         self._answers: dict[str, tuple[Answered, asyncio.TimerHandle]] = {}
@@ -78,7 +78,12 @@ class FastClient(Client):
         self._pending_data_size += len(command)
         if not self._write_due:
             self._write_due = True
-            self._turns.call_soon(self._write_pending)
+            self._loop().call_soon(self._write_pending)
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._turns is None:
+            self._turns = asyncio.get_running_loop()
+        return self._turns
 
     @property
     def backed_up(self) -> bool:
@@ -93,7 +98,7 @@ class FastClient(Client):
             return  # a disconnect throws away what was unsent
         if writer.transport.get_write_buffer_size() > BACKED_UP_BYTES:
             self._write_due = True
-            self._turns.call_later(0.005, self._write_pending)
+            self._loop().call_later(0.005, self._write_pending)
             return
         commands, self._pending, self._pending_data_size = self._pending, [], 0
         writer.write(b"".join(commands))
@@ -117,7 +122,7 @@ class FastClient(Client):
         self._asked += 1
         token = f"{self._asked:x}"
         self.post(subject, payload, self._answers_at + token, headers)
-        late = self._turns.call_later(timeout_s, self._resolve, token, NoAnswer())
+        late = self._loop().call_later(timeout_s, self._resolve, token, NoAnswer())
         self._answers[token] = answered, late
         return token
 
@@ -279,13 +284,9 @@ def header_fields(raw: bytes) -> dict[str, str]:
         if len(words) > 2:
             fields["Description"] = words[2]
     for line in lines:
-        key, colon, value = line.partition(": ")
+        key, colon, value = line.partition(":")
         if colon:
-            fields[key] = value
-        else:  # not as the server writes them
-            key, colon, value = line.partition(":")
-            if colon:
-                fields[key] = value.strip()
+            fields[key] = value.strip()
     return fields
 
 

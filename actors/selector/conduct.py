@@ -225,7 +225,7 @@ class Conduct:
         out += self.show(self.script.finish())
         out += self.announce_seam(self.script.seq)
         usage = ends.spent(self, message.usage)
-        self.tried.append(replace(self._attempt("ok", now), served_by=message.served_by))
+        self.tried.append(self._attempt("ok", now, served_by=message.served_by))
         return out + self.finish(message.finish_reason, usage, now)
 
     # --- failing over ----------------------------------------------------------------------------------------------
@@ -375,7 +375,12 @@ class Conduct:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _attempt(
-        self, outcome: str, now: float, status: int | None = None, retry_after_ms: int | None = None
+        self,
+        outcome: str,
+        now: float,
+        status: int | None = None,
+        retry_after_ms: int | None = None,
+        served_by: str | None = None,
     ) -> Attempt:
         self.news.append(News(self.model, outcome, retry_after_ms or 0))
         if retry_after_ms is not None:
@@ -389,4 +394,5 @@ class Conduct:
             total_ms=round(now - self.asked_ms, 3),
             tokens=self.tokens,
             status=status,
+            served_by=served_by,
         )

@@ -89,6 +89,7 @@ def unrecorded(end: End) -> End:
 
 def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage: Usage, now: float) -> Store:
     """The run's one outcome, without any text. The decision stands in it, so that the log alone can repeat it."""
+    stated = run.parameters
     event = RequestEnded(
         at_ms=int(now),
         run_id=run.run_id,
@@ -102,7 +103,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         finish_reason=reason,
         attempts=tuple(run.tried),
         usage=usage,
-        parameters=replace(run.parameters, stop=()),  # stop strings are the caller's content
+        parameters=replace(stated, stop=()) if stated.stop else stated,  # stop strings are the caller's content
         last_seq=run.script.seq - 1,
         seams=run.seams,
         text_chars=sum(map(len, run.script.pieces)),

@@ -60,9 +60,10 @@ async def bare_process(module: str, *words: str) -> AsyncGenerator[int, None]:
         await process.wait()
 
 
-def topology_on(url: str, models: dict[str, dict[str, Any]], **more: Any) -> Topology:
+def topology_on(url: str, models: dict[str, dict[str, Any]], selectors: int = 2, **more: Any) -> Topology:
     """A topology with one HTTP provider and these models; the actors are the committed topology's."""
     committed = msgspec.to_builtins(read(Path("topology.yaml")))
+    committed["actors"]["selector"]["replicas"] = selectors
     body: dict[str, Any] = {
         "version": 1,
         "bus": {"port": 0},
