@@ -53,7 +53,7 @@ MIN_OVERLAP_CHARS = 12
 class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver.
 
-    `hold_ms`: text may wait so long for more, as nobody reads along; the last of it may come with the end.
+    Unless it is `live`, nobody reads along: the text of a first short while may come together, or with the end.
     """
 
     run_id: str
@@ -62,7 +62,7 @@ class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     messages: tuple[Turn, ...]
     parameters: Parameters
     remaining_ms: float
-    hold_ms: float = 0.0
+    live: bool = True
     prefill: str = ""
     continuation: Continuation = "none"
     probe: bool = False
@@ -84,7 +84,7 @@ class RunText(Message, tag="runner.text.v1", frozen=True, kw_only=True):
 
     run_id: str
     attempt: Count
-    instance: str
+    instance: str = ""
     n: Count
     text: str
     tokens: Tokens = 1

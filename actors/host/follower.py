@@ -20,6 +20,7 @@ LOOK_S = 5.0
 EVERY_S = 0.1
 """How often outcomes are read: each weighs little, there is one per request, and read one by one they were the most
 that a request cost. Other facts are read as they come, with all outcomes before them."""
+AGAIN_S = 0.5
 EVERY_EVENTS = 20_000
 EVERY_MS = 60_000.0
 REST = 10_000
@@ -44,7 +45,7 @@ class Follower:
         sound: Callable[[], bool],
         snapshots: Snapshots | None = None,
     ) -> None:
-        self.seq = 0
+        self.seq = self._reached = 0  # `_reached`: where the reading is, behind `seq` while facts are told again
         self.unknown = 0  # facts that we fold by name, but whose version or form we do not know
         self._core, self._bus, self._log, self._now_ms = core, bus, log, now_ms
         self._happened, self._sound = happened, sound
@@ -73,10 +74,11 @@ class Follower:
         if now.first_seq > start + 1:
             self._log.line("log_cut", first_seq=now.first_seq, position=start, text="older facts are gone from the log")
         again = since_ms if start and since_ms and await self._is_younger(start, since_ms) else 0
+        self._reached = 0 if again else start
         backlog = await self._bus.read(
-            self._stream, self._subjects, self._on_event, after_seq=0 if again else start, since_ms=again
+            self._stream, self._subjects, self._on_event, after_seq=self._reached, since_ms=again
         )
-        while self.seq < now.last_seq:
+        while self._reached < now.last_seq:
             self._moved.clear()
             try:
                 await asyncio.wait_for(self._moved.wait(), QUIET_S)
@@ -90,12 +92,20 @@ class Follower:
 
     async def _keep_on(self) -> None:
         """From here on in batches; a fact that is acted upon has all up to it read at once."""
-        reading = await self._bus.read(
-            self._stream, self._subjects, self._on_event, after_seq=self.seq, every_s=EVERY_S
-        )
+        reading = await self._read_on()
         for subject in self._live:
             await self._bus.subscribe(subject, partial(_look, reading), settle=False)
         reading.look()  # what was announced before anybody listened
+
+    async def _read_on(self) -> Reading:
+        """A server that is away just now must not cost what was folded: it is waited for."""
+        while True:
+            try:
+                return await self._bus.read(
+                    self._stream, self._subjects, self._on_event, after_seq=self.seq, every_s=EVERY_S
+                )
+            except BusDown:
+                await asyncio.sleep(AGAIN_S)
 
     def _on_event(self, received: Received) -> None:
         name = received.subject
@@ -110,6 +120,7 @@ class Follower:
                 if isinstance(event, Event):
                     recent = received.at_ms >= self._recent_from_ms
                     self._happened(received.seq, event, received.payload if recent else b"")
+        self._reached = received.seq
         self.seq = max(self.seq, received.seq)
         self._moved.set()
 

@@ -115,7 +115,7 @@ class Host:
         self._out = Outbox(bus, self._not_sent)
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stores: dict[str, Event] = {}
-        self._later: list[Later] = []
+        self._later: list[tuple[Later, Input]] = []
         self.id = self.clock.new_id(self.clock.now_ms())
         # Of this process alone: what answers an earlier life of the same instance finds nobody, and notices.
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
@@ -199,26 +199,32 @@ class Host:
         """One input through the step, its effects performed in order."""
         if self._crashed.done():
             return
+        if self._later:
+            self._perform_later()
         try:
-            if self._later:
-                self._perform_later()
             for effect in self.core.step(self.state, message, self.settings):
-                self._perform(effect)
+                if isinstance(effect, Later):
+                    self._put_off(effect, message)
+                else:
+                    self._perform(effect)
         except Exception as error:  # noqa: BLE001 - the one place where a step's bug is met
             self._crash(message, error)
 
-    def _catch_up(self) -> None:
-        if self._later and not self._crashed.done():
-            try:
-                self._perform_later()
-            except Exception as error:  # noqa: BLE001 - as in `feed`
-                self._crash(None, error)
+    def _put_off(self, effect: Later, message: Input) -> None:
+        """Until a turn of the loop later: what was sent in this one has left then."""
+        if not self._later:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._perform_later)
+        self._later.append((effect, message))
 
     def _perform_later(self) -> None:
         later, self._later = self._later, []
-        for one in later:
-            for effect in one.make():
-                self._perform(effect)
+        for one, message in later:
+            try:
+                for effect in one.make():
+                    self._perform(effect)
+            except Exception as error:  # noqa: BLE001 - as in `feed`: it is that message's fault
+                self._crash(message, error)
 
     def feed_threadsafe(self) -> Callable[[Input], None]:
         """`feed` for edges that live in another thread."""
@@ -236,7 +242,7 @@ class Host:
 
         return feed
 
-    def _crash(self, message: Input | None, error: Exception) -> None:
+    def _crash(self, message: Input, error: Exception) -> None:
         """Say what happened without any content, answer the caller, and let the process end."""
         self._sound = False
         where = places(error)
@@ -366,10 +372,7 @@ class Host:
                 if self.edge is not None:
                     self.edge.perform(effect)
             case Later():
-                if not self._later:  # a turn of the loop later what was sent in this one has left
-                    loop = asyncio.get_running_loop()
-                    loop.call_soon(loop.call_soon, self._catch_up)
-                self._later.append(effect)
+                raise TypeError("only a step may put something off")
 
     def _stored(self, answer: Stored | StoreFailed) -> None:
         event = self._stores.pop(answer.msg_id, None)

@@ -70,7 +70,7 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
     if plan.folds:
         publish += _reading(evt_stream(app))
     if plan.follows:
-        publish += _reading(trace_stream(app))
+        publish += [f"$JS.API.{one.format(trace_stream(app))}" for one in ("STREAM.INFO.{}", "DIRECT.GET.{}")]
     if seat.actor == "selector":
         bucket = claims_bucket(app)
         publish += [f"{app}.trace.selection.made.{seat.instance}", f"$KV.{bucket}.>"]

@@ -49,7 +49,7 @@ OBSERVES = (RunnerBeat,)
 
 BEAT = "beat"
 HOLD_MS = 20.0
-"""So long an attempt is given to begin with text, before it is said that it has been taken."""
+"""So long after an order it is said at the latest that it has been taken: by the first text, if there is some."""
 UNHEARD_MS, FORGET_UNHEARD_MS = 1_000.0, 10_000.0
 
 
@@ -154,17 +154,13 @@ def _make_room(state: State, model: str) -> list[Effect]:
 
 
 def _text(state: State, text: CallText) -> list[Effect]:
-    """Text leaves at once where somebody reads along, else with what comes within a short while."""
+    """Text leaves at once, but for the beginning of what nobody reads along: that waits for a short while's end."""
     call = state.calls.get(text.call_id)
     if call is None:
         return []
     call.tokens += text.tokens
     call.held.append(text)
-    if not call.run.hold_ms:
-        return _say(state, text.call_id, call, text.at_ms)
-    if call.told and len(call.held) == 1:
-        return [Wake(min(call.until_ms, text.at_ms + call.run.hold_ms), text.call_id, 0)]
-    return []
+    return _say(state, text.call_id, call, text.at_ms) if call.run.live or call.told else []
 
 
 def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
@@ -270,7 +266,7 @@ def _forget(state: State, call_id: str) -> Call | None:
 
 
 def _woke(state: State, woke: Woke) -> list[Effect]:
-    """Something has been held long enough. Or the deadline has passed: then the selector has turned away already."""
+    """The first short while is over. Or the deadline has passed: then the selector has turned away already."""
     call = state.calls.get(woke.key)
     if call is None:
         return []

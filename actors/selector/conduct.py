@@ -1,5 +1,6 @@
 """One request on its way: a small state machine that conducts attempts at models to exactly one end.
 
+      ┌────────────────────────── RunEnded ──────────────────────┐
     asking ── RunStarted, RunText ──> running ── RunEnded ──> ending ── Stored ──> (gone)
       │  ^                               │
       │  └──── next model ───────────────┤  RunFailed, first-token and stall timeouts, a dead or silent runner,
@@ -49,9 +50,6 @@ from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Recall, Recalled, Send, Stored, StoreFailed, Trace, Wake
 from understudy.messages.topology import Latency, Topology
 from understudy.messages.wire import encode
-
-HOLD_MS = 100.0
-"""Where nobody reads along, a runner may collect text for so long: it is needed only should the model break off."""
 
 
 @dataclass(slots=True)
@@ -142,7 +140,7 @@ class Conduct:
             messages=self.ask.messages,
             parameters=self._left_parameters(),
             remaining_ms=max(0.0, self.deadline_ms - now),
-            hold_ms=0.0 if self.ask.stream else HOLD_MS,
+            live=self.ask.stream,
             prefill=self.script.text() if self.continued else "",
             continuation=self.continues(self.model) if self.continued else "none",
         )
@@ -176,7 +174,7 @@ class Conduct:
                 return []
 
     def _text(self, message: RunText, now: float) -> list[Effect]:
-        self.runner = message.instance
+        self.runner = message.instance or self.runner
         if message.n != self.pieces:
             return self.fail("text_lost", now)
         self.pieces += 1

@@ -8,7 +8,7 @@ from understudy.actors.selector import answers, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.order import Order
-from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted
+from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted, ended
 from understudy.actors.selector.views import Ended, Knowledge
 from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
@@ -296,8 +296,8 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
         return takeover.stored(state, run_id, answer) if kind == "end" else []
     if isinstance(answer, StoreFailed) or not answer.duplicate:
         _forget(state, run)
-        if isinstance(answer, Stored) and run.mark.key:
-            state.fresh[run.mark.key] = Ended(answer.seq, run_id, run.mark.body, int(answer.at_ms))
+        if isinstance(answer, Stored):
+            ended(state, run.mark.key, Ended(answer.seq, run_id, run.mark.body, int(answer.at_ms)))
     return run.stored(answer)
 
 

@@ -80,6 +80,13 @@ class State:
     awaited: dict[str, Awaited] = field(default_factory=dict[str, Awaited])  # facts that a caller waits for, by id
 
 
+def ended(state: State, claim: str, end: Ended) -> None:
+    """The log has an end that the fold may not have come upon yet: who asks for it again meanwhile must hear of it."""
+    known = state.knowledge.ended.get(claim)
+    if claim and (known is None or known.run_id != end.run_id):
+        state.fresh[claim] = end
+
+
 def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Effect]]) -> list[Effect]:
     """Let a run act, with the failover budget as it is now, and note what its progress says about models."""
     topology = state.knowledge.topology

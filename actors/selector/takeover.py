@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from understudy.actors.selector import ends
-from understudy.actors.selector.state import State
+from understudy.actors.selector.state import State, ended
+from understudy.actors.selector.views import Ended
 from understudy.messages.brief import RequestBrief
 from understudy.messages.events import RequestEnded, SelectionMade
 from understudy.messages.step import Effect, Recall, Recalled, Send, Store, Stored, StoreFailed
@@ -60,6 +61,8 @@ def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effe
     made = state.taken.get(run_id)
     if made is None or (isinstance(answer, StoreFailed) and answer.code == "bus_down"):
         return []
+    if isinstance(answer, Stored):
+        ended(state, made.claim, Ended(answer.seq, run_id, made.body, int(answer.at_ms)))
     if isinstance(answer, Stored) and answer.duplicate:
         return [Recall(answer.seq, f"taken.{run_id}")]
     del state.taken[run_id]

@@ -35,4 +35,6 @@ class Where:
 def begins(message: Message) -> TypeGuard[RunStarted | RunText]:
     """Whether it is the first that an attempt says. Whoever begins too late works for nobody: it could not be told
     before, as its instance was unknown."""
-    return isinstance(message, RunStarted) or (isinstance(message, RunText) and message.n == 0)
+    return isinstance(message, RunStarted) or (
+        isinstance(message, RunText) and message.n == 0 and bool(message.instance)
+    )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from understudy.actors.host import follower
 from understudy.actors.host.follower import Follower
 from understudy.actors.host.logs import Log
 from understudy.actors.host.snapshots import Snapshots
@@ -17,10 +21,12 @@ from understudy.bus import sim_loop
 from understudy.bus.memory import Broker
 from understudy.bus.memory_bus import MemoryBus
 from understudy.bus.memory_log import now_ms
-from understudy.bus.port import Outgoing
-from understudy.bus.provision import BusSpec
+from understudy.bus.nats_bus import NatsBus
+from understudy.bus.port import Bus, Outgoing
+from understudy.bus.provision import BusSpec, provision
+from understudy.bus.server import NatsServer
 from understudy.messages.brief import RequestBrief
-from understudy.messages.events import AttemptEnded, Event, FeedbackGiven, RequestEnded
+from understudy.messages.events import AttemptEnded, Event, FeedbackGiven, ModelDegraded, RequestEnded
 from understudy.messages.step import Happened
 from understudy.messages.wire import encode, tag_of
 
@@ -34,7 +40,7 @@ def failed(n: int) -> AttemptEnded:
 class Folding:
     """A follower with the selector's core, and what its core was told."""
 
-    def __init__(self, bus: MemoryBus, folder: Path | None) -> None:
+    def __init__(self, bus: Bus, folder: Path | None) -> None:
         self.state, self.told, self.out, self.sound = core.State(), list[int](), io.BytesIO(), True
         self.log = Log("selector", "s1", self.out)
         self.events: list[Event] = []
@@ -83,6 +89,42 @@ def test_only_what_is_folded_is_read_and_the_position_is_the_logs() -> None:
         assert (one.told, one.follower.seq) == ([1, 3, 6], 6)
 
     play(story)
+
+
+def test_a_fact_that_is_acted_upon_is_read_at_once_and_outcomes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "EVERY_S", 600.0)
+
+    async def story(broker: Broker, bus: MemoryBus) -> None:
+        one = Folding(broker.connect("one"), None)
+        await one.follower.catch_up(one.state)
+        await asyncio.sleep(10)  # the first look is over
+        await store(bus, failed(1), failed(2))
+        await asyncio.sleep(10)
+        assert one.told == []
+        await store(bus, ModelDegraded(at_ms=1, id="d", model="a", reason="rate_limited", was="healthy"))
+        await asyncio.sleep(0.2)
+        assert one.told == [1, 2, 3]
+
+    play(story)
+
+
+async def test_recent_facts_are_told_again_though_nothing_came_since_the_snapshot(tmp_path: Path) -> None:
+    """On the real server, whose consumer takes its time: the simulated one has told everything when it is stopped."""
+    with NatsServer(tmp_path / "nats") as server:
+        writer = await NatsBus.open(server.url, name="writer")
+        await provision(writer, BusSpec())
+        now_ms = time.time() * 1000
+        for first in range(0, 20_000, 1000):
+            batch = [failed(n) for n in range(first, first + 1000)]
+            await writer.store([Outgoing("tta.evt.attempt.ended.k", encode(e), e.id) for e in batch], timeout_s=5)
+        one = Folding(writer, tmp_path / "kept")
+        await one.follower.catch_up(one.state)
+        one.follower.save(one.state)
+        two = Folding(writer, tmp_path / "kept")
+        await two.follower.catch_up(two.state, since_ms=int(now_ms))
+        assert two.lines("snapshot_used")[0]["seq"] == 20_000
+        assert (two.told, two.follower.seq) == (list(range(1, 20_001)), 20_000)
+        await writer.close()
 
 
 def test_from_a_snapshot_only_the_rest_is_told(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ def publishes(house: House, seat: Seat) -> list[str]:
     found += [f"_INBOX_A.{s.instance}.>" for s in asked_by(house, seat)]
     found += ["_INBOX.>"] if {a.split(".")[0] for a in plan.asks} & set(GUEST_FAMILIES) else []
     found.append(f"tta.dead.{seat.actor}.{seat.instance}")
-    for stream in (["TTA_EVT"] if plan.folds else []) + (["TTA_TRACE"] if plan.follows else []):
+    if plan.follows:
+        found += ["$JS.API.STREAM.INFO.TTA_TRACE", "$JS.API.DIRECT.GET.TTA_TRACE"]
+    for stream in ["TTA_EVT"] if plan.folds else []:
         verbs = ("STREAM.INFO.{}", "DIRECT.GET.{}", "DIRECT.GET.{}.>", "CONSUMER.CREATE.{}.*", "CONSUMER.DELETE.{}.*")
         found += [f"$JS.API.{v.format(stream)}" for v in verbs] + [f"$JS.FC.{stream}.>"]
     if seat.actor == "selector":

@@ -95,27 +95,24 @@ def test_who_is_silent_for_a_while_says_that_it_has_begun() -> None:
     assert [e.message.reason for e in desk.feed(Woke(1010.0, "r2.0", 0)) if isinstance(e, Send)] == ["deadline"]
 
 
-def test_where_nobody_reads_along_text_waits_for_more() -> None:
+def test_where_nobody_reads_along_the_beginning_waits_for_more() -> None:
     desk = Desk()
-    desk.ask("r1", hold_ms=100.0)
+    desk.ask("r1", live=False)
     assert desk.feed(CallText(1005.0, "r1.0", "a", 1)) == []
+    assert desk.feed(CallText(1010.0, "r1.0", "b", 2, exact=True)) == []
     first, wake = desk.feed(Woke(1020.0, "r1.0", 0))
-    assert first.message == RunText(run_id="r1", attempt=0, instance="i1", n=0, text="a", held_ms=15.0)
+    piece = RunText(run_id="r1", attempt=0, instance="i1", n=0, text="ab", tokens=3, held_ms=15.0)
+    assert first.message == piece
     assert first.reply == "_INBOX_A.i1.vanished.r1.0" and wake == Wake(1500.0, "r1.0", 0)
-    assert desk.feed(CallText(1100.0, "r1.0", "b", 2, exact=True)) == [Wake(1200.0, "r1.0", 0)]
-    assert desk.feed(CallText(1150.0, "r1.0", "c", 3, exact=True)) == []
-    second, _ = desk.feed(Woke(1200.0, "r1.0", 0))
-    said = second.message
-    assert (said.n, said.text, said.tokens, said.exact, said.held_ms) == (1, "bc", 5, True, 100.0)
-    assert desk.feed(CallText(1450.0, "r1.0", "d", 1)) == [Wake(1500.0, "r1.0", 0)], "never beyond the deadline"
+    (second,) = desk.feed(CallText(1100.0, "r1.0", "c", 2, exact=True))
+    assert (second.message.n, second.message.text, second.message.held_ms) == (1, "c", 0.0)
     end = desk.feed(CallEnded(1460.0, "r1.0", "stop", 7, None))[0].message
-    assert (end.pieces, end.text, end.tokens, end.exact, end.held_ms) == (2, "d", 1, False, 10.0)
-    assert end.usage.completion_tokens == 7
+    assert (end.pieces, end.text, end.usage.completion_tokens) == (2, "", 5)
 
 
 def test_what_was_held_is_said_before_a_failure() -> None:
     desk = Desk()
-    desk.ask("r1", hold_ms=100.0)
+    desk.ask("r1", live=False)
     desk.feed(CallText(1005.0, "r1.0", "a", 1))
     text, failed, _ = desk.feed(CallFailed(1006.0, "r1.0", "broken_stream"))
     assert (text.message.text, failed.message.reason) == ("a", "broken_stream")
@@ -123,10 +120,11 @@ def test_what_was_held_is_said_before_a_failure() -> None:
 
 def test_an_answer_at_once_is_one_message() -> None:
     desk = Desk()
-    desk.ask("r1", hold_ms=100.0)
+    desk.ask("r1", live=False)
     desk.feed(CallText(1005.0, "r1.0", "a", 1))
     send, _ = desk.feed(CallEnded(1006.0, "r1.0", "stop", 7, 1))
-    assert (send.message.pieces, send.message.text, send.reply) == (0, "a", "")
+    end = send.message
+    assert (end.pieces, end.text, end.tokens, end.exact, end.held_ms, send.reply) == (0, "a", 1, False, 1.0, "")
 
 
 def test_a_probe_gives_its_slot_up_to_a_request() -> None:

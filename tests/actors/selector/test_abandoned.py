@@ -58,6 +58,16 @@ def test_a_runner_whose_first_words_come_too_late_is_told_to_stop(stage: Any) ->
     assert "LATE" not in s.kept()
 
 
+def test_pieces_of_a_runner_that_does_not_name_itself_yet_are_heard(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.started()
+    assert s.hear(RunText(run_id="r1", attempt=0, n=0, text="One"))
+    assert cancels(s.cancel()) == [("tta.ask.runner.cancel.i-a", 0)]
+    s.stored()
+    assert s.hear(RunText(run_id="r1", attempt=0, n=0, text="One")) == []
+
+
 def test_who_spoke_is_known_though_it_never_said_that_it_began(stage: Any) -> None:
     s = stage()
     s.ask()

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
+
 from understudy.messages.brief import RequestBrief
 from understudy.messages.events import RequestEnded, SelectionMade
 from understudy.messages.generate import Failed, Finished
 from understudy.messages.run import CancelRun, ProcessGone, SelectorBeat
-from understudy.messages.step import Booted, CaughtUp, Happened, Recall, Recalled, Send, Store, Stored, Trace, Traced
+from understudy.messages.step import (
+    Booted,
+    CaughtUp,
+    Claim,
+    Happened,
+    Recall,
+    Recalled,
+    Send,
+    Store,
+    Stored,
+    Trace,
+    Traced,
+)
 
 SECOND = "s2"
 
@@ -29,6 +44,13 @@ def ended_by(s: Any, made: SelectionMade, **fields: Any) -> RequestEnded:
     s.stored("like")
     base = {name: getattr(like, name) for name in like.__struct_fields__}
     return RequestEnded(**base | {"run_id": made.run_id, "instance": made.instance, "decision": made} | fields)
+
+
+def claim_of(s: Any, request_id: str) -> tuple[str, str]:
+    """Under which key a request with this id is claimed, and the hash of its body."""
+    claim = next(e for e in s.ask("probe", "elsewhere", request_id=request_id, user_id="u") if isinstance(e, Claim))
+    s.state.claiming.clear()
+    return claim.key, msgspec.json.decode(claim.value)["body"]
 
 
 def gone(s: Any, instance: str = SECOND, at_ms: float | None = None) -> list[Any]:
@@ -91,6 +113,20 @@ def test_an_end_that_this_process_cannot_read_is_no_answer(stage: Any) -> None:
     s.feed(Happened(s.now, s.seq + 1, brief, b'{"type":"request.ended.v1","run_id":"r9","outcome":7}'))
     gone(s)
     assert [e.code for e in s.ends("their-caller")] == ["text_lost"]
+
+
+@pytest.mark.parametrize("duplicate", [True, False])
+def test_a_repeat_of_a_run_that_was_taken_over_hears_its_end_at_once(stage: Any, duplicate: bool) -> None:
+    s = stage()
+    mine = claim_of(s, "same")
+    made = decision(s, stream=True, claim=mine[0], body=mine[1])
+    s.feed(Traced(s.now, made))
+    gone(s)
+    s.feed(Stored(s.now, "end.r9", 55, duplicate))
+    out = s.ask("r2", "again", request_id="same", user_id="u")
+    assert out == [Recall(55, "repeat.r2")]
+    s.happen(ended_by(s, made, claim=mine[0], body=mine[1]))
+    assert s.state.fresh == {}
 
 
 def test_our_own_former_life_may_not_have_said_its_last_ends(stage: Any) -> None:
