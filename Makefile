@@ -1,6 +1,7 @@
 # Few targets, named after the intention. Everything happens in .venv; nothing is installed elsewhere.
 VENV ?= .venv
-PYTHON ?= python3
+# Made with $(PYTHON) where that is given, else with the fastest build of python3's own version (tools/interpreter.py).
+PYTHON ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
@@ -25,7 +26,7 @@ clean:           ## forget the virtual environment and the state
 
 # torch first and alone: a wider range elsewhere must not pull another build (see README, "What is downloaded").
 $(VENV)/.run: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { python=$(or $(PYTHON),$$(python3 tools/interpreter.py)) && $$python -m venv $(VENV); }
 	@echo "installing (the first time this downloads; see README)"
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[serve,local]'

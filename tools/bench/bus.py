@@ -27,7 +27,7 @@ from understudy.messages.generate import Generate, Requirements, Turn
 from understudy.messages.wire import decode_as, encode
 from understudy.tools.bench.peers import MODEL
 from understudy.tools.bench.report import Result, bar, median, quantile
-from understudy.tools.bench.stage import bare_process, cpu_s, fsync_ms, pids, rss_mb, running, topology_on
+from understudy.tools.bench.stage import bare_process, cpu_s, machine, pids, rss_mb, running, topology_on
 
 NOWHERE = "http://127.0.0.1:9/v1"
 SELECT, ECHO = "tta.ask.model.select", "bench.echo"
@@ -63,7 +63,7 @@ async def measure(quick: bool = False) -> Result:
         bar("rss_rest_mb", relay["rss_rest_mb"], "MB", 120),
         bar("rss_load_mb", relay["rss_load_mb"], "MB", 200),
     )
-    detail = {"fsync_ms": round(fsync_ms(), 4), "load": os.getloadavg(), "select": selects, "relay": relay}
+    detail = {**machine(), "load": os.getloadavg(), "select": selects, "relay": relay}
     return Result(bench="bus", bars=bars, detail=detail)
 
 

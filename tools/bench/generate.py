@@ -22,7 +22,7 @@ from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import Received
 from understudy.tools.bench.report import Result, bar, median
-from understudy.tools.bench.stage import bare_process, cpu_s, fake_provider, fsync_ms, pids, running, topology_on
+from understudy.tools.bench.stage import bare_process, cpu_s, fake_provider, machine, pids, running, topology_on
 
 BODY = {"messages": [{"role": "user", "content": "say ok"}], "max_tokens": 16}
 TOGETHER = 32
@@ -212,7 +212,7 @@ def _result(figures: Figures, echo_ms: float, of_two: Figures) -> Result:
         bar("added_ttft_ms", found["added_ttft_ms"], "ms", 1.5, 0.7),
         bar("cpu_ms_per_call", found["cpu_ms_per_call"], "ms"),
     )
-    probes = {"fsync_ms": round(fsync_ms(), 4), "echo_ms": round(echo_ms, 4)}
+    probes = {**machine(), "echo_ms": round(echo_ms, 4)}
     detail: dict[str, Any] = {**probes, "medians": m, "rounds": len(figures["ours"]["rate"]), "load": os.getloadavg()}
     detail["two_selectors"] = _found(two)
     return Result(bench="generate", bars=bars, detail=detail)

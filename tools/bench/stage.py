@@ -18,6 +18,7 @@ import msgspec
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import parse, read
 from understudy.messages.topology import Topology
+from understudy.tools.interpreter import probe_ms
 
 READY_S = 60.0
 
@@ -130,6 +131,11 @@ def fsync_ms(folder: Path | None = None, rounds: int = 50) -> float:
             os.fsync(file.fileno())
             took.append((time.perf_counter() - began) * 1000)
     return sorted(took)[rounds // 2]
+
+
+def machine() -> dict[str, float]:
+    """What disk and interpreter take, to read other figures by: milliseconds."""
+    return {"fsync_ms": round(fsync_ms(), 4), "python_ms": round(min(probe_ms() for _ in range(5)), 2)}
 
 
 def loop_factory() -> Any:
