@@ -70,7 +70,7 @@ class Call:
     pieces: int = 0
     tokens: int = 0
     told: bool = False  # whether the selector knows which instance has it
-    held: list[CallText] = field(default_factory=list[CallText])
+    held: CallText | None = None  # what has come and was not passed on yet, with the time of its beginning
     unheard_ms: float = 0.0  # since when nobody hears it
 
 
@@ -159,27 +159,37 @@ def _text(state: State, text: CallText) -> list[Effect]:
     if call is None:
         return []
     call.tokens += text.tokens
-    call.held.append(text)
+    call.held = text if call.held is None else _joined(call.held, text)
     return _say(state, text.call_id, call, text.at_ms) if call.run.live or call.told else []
 
 
 def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
     """What is held."""
-    if not call.held:
+    if call.held is None:
         return []
     run, held, n = call.run, call.held, call.pieces
-    call.told, call.held, call.pieces = True, [], n + 1
+    call.told, call.held, call.pieces = True, None, n + 1
     piece = RunText(
         run_id=run.run_id,
         attempt=run.attempt,
         instance=state.instance,
         n=n,
-        text="".join(one.text for one in held),
-        tokens=sum(one.tokens for one in held),
-        exact=all(one.exact for one in held),
-        held_ms=round(max(0.0, now - held[0].at_ms), 3),
+        text=held.text,
+        tokens=held.tokens,
+        exact=held.exact,
+        held_ms=_age_ms(held, now),
     )
     return [Send(call.reply, piece, reply=f"{state.inbox}.vanished.{call_id}")]
+
+
+def _joined(held: CallText, more: CallText) -> CallText:
+    both = held.text + more.text
+    return CallText(held.at_ms, held.call_id, both, held.tokens + more.tokens, held.exact and more.exact)
+
+
+def _age_ms(held: CallText, now: float) -> float:
+    """How long its beginning has waited."""
+    return round(max(0.0, now - held.at_ms), 3)
 
 
 def _unheard(state: State, unheard: Unheard) -> list[Effect]:
@@ -202,7 +212,7 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
     call = _forget(state, ended.call_id)
     if call is None:
         return []
-    run, held = call.run, call.held
+    run, held = call.run, call.held or CallText(ended.at_ms, ended.call_id, "", 0, exact=True)
     usage = Usage(
         prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
         completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
@@ -214,10 +224,10 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         pieces=call.pieces,
         finish_reason=_finish_reason(ended.finish_reason),
         usage=usage,
-        text="".join(one.text for one in held),
-        tokens=sum(one.tokens for one in held),
-        exact=all(one.exact for one in held),
-        held_ms=round(max(0.0, ended.at_ms - held[0].at_ms), 3) if held else 0.0,
+        text=held.text,
+        tokens=held.tokens,
+        exact=held.exact,
+        held_ms=_age_ms(held, ended.at_ms),
         served_by=ended.served_by,
     )
     return [Send(call.reply, end), Wake(0, ended.call_id, 0)]

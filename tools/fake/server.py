@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Any, Self
 
@@ -57,25 +57,6 @@ async def _write(response: web.StreamResponse, data: bytes, fault: Fault) -> Non
         await asyncio.sleep(SPLIT_PAUSE_S)
 
 
-def _leaving(x: Exchange) -> Iterator[tuple[str, bytes, int]]:
-    """The steps of a stream, each with how many tokens it sends. What nothing parts leaves in one piece, as a server's
-    socket would send it, but for the first of the text: that is what its readers wait for."""
-    fault = x.fault
-    parted = bool(fault.gap_ms or fault.first_token_delay_ms or fault.comments or fault.split_utf8)
-    joined, tokens, begun = b"", 0, False
-    for kind, data in steps(x):
-        plain = kind in ("first", "token", "data")
-        if joined and not plain:
-            yield "data", joined, tokens
-            joined, tokens = b"", 0
-        joined, tokens = joined + data, tokens + (kind == "token")
-        if parted or not plain or (tokens and not begun):
-            yield kind, joined, tokens
-            joined, tokens, begun = b"", 0, begun or kind == "token"
-    if joined:
-        yield "data", joined, tokens
-
-
 async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
     """Send a streamed answer, step by step."""
     fault = x.fault
@@ -83,7 +64,7 @@ async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
     await response.prepare(http)
     if fault.silent:
         await _forever()
-    for kind, data, tokens in _leaving(x):
+    for kind, data in steps(x):
         if kind == "stall":
             await _forever()
         if kind in ("reset", "cut", "error", "malformed"):
@@ -95,7 +76,7 @@ async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
             await asyncio.sleep(fault.gap_ms / 1000)
         if data:
             await _write(response, data, fault)
-        x.seen.tokens_sent += tokens
+        x.seen.tokens_sent += kind == "token"
         if kind == "first" and fault.first_token_delay_ms:
             await asyncio.sleep(fault.first_token_delay_ms / 1000)
     await response.write_eof()
