@@ -4,7 +4,7 @@
     python3 tools/interpreter.py --measure  # milliseconds of the probe, here
 
 Builds differ by profile-guided optimisation: distributions have it, a version manager's own compilation often has not.
-Actors are bound by their interpreter, so it shows in every figure (README, "Performance"). Candidates have the version
+Actors are bound by their interpreter, so it shows in every figure (README, "Measured"). Candidates have the version
 of the Python that asks, can make virtual environments, and lie on PATH or where systems keep theirs; the one that asks
 is taken unless another is clearly faster. Standard library only: this runs before anything is installed.
 """
