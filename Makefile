@@ -27,7 +27,7 @@ clean:           ## forget the virtual environment and the state
 # torch first and alone: a wider range elsewhere must not pull another build (see README, "What is downloaded").
 $(VENV)/.run: pyproject.toml
 	@test -x $(BIN)/python || { python=$(or $(PYTHON),$$(python3 tools/interpreter.py)) && $$python -m venv $(VENV); }
-	@echo "installing (the first time this downloads; see README)"
+	@echo "installing (the first time this downloads; see README)" >&2
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[serve,local]'
 	@touch $@
