@@ -98,6 +98,10 @@ class NatsServer:
         return self._child is not None and self._child.poll() is None
 
     @property
+    def _store(self) -> Path:
+        return self.folder / "jetstream"
+
+    @property
     def pid_file(self) -> Path:
         return self.folder / "nats.pid"
 
@@ -152,9 +156,13 @@ class NatsServer:
         path = self.folder / "nats.log"
         return path.read_text(errors="replace")[-size:] if path.exists() else ""
 
+    def message_files(self, stream: str) -> dict[Path, int]:
+        """A stream's message files and their bytes; none where the store's layout is not what we know."""
+        return {path: path.stat().st_size for path in self._store.glob(f"jetstream/*/streams/{stream}/msgs/*.blk")}
+
     def write_config(self) -> Path:
         """Write the configuration file and return its path; a later SIGHUP makes a running server read it again."""
-        store = json.dumps(str(self.folder / "jetstream"))
+        store = json.dumps(str(self._store))
         text = (
             f'listen: "127.0.0.1:{self.port}"\nserver_name: {json.dumps(self._name)}\n'
             f"pid_file: {json.dumps(str(self.pid_file))}\n"

@@ -78,12 +78,16 @@ class Woke(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True):
-    """The log has this event. `duplicate`: it had an event with this id before, which stands."""
+    """The log has this event. `duplicate`: it had an event with this id before, which stands.
+
+    Not `synced`: it failed to reach the disk, so that it may be gone with the machine.
+    """
 
     at_ms: float
     msg_id: str
     seq: int
     duplicate: bool
+    synced: bool = True
 
 
 class StoreFailed(Struct, frozen=True):

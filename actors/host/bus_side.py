@@ -17,11 +17,14 @@ from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError, LogFull, Outgoing
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer, ServerFailed
+from understudy.bus.subjects import evt_stream
 from understudy.messages.events import TopologyApplied
 from understudy.messages.topology import Topology
 from understudy.messages.wire import encode
 
 LOOK_S = 0.1
+SYNC = "1s"
+"""How often the embedded server syncs by itself what nobody waits for. What is stored is synced by who stores it."""
 AGAIN_S = 5.0
 CONNECT_S = 5.0
 BACK_S = 30.0
@@ -53,6 +56,7 @@ class BusSide:
         self.url = external or ""
         self.server: NatsServer | None = None
         self._state, self._say = state, say
+        self.log_folder: Path | None = None  # whoever stores syncs it; None on a foreign server, which syncs as it may
         self._bus: NatsBus | None = None
         self._passwords: dict[str, str] = {}
 
@@ -78,7 +82,7 @@ class BusSide:
         if self.external is None:
             plan, text = topology.bus, server_text(self.users_of(topology, processes))
             self.server = NatsServer(
-                self._state / "nats", port=plan.port, extra=text, max_payload=plan.max_payload_bytes
+                self._state / "nats", port=plan.port, extra=text, max_payload=plan.max_payload_bytes, sync=SYNC
             )
             try:
                 self.server.start()
@@ -96,12 +100,26 @@ class BusSide:
                 connect_timeout_s=CONNECT_S,
             )
             await self.provision(topology)
+            before = self._message_files(topology)
             await self.announce(topology)
+            self.log_folder = self._written(before, self._message_files(topology))
         except LogFull as error:
             limit = f"its limit of {topology.log.max_bytes} bytes"
             raise CannotStart(f"log_full: the event log has reached {limit}; raise log.max_bytes ({error})") from None
         except BusError as error:
             raise CannotStart(f"nats-server at {self.url} cannot be used: {error.code}: {error}") from None
+
+    def _message_files(self, topology: Topology) -> dict[Path, int]:
+        return {} if self.server is None else self.server.message_files(evt_stream(topology.app))
+
+    def _written(self, before: dict[Path, int], now: dict[Path, int]) -> Path | None:
+        """Where the embedded server has just written an event; whoever stores syncs that. Raises CannotStart."""
+        if self.server is None:
+            return None
+        found = next((path.parent for path, size in now.items() if size != before.get(path)), None)
+        if found is None:
+            raise CannotStart(f"{self.server.folder}: no message file grew; does this server lay its store out anew?")
+        return found
 
     async def stop(self) -> None:
         """Connection, then server."""

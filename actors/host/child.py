@@ -21,6 +21,7 @@ import msgspec
 
 from understudy.actors.host.core_port import Edge
 from understudy.actors.host.linux import end_with, name_process
+from understudy.actors.host.log_sync import Blocks, LogSync
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
@@ -28,7 +29,7 @@ from understudy.actors.host.seats import listen_s
 from understudy.actors.host.snapshots import Snapshots
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError
-from understudy.messages.topology import Model, Provider, Topology
+from understudy.messages.topology import ActorPlan, Model, Provider, Topology
 
 EXIT_CRASHED = 70
 EXIT_NO_BUS = 69
@@ -45,6 +46,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     topology: Topology
     folder: str  # relative model paths are taken from here
     snapshots: str = ""  # folder of snapshots; none are kept without
+    log_folder: str = ""  # the log's message files, where the embedded server keeps them on this machine
     extra: dict[str, Any] = {}  # settings that only the supervisor knows
     provider: str = ""
     models: tuple[str, ...] = ()
@@ -86,12 +88,31 @@ def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
     return HttpEdge(provider, models, errand.key, now_ms)
 
 
+class NoLogFiles(Exception):
+    """The log's message files cannot be synced."""
+
+
+def _disk(errand: Errand, plan: ActorPlan, log: Log) -> tuple[Blocks | None, LogSync | None]:
+    """What snapshots and stored events are synced by. Raises NoLogFiles."""
+    if not errand.log_folder:
+        return None, None
+    folder = Path(errand.log_folder)
+    try:
+        blocks = Blocks(folder) if plan.folds else None
+        return blocks, LogSync(folder, lambda error: log.line("not_synced", why=str(error))) if plan.emits else None
+    except OSError as error:
+        raise NoLogFiles(f"the event log's files cannot be synced: {error}") from None
+
+
 def _host(errand: Errand, bus: NatsBus, log: Log) -> Host:
     seat, topology = errand.seat, errand.topology
     core: Any = importlib.import_module(f"understudy.actors.{seat.actor}.core")
     plan = topology.actors[seat.actor]
     settings = settings_of(core, plan, errand.extra)
-    kept = plan.folds and errand.snapshots
+    blocks, sync = _disk(errand, plan, log)
+    snapshots = None
+    if plan.folds and errand.snapshots:
+        snapshots = Snapshots(Path(errand.snapshots), core, seat.actor, seat.instance, settings, blocks)
     host = Host(
         core,
         bus,
@@ -103,7 +124,8 @@ def _host(errand: Errand, bus: NatsBus, log: Log) -> Host:
         log=log,
         max_ask_bytes=topology.bus.max_request_bytes,
         listen_s=listen_s(topology),
-        snapshots=Snapshots(Path(errand.snapshots), core, seat.actor, seat.instance, settings) if kept else None,
+        snapshots=snapshots,
+        sync=sync,
     )
     host.edge = edge_of(errand, host.clock.now_ms)
     return host
@@ -151,10 +173,13 @@ async def run(errand: Errand) -> int:
     log, told = Log(seat.actor, seat.instance), list[Callable[[str], None]]()
     try:
         bus = await _connect(errand, log, stop, told)
+        host = _host(errand, bus, log)
     except BusError as error:
         _say(failed=f"cannot reach nats-server at {errand.url}: {error}")
         return EXIT_NO_BUS
-    host = _host(errand, bus, log)
+    except NoLogFiles as error:
+        _say(failed=str(error))
+        return EXIT_CONFIG
     told += [host.hearing.connection, host.connection]
 
     def end(within_ms: float) -> None:

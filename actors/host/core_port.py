@@ -18,6 +18,8 @@ class Core(Protocol):
     One that folds also has `Fold`, the type of what it folds (data only, so that it can be written down), `fold_state`
     and `restore`. The fold at a position depends on the log and the settings alone: not on time, nor on what was only
     decided. A fact at or below the fold's position may be told again.
+
+    One that works on something for a while has `in_hand(state) -> int`: how many a stop has to wait for.
     """
 
     ASKS: Mapping[str, type[Ask | Message]]
@@ -35,6 +37,12 @@ class Core(Protocol):
     def fold_state(state: Any) -> Any: ...
     @staticmethod
     def restore(state: Any, fold: Any) -> None: ...
+
+
+def in_hand(core: Core, state: Any) -> int:
+    """How many the actor works on now."""
+    of: Callable[[Any], int] | None = getattr(core, "in_hand", None)
+    return 0 if of is None else of(state)
 
 
 class Edge(Protocol):

@@ -165,7 +165,7 @@ class Follower:
                 try:
                     await asyncio.to_thread(self._snapshots.write, content)
                 except OSError as error:
-                    self._log.line("snapshot_not_written", why=error.strerror)
+                    self._log.line("snapshot_not_written", why=str(error))
                 self._saved, self._saved_ms = seq, self._now_ms()
 
     def save(self, state: Any) -> None:
@@ -175,7 +175,7 @@ class Follower:
         try:
             self._snapshots.write(self._snapshots.encode(state, self._stream, self._created, self.seq))
         except OSError as error:
-            self._log.line("snapshot_not_written", why=error.strerror)
+            self._log.line("snapshot_not_written", why=str(error))
 
 
 def _look(reading: Reading, _: Received) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from understudy.actors.host.clock import Clock, SystemClock
-from understudy.actors.host.core_port import Core, Edge
+from understudy.actors.host.core_port import Core, Edge, in_hand
 from understudy.actors.host.follower import Follower, until_seen
 from understudy.actors.host.hearing import Hearing
 from understudy.actors.host.intake import Intake
+from understudy.actors.host.log_sync import Disk
 from understudy.actors.host.logs import FLUSH_S, Log
 from understudy.actors.host.outbox import Outbox, Overflow
 from understudy.actors.host.permissions import Seat, inbox_of
@@ -91,10 +93,11 @@ class Host:
         max_ask_bytes: int = MAX_ASK_BYTES,
         listen_s: float = 0.0,
         snapshots: Snapshots | None = None,
+        sync: Disk | None = None,
     ) -> None:
         """`clock` is the system's unless another is brought; `max_ask_bytes` bounds what components may ask.
 
-        `listen_s`: hear observations so long before taking asks.
+        `listen_s`: hear observations so long before taking asks. `sync`: an event is stored when that says so too.
         """
         self.core, self.bus, self.plan, self.seat, self.app, self.settings = core, bus, plan, seat, app, settings
         self.edge, self.log = edge, log
@@ -107,7 +110,8 @@ class Host:
             lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)),
             self.hearing.before_timers,
         )
-        self.storer = Storer(bus, app, self.clock.now_ms, self._stored)
+        self._in_hand = partial(in_hand, core, self.state)
+        self.storer = Storer(bus, app, self.clock.now_ms, self._stored, sync, self._in_hand)
         self.drain_ms = 0.0  # set before `stop`: so long what is in hand may go on
         self._sound = True  # no step has raised
         self.follower = Follower(core, bus, app, log, self.clock.now_ms, self._on_fact, lambda: self._sound, snapshots)
@@ -178,8 +182,7 @@ class Host:
         drain_ms, now = self.drain_ms, self.clock.now_ms()
         self.feed(Stopping(now, now + drain_ms))
         until = now + drain_ms + FINISH_S * 1000
-        in_hand: Callable[[Any], int] = getattr(self.core, "in_hand", lambda _: 0)
-        while (in_hand(self.state) or self._out or self.storer.pending) and self.clock.now_ms() < until:
+        while (self._in_hand() or self._out or self.storer.pending) and self.clock.now_ms() < until:
             if self._crashed.done():
                 self._crashed.result()
             if self.drain_ms < drain_ms:  # told to hurry meanwhile

@@ -18,6 +18,7 @@ import msgspec
 
 from understudy import actors, messages
 from understudy.actors.host.core_port import Core
+from understudy.actors.host.log_sync import Blocks, sync_folder
 from understudy.bus.port import StreamState
 
 FORMAT = 1
@@ -42,10 +43,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshots:
     """The snapshot file of one actor; `instance` keeps those apart who write at the same time."""
 
-    def __init__(self, folder: Path, core: Core, actor: str, instance: str, settings: Any) -> None:
+    def __init__(
+        self, folder: Path, core: Core, actor: str, instance: str, settings: Any, log: Blocks | None = None
+    ) -> None:
+        """`log` is synced before each file: no fold may outlive the events that it was made of."""
         self.path = folder / f"{actor}.snapshot"
         self._draft, self._one_writer = folder / f"{instance}.draft", threading.Lock()
         self._core, self._actor, self._code = core, actor, code_hash(actor, settings)
+        self._log = log
 
     def encode(self, state: Any, stream: str, created: str, seq: int) -> bytes:
         """The file's content for this state, which must be the fold up to `seq` and nothing else."""
@@ -61,16 +66,14 @@ class Snapshots:
         """Replace the file in one step, durably: a crash leaves the old one or the new one. Blocks; raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._one_writer:  # the one at the stop waits for the one under way
+            if self._log is not None:
+                self._log.sync()
             with self._draft.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             self._draft.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)
 
     def load(self, stream: str, now: StreamState) -> tuple[int, Any] | None:
         """Position and fold; None when there is no snapshot. Raises Unusable, which says what does not match."""

@@ -11,6 +11,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from understudy.actors.host.log_sync import Disk
 from understudy.actors.host.outbox import LIMIT, Overflow
 from understudy.bus.port import Ack, Bus, BusDown, BusError, Closed, NoResponders, Outgoing
 from understudy.messages.base import Message
@@ -18,7 +19,7 @@ from understudy.messages.step import Store, Stored, StoreFailed
 from understudy.messages.wire import encode, tag_of
 
 WINDOW = 64
-"""Stores under way at once. Each costs the server one fsync; atomic batches cost it three times as much below 16."""
+"""Stores under way at once; an atomic batch costs more than its events one by one while few wait (README)."""
 TIMEOUT_S = 2.0
 RETRY_S = 0.05
 RETRY_CAP_S = 1.0
@@ -43,8 +44,22 @@ class Storer:
     failed is sent again, in its old order and before what came later. What the log refuses for good is told at once.
     """
 
-    def __init__(self, bus: Bus, app: str, now_ms: Callable[[], float], feed: Callable[[Stored | StoreFailed], None]):
+    def __init__(
+        self,
+        bus: Bus,
+        app: str,
+        now_ms: Callable[[], float],
+        feed: Callable[[Stored | StoreFailed], None],
+        sync: Disk | None = None,
+        in_hand: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """With `sync` an event counts as stored when that has it on the disk; without, when the log says so.
+
+        `in_hand`: how many are being worked on, whose events may share a sync.
+        """
         self._bus, self._app, self._now_ms, self._feed = bus, app, now_ms, feed
+        self._sync, self._in_hand = sync, in_hand
+        self._unsynced: dict[int, _Item] = {}
         self._waiting: deque[_Item] = deque()
         self._under_way: dict[int, _Item] = {}
         self._failed: list[_Item] = []
@@ -61,7 +76,7 @@ class Storer:
     @property
     def pending(self) -> int:
         """Events not yet confirmed."""
-        return len(self._waiting) + len(self._under_way) + len(self._failed)
+        return len(self._waiting) + len(self._under_way) + len(self._failed) + len(self._unsynced)
 
     @property
     def busy(self) -> bool:
@@ -100,6 +115,8 @@ class Storer:
             self._over = True
             if self._timer is not None:
                 self._timer.cancel()
+            if self._sync is not None:
+                self._sync.stop()
 
     def _launch(self) -> None:
         while self._waiting and len(self._under_way) < WINDOW and not self._trouble.is_set():
@@ -115,8 +132,13 @@ class Storer:
         told: Stored | StoreFailed | None = None
         match answer:
             case Ack():
-                told = Stored(self._now_ms(), item.store.msg_id, answer.seq, answer.duplicate)
                 self._wait_s = RETRY_S
+                if self._sync is None:
+                    told = Stored(self._now_ms(), item.store.msg_id, answer.seq, answer.duplicate)
+                else:
+                    self._unsynced[item.number] = item
+                    others = max(self._in_hand() - 1, len(self._under_way))
+                    self._sync.wait(partial(self._synced, item, answer), others)
             case BusDown() | NoResponders() | Closed():
                 self._failed.append(item)
                 self._trouble.set()
@@ -125,6 +147,12 @@ class Storer:
         self._launch()
         if told is not None:
             self._feed(told)
+
+    def _synced(self, item: _Item, ack: Ack, failure: Exception | None) -> None:
+        if self._over:
+            return
+        del self._unsynced[item.number]
+        self._feed(Stored(self._now_ms(), item.store.msg_id, ack.seq, ack.duplicate, synced=failure is None))
 
     def _look_at(self, at_ms: float) -> None:
         """One timer for all; it is left to come when what it was set for has been stored."""
@@ -145,7 +173,7 @@ class Storer:
             return
         late: list[_Item] = []
         next_ms = math.inf
-        for item in (*self._under_way.values(), *self._failed, *self._waiting):
+        for item in (*self._unsynced.values(), *self._under_way.values(), *self._failed, *self._waiting):
             if item.until_ms <= now:
                 item.until_ms = math.inf
                 late.append(item)

@@ -254,6 +254,7 @@ class Supervisor:
             topology=self.topology,
             folder=str(self.folder),
             snapshots=str(self.state / "snapshots"),
+            log_folder=str(self.bus_side.log_folder or ""),
             extra=extra,
             provider=process.provider,
             models=process.models,

@@ -21,6 +21,8 @@ def stored_name(event: Event) -> str:
 def stored_facts(event: Event, answer: Stored | StoreFailed) -> dict[str, Any]:
     """One line per request and per attempt; other facts with what they are about."""
     fields: dict[str, Any] = {"seq": answer.seq} if isinstance(answer, Stored) else {"store_failed": answer.code}
+    if isinstance(answer, Stored) and not answer.synced:
+        fields["synced"] = False
     match event:
         case RequestEnded():
             fields |= {"run": event.run_id, "outcome": event.outcome, "model": event.model, "task": event.task}

@@ -77,8 +77,8 @@ def selected(knowledge: Knowledge, task: str, decision: Decision, explain: bool)
 
 
 def taken(answer: Stored | StoreFailed, done: Callable[[int], Message]) -> Message:
-    """The fact is in the log, or why not."""
-    if isinstance(answer, Stored):
+    """The fact is in the log and on the disk, or why not."""
+    if isinstance(answer, Stored) and answer.synced:
         return done(answer.seq)
-    code = "log_full" if answer.code == "log_full" else "bus_down"
+    code = "log_full" if isinstance(answer, StoreFailed) and answer.code == "log_full" else "bus_down"
     return Failed(code=code, text=ADVICE[code])

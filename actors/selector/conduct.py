@@ -333,13 +333,11 @@ class Conduct:
             return []
         if isinstance(answer, StoreFailed):
             return self.say(ends.unrecorded(self.ending))
+        if not answer.synced:
+            self.ending = ends.unrecorded(self.ending)
         if answer.duplicate:
             return [Recall(answer.seq, f"end.{self.run_id}")]
         return self.say(self.ending)
-
-    def read_back(self) -> list[Effect]:
-        """Our end came back from the log before the log's own answer, which may be lost: it is stored."""
-        return [] if self.ending is None else self.say(self.ending)
 
     def recalled(self, answer: Recalled) -> list[Effect]:
         """The log had an end already: our own, sent twice because an answer was lost, or another selector's."""

@@ -224,8 +224,10 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     run = state.runs.get(event.run_id)
     if run is None:
         return takeover.read_back(state, event, happened.payload)
+    if event.instance == state.where.instance:
+        return []  # ours: the log's answer tells more, that the disk has it too
     _forget(state, run)
-    return run.read_back() if event.instance == state.where.instance else run.superseded()
+    return run.superseded()
 
 
 def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:

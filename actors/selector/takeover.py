@@ -67,7 +67,7 @@ def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effe
         return [Recall(answer.seq, f"taken.{run_id}")]
     del state.taken[run_id]
     end = ends.as_message(ends.interrupted(made, state.where.instance, 0.0), made.stream)
-    return _say(state, made, end if isinstance(answer, Stored) else ends.unrecorded(end))
+    return _say(state, made, end if isinstance(answer, Stored) and answer.synced else ends.unrecorded(end))
 
 
 def recalled(state: State, answer: Recalled) -> list[Effect]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from sim.disk import Platter
 from sim.engine import Provider, ScriptedEdge
 from sim.process import NOBODY, OwnBus, Process
 
@@ -97,7 +98,9 @@ _QUIET = _Quiet("", "")
 class Actor:
     """A seat and whoever sits in it now."""
 
-    def __init__(self, seat: Seat, seed: int, broker: Broker, plan: Topology, provider: Provider) -> None:
+    def __init__(
+        self, seat: Seat, seed: int, broker: Broker, platter: Platter, plan: Topology, provider: Provider
+    ) -> None:
         self.seat, self.name, self.topology = seat, seat.instance, plan
         self.lives = 0
         self.ready_s = float("inf")
@@ -105,7 +108,7 @@ class Actor:
         self.on_step: Callable[[Actor], None] = lambda _: None
         self.on_wrong: Callable[[str], None] = lambda _: None
         self.on_gone: Callable[[Actor], None] = lambda _: None
-        self._seed, self._broker, self._provider = seed, broker, provider
+        self._seed, self._broker, self._platter, self._provider = seed, broker, platter, provider
         self._core = SimpleNamespace(**{k: v for k, v in vars(CORES[seat.actor]).items() if not k.startswith("__")})
         self._step, self._core.step = self._core.step, self._stepped
         self._process: Process | None = None
@@ -172,6 +175,7 @@ class Actor:
             log=_QUIET,
             clock=clock,
             listen_s=1.2 * BEAT_MS / 1000,
+            sync=self._platter.disk(f"disk {self._seed} {self.name} {self.lives}"),
         )
         told += [host.hearing.connection, host.connection]
         self.state = host.state

@@ -38,9 +38,11 @@ def broken(world: World) -> list[str]:
     traced = [decode(e.payload) for e in world.broker.stream(trace_stream("tta")).entries.values()]
     made = {one.run_id: one for one in traced if isinstance(one, SelectionMade)}
     ends: dict[str, list[RequestEnded]] = {}
-    for _, event in events:
+    seqs: dict[str, int] = {}
+    for seq, event in events:
         if isinstance(event, RequestEnded):
             ends.setdefault(event.run_id, []).append(event)
+            seqs[event.run_id] = seq
     found = [f"P2 run {run_id}: {what}" for run_id, what in world.provider.wrong]
     found += [f"P3 run {run_id} has {len(all_)} ends in the log" for run_id, all_ in ends.items() if len(all_) > 1]
     for reader in world.readers:
@@ -49,6 +51,7 @@ def broken(world: World) -> list[str]:
         reader.owed = owed(world, reader, made)
         if reader.end is None and reader.owed:
             found.append(f"P1 {reader.name} run {reader.run_id}: no end by deadline + {GRACE_S:.0f} s")
+        found += _durable(world, reader, seqs)
         found += _patience(world, ends.get(reader.run_id, []))
     report = replay(log, made)
     found += [f"P4 run {d.run_id}: {d.field} {d.recorded} != {d.repeated}" for d in report.differ]
@@ -80,6 +83,20 @@ def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> l
         if end.seams != reader.seams or end.last_seq != reader.next_seq - 1:
             found.append(f"P2 {who}: {reader.seams} seams seen of {end.seams}, last_seq {end.last_seq}")
     return found
+
+
+def _durable(world: World, reader: Reader, seqs: dict[str, int]) -> list[str]:
+    """What is said as recorded is on the disk, unless another says it for a selector that did not live to.
+
+    The disk that is looked at is that of the moment when the end was heard, a little after it was said.
+    """
+    end = reader.end
+    if end is None or not end.recorded or overlapping(world, reader):
+        return []
+    seq = seqs.get(end.run_id or "", 0)
+    if seq <= reader.synced_seq:
+        return []
+    return [f"P3 {reader.name} run {end.run_id}: recorded at {seq}, on the disk is only {reader.synced_seq}"]
 
 
 def _word(end: Finished | Failed) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from sim.disk import Platter
+
 from understudy.bus.memory_bus import MemoryBus
 from understudy.bus.port import BusDown, Received, Subscription
 from understudy.messages.base import Message
@@ -32,6 +34,7 @@ class Reader:
     next_seq: int = 0
     end: Finished | Failed | None = None
     ended_s: float = 0.0
+    synced_seq: int = 0  # of the log, when the end was heard
     others: list[Finished | Failed] = field(default_factory=list[Finished | Failed])  # ends after the first
     wrong: list[str] = field(default_factory=list[str])
     gone: bool = False  # it has closed its inbox
@@ -53,7 +56,7 @@ class Reader:
         """Whether it waits no longer."""
         return self.end is not None or self.gone
 
-    def hear(self, message: Message, now_s: float) -> None:
+    def hear(self, message: Message, now_s: float, synced_seq: int) -> None:
         """One message of the answer."""
         run_id = getattr(message, "run_id", None)
         if self.gone or (self.run_id and run_id and run_id != self.run_id):
@@ -73,7 +76,7 @@ class Reader:
                 self.seams += 1
                 self.kept = [one for one in self.kept if one[0] <= message.keep_seq]
             case Finished() | Failed():
-                self.end, self.ended_s = message, now_s
+                self.end, self.ended_s, self.synced_seq = message, now_s, synced_seq
             case _:
                 pass
 
@@ -91,8 +94,8 @@ class Reader:
 class Caller:
     """One connection that asks several requests. Inboxes are below one subscription; who may vanish has its own."""
 
-    def __init__(self, bus: MemoryBus, app: str) -> None:
-        self.bus = bus
+    def __init__(self, bus: MemoryBus, app: str, platter: Platter) -> None:
+        self.bus, self._platter = bus, platter
         self._ask, self._cancel = f"{app}.ask.model.generate", f"{app}.ask.model.cancel"
         self._inbox = bus.new_inbox()
         self._readers: dict[str, Reader] = {}
@@ -153,7 +156,7 @@ class Caller:
             return
         message = decode(received.payload)
         if isinstance(message, Message):
-            reader.hear(message, asyncio.get_running_loop().time())
+            reader.hear(message, asyncio.get_running_loop().time(), self._platter.seq)
 
     async def _again(self, reader: Reader) -> None:
         await asyncio.sleep(AGAIN_S)

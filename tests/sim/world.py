@@ -14,6 +14,7 @@ from random import Random
 from sim import promises
 from sim.actors import MODELS, Actor, topology
 from sim.cells import CELLS, DRAWN, HARD, State, state_of
+from sim.disk import Platter
 from sim.engine import Provider, script
 from sim.process import NOBODY, WorldLoop
 from sim.reader import Caller, Reader
@@ -81,7 +82,9 @@ class World:
         self.callers: list[Caller] = []
         self.hits: list[tuple[str, State]] = []
         self.wrong: list[str] = []
-        self.actors = {seat.instance: Actor(seat, seed, self.broker, self.topology, self.provider) for seat in _seats()}
+        self.platter = Platter(self.broker)
+        cast = (self.broker, self.platter, self.topology, self.provider)
+        self.actors = {seat.instance: Actor(seat, seed, *cast) for seat in _seats()}
         self.selectors = [a for a in self.actors.values() if a.seat.actor == "selector"]
         self.strikes = Strikes(self)
         self.armed: list[Plan] = []
@@ -104,7 +107,7 @@ class World:
         for actor in self.actors.values():
             actor.boot()
         for i in range(3):
-            caller = Caller(self.broker.connect(f"caller{i}"), body.app)
+            caller = Caller(self.broker.connect(f"caller{i}"), body.app, self.platter)
             await caller.start()
             self.callers.append(caller)
         loop = asyncio.get_running_loop()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -52,6 +54,17 @@ async def test_the_outcome_is_in_the_log_when_the_caller_hears_it(system: Any, t
     (outcome,) = await system.outcomes(end["run_id"])
     assert (outcome["outcome"], outcome["model"], outcome["labels"]) == ("finished", "ok@1", ["scene-3"])
     assert outcome["text_chars"] == len(end["text"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has open is read from /proc")
+async def test_whoever_stores_has_the_logs_file_open_to_sync_it(system: Any, talk: Any) -> None:
+    await talk.whole("Recorded?", model="ok@1")
+    (folder,) = (system.state / "nats/jetstream").glob("jetstream/*/streams/TTA_EVT/msgs")
+    newest = str(max(folder.glob("*.blk"), key=lambda path: int(path.stem)))
+    for process in system.supervisor.processes:
+        opened = {str(Path(link).resolve()) for link in Path(f"/proc/{process.pid}/fd").iterdir()}
+        assert newest in opened, process.seat.instance
+    assert "sync_interval: 1s" in (system.state / "nats/nats.conf").read_text()
 
 
 # --- cancelling ------------------------------------------------------------------------------------------------------

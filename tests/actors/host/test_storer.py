@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests import waiting
+from understudy.actors.host.log_sync import Synced
 from understudy.actors.host.outbox import LIMIT, Outbox, Overflow
 from understudy.actors.host.storer import LOOK_MS, WINDOW, Storer
 from understudy.bus import nats_log, sim_loop
@@ -232,5 +233,57 @@ def test_an_endless_outage_ends_the_process_instead_of_its_memory() -> None:
             out.send("s.x", b"", "")
         with pytest.raises(Overflow):
             out.send("s.x", b"", "")
+
+    sim(story)
+
+
+class SlowDisk:
+    """Syncs when told to: the real thread has no part in simulated time."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Synced] = []
+        self.others: list[int] = []
+
+    def wait(self, synced: Synced, others: int) -> None:
+        self.waiting.append(synced)
+        self.others.append(others)
+
+    def stop(self) -> None:
+        self.waiting.clear()
+
+    def sync(self, failure: Exception | None = None) -> None:
+        told, self.waiting = self.waiting, []
+        for synced in told:
+            synced(failure)
+
+
+def test_an_event_is_stored_when_the_disk_has_it() -> None:
+    async def story(broker: Broker) -> None:
+        answers, disk = list[Stored | StoreFailed](), SlowDisk()
+        storer = Storer(broker.connect("actor"), "tta", now_ms, answers.append, disk, lambda: 7)
+        task = asyncio.create_task(storer.run())
+        for n in range(3):
+            storer.put(store(n))
+        await settle(lambda: len(disk.waiting) == 3)
+        assert answers == [] and storer.pending == 3
+        assert disk.others == [6] * 3
+        disk.sync()
+        assert [one.msg_id for one in answers] == ["id0", "id1", "id2"] and storer.pending == 0
+        task.cancel()
+
+    sim(story)
+
+
+def test_who_waits_too_long_for_the_disk_is_told_and_so_is_who_cannot_be_sure() -> None:
+    async def story(broker: Broker) -> None:
+        answers, disk = list[Stored | StoreFailed](), SlowDisk()
+        storer = Storer(broker.connect("actor"), "tta", now_ms, answers.append, disk)
+        task = asyncio.create_task(storer.run())
+        storer.put(store(0, give_up_ms=500))
+        await settle(lambda: len(answers) == 1)
+        assert isinstance(answers[0], StoreFailed) and answers[0].code == "bus_down"
+        disk.sync(OSError("broken"))
+        assert isinstance(answers[1], Stored) and not answers[1].synced and storer.pending == 0
+        task.cancel()
 
     sim(story)

@@ -346,16 +346,30 @@ def test_an_end_that_cannot_be_read_again_is_not_called_recorded(stage: Any) -> 
     assert [(e.text, e.recorded) for e in s.ends()] == [("Hi", False)]
 
 
-def test_an_end_that_is_read_back_is_stored_though_the_logs_answer_is_lost(stage: Any) -> None:
+def test_the_logs_answer_is_waited_for_though_the_end_is_read_back(stage: Any) -> None:
     s = stage()
     s.ask()
     s.text("Hi")
     s.ended()
-    s.happen(s.stores("end.")[0].event)
+    (end,) = s.stores("end.")
+    s.happen(end.event)
+    assert s.ends() == [] and s.state.runs, "the log has it, perhaps not yet the disk"
+    s.stored(duplicate=True)  # sent again
+    s.feed(Recalled(s.now, "end.r1", end.event))
     assert [(e.text, e.recorded) for e in s.ends()] == [("Hi", True)] and s.state.runs == {}
-    s.stored()
-    s.stored(duplicate=True)
-    assert len(s.ends()) == 1
+
+
+@pytest.mark.parametrize("duplicate", [False, True])
+def test_an_end_that_the_disk_refused_is_not_called_recorded(stage: Any, duplicate: bool) -> None:
+    s = stage()
+    s.ask()
+    s.text("Hi")
+    s.ended()
+    (end,) = s.stores("end.")
+    s.feed(Stored(s.now, end.msg_id, 7, duplicate, synced=False))
+    if duplicate:
+        s.feed(Recalled(s.now, "end.r1", end.event))
+    assert [(e.text, e.recorded) for e in s.ends()] == [("Hi", False)] and s.state.runs == {}
 
 
 def test_a_taken_run_s_end_is_read_back_whosever_it_is(stage: Any) -> None:
