@@ -6,6 +6,7 @@ inside one. It listens on loopback only; whoever wants more writes a deployment 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -158,7 +159,11 @@ class NatsServer:
 
     def message_files(self, stream: str) -> dict[Path, int]:
         """A stream's message files and their bytes; none where the store's layout is not what we know."""
-        return {path: path.stat().st_size for path in self._store.glob(f"jetstream/*/streams/{stream}/msgs/*.blk")}
+        found: dict[Path, int] = {}
+        for path in self._store.glob(f"jetstream/*/streams/{stream}/msgs/*.blk"):
+            with contextlib.suppress(FileNotFoundError):  # the server drops what is too old
+                found[path] = path.stat().st_size
+        return found
 
     def write_config(self) -> Path:
         """Write the configuration file and return its path; a later SIGHUP makes a running server read it again."""

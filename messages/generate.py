@@ -195,7 +195,7 @@ class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
 
 
 class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
-    """The whole answer. `recorded: false` means that the log had not confirmed the outcome in time."""
+    """The whole answer. `recorded: false` means that the log, or its disk, had not confirmed the outcome in time."""
 
     run_id: str
     text: str | None

@@ -1,7 +1,7 @@
 """One fsync for all events that the log has taken since the last one ("group commit").
 
 nats-server can sync each message by itself (`sync_interval: always`): one after the other, and its stream stands still
-meanwhile; it has no commit for several (measured: that cost a quarter of the calls at 32 in flight). Without, its
+meanwhile; it has no commit for several (measured: that cost a quarter of the calls/s at 32 in flight). Without, its
 acknowledgement says that the kernel has the message, which outlives the server's death but not the machine's. So
 whoever stores waits here for an fsync of the stream's newest message file: one for all that came meanwhile. The kernel
 keeps dirty pages by file, not by descriptor, so it does not matter who wrote them (fsync(2); PostgreSQL's checkpointer
@@ -23,12 +23,15 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 QUICK_S = 0.002
 """A disk whose last sync took less is waited for on the event loop by who is alone."""
 SIBLINGS, DELAY_S = 4, 0.002
 """With so many others in hand a sync is put off so long."""
+
+NO_FULL_SYNC = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
+"""What a file system says that knows no F_FULLFSYNC."""
 
 Synced = Callable[[Exception | None], None]
 """Called once, on the event loop: what was acknowledged before is on the disk, or why it may not be."""
@@ -43,22 +46,33 @@ class Blocks:
         numbers = self._numbers()
         self._take(numbers[-2:][0])  # one before the newest: that may have been begun a moment ago
 
+    @property
+    def behind(self) -> bool:
+        """Whether the server has begun another file since: a sync may take as long as there are files."""
+        return self._next.exists()
+
     def sync(self) -> None:
         """All that the server has written until now is on the disk when this returns. Raises OSError.
 
         Once a file's sync has failed, no later one of it counts: the kernel reports an error once, and takes what it
         could not write for written. Besides, a recovery cuts a file at its first hole, whatever comes behind.
         """
+        left_failed = self._failed  # in a file that is left now: what is waited for may lie in it
         if not self._held():
             numbers = self._numbers()  # from the start where they went back: an emptied store begins anew
             self._take(next((n for n in numbers if n >= self._number), numbers[0]))
-        while self._next.exists():  # then nothing is added to this one any more
+        while self.behind:  # then nothing is added to this one any more
             if not self._failed:
-                self._sync_held()
+                self._to_disk(_sync, self._fd)
             self._take(self._number + 1)
         if self._failed:
             raise OSError(errno.EIO, f"an earlier sync of {self._path.name} failed")
-        self._sync_held()
+        if self._new:
+            self._to_disk(sync_folder, self._folder)  # a new file's name has to outlive the machine too
+            self._new = False
+        self._to_disk(_sync, self._fd)
+        if left_failed:
+            raise OSError(errno.EIO, f"an earlier sync of the file before {self._path.name} failed")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -66,9 +80,9 @@ class Blocks:
             os.close(self._fd)
             self._fd = -1
 
-    def _sync_held(self) -> None:
+    def _to_disk(self, sync: Callable[[Any], None], what: int | Path) -> None:
         try:
-            _sync(self._fd)
+            sync(what)
         except OSError:
             self._failed = True
             raise
@@ -89,14 +103,10 @@ class Blocks:
     def _take(self, number: int) -> None:
         path = self._folder / f"{number}.blk"
         fd = os.open(path, os.O_RDONLY)
-        try:
-            sync_folder(self._folder)  # a new file's name has to outlive the machine too
-        except OSError:
-            os.close(fd)
-            raise
         self.close()
-        self._fd, self._inode, self._number, self._failed = fd, os.fstat(fd).st_ino, number, False
+        self._fd, self._inode, self._number = fd, os.fstat(fd).st_ino, number
         self._path, self._next = path, self._folder / f"{number + 1}.blk"
+        self._failed, self._new = False, True
 
 
 def sync_folder(folder: Path) -> None:
@@ -111,8 +121,12 @@ def sync_folder(folder: Path) -> None:
 def _sync(fd: int) -> None:
     full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: its fsync leaves the drive's own cache alone
     if full is not None:
-        with suppress(OSError):  # a file system that has no such thing
+        try:
             fcntl.fcntl(fd, full)
+        except OSError as error:
+            if error.errno not in NO_FULL_SYNC:
+                raise
+        else:
             return
     os.fsync(fd)
 
@@ -144,11 +158,12 @@ class LogSync:
         `failed` is told of every sync that failed, once, however many it was for.
         """
         self._blocks, self._jobs, self._failed = Blocks(folder), SimpleQueue[bool](), failed
+        began = time.monotonic()
         self._blocks.sync()
+        self._took_s = time.monotonic() - began
         self._waiting: list[Synced] = []
         self._under_way: list[Synced] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._took_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._thread = Thread(target=self._work, name="log sync", daemon=True)
         self._thread.start()
@@ -173,7 +188,7 @@ class LogSync:
     def _start(self, alone: bool = False) -> None:
         self._timer = None
         self._under_way, self._waiting = self._waiting, []
-        if alone and self._took_s < QUICK_S:
+        if alone and self._took_s < QUICK_S and not self._blocks.behind:
             self._done(self._sync())
         else:
             self._jobs.put(True)

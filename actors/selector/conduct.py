@@ -348,7 +348,8 @@ class Conduct:
             return self.say(ends.unrecorded(self.ending))
         if first.instance == self.where.instance:
             return self.say(self.ending)
-        return self.say(ends.as_message(first, self.ask.stream))
+        end = ends.as_message(first, self.ask.stream)
+        return self.say(end if self.ending.recorded else ends.unrecorded(end))
 
     # --- callers ---------------------------------------------------------------------------------------------------
 

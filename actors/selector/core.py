@@ -305,7 +305,7 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
 
 def _recalled(state: State, answer: Recalled) -> list[Effect]:
     kind, _, rest = answer.key.partition(".")
-    if kind == "taken":
+    if kind in ("taken", "doubted"):
         return takeover.recalled(state, answer)
     if kind == "repeat":
         return repeats.recalled(state, rest, answer)

@@ -64,7 +64,7 @@ def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effe
     if isinstance(answer, Stored):
         ended(state, made.claim, Ended(answer.seq, run_id, made.body, int(answer.at_ms)))
     if isinstance(answer, Stored) and answer.duplicate:
-        return [Recall(answer.seq, f"taken.{run_id}")]
+        return [Recall(answer.seq, f"{'taken' if answer.synced else 'doubted'}.{run_id}")]
     del state.taken[run_id]
     end = ends.as_message(ends.interrupted(made, state.where.instance, 0.0), made.stream)
     return _say(state, made, end if isinstance(answer, Stored) and answer.synced else ends.unrecorded(end))
@@ -72,18 +72,29 @@ def stored(state: State, run_id: str, answer: Stored | StoreFailed) -> list[Effe
 
 def recalled(state: State, answer: Recalled) -> list[Effect]:
     """The end that came before ours. If it could not be read now, the fold comes upon it and says it."""
-    return read_back(state, answer.event) if isinstance(answer.event, RequestEnded) else []
+    if not isinstance(answer.event, RequestEnded):
+        return []
+    made = state.taken.pop(answer.event.run_id, None)
+    doubted = answer.key.startswith("doubted.")
+    return [] if made is None else _say_stored(state, made, answer.event, doubted=doubted)
 
 
-def read_back(state: State, end: RequestBrief | RequestEnded, payload: bytes = b"") -> list[Effect]:
-    """Whichever end it is, the log has it: its answer to ours may be lost, and is not waited for."""
+def read_back(state: State, end: RequestBrief | RequestEnded, payload: bytes) -> list[Effect]:
+    """Whichever end it is, the log has it: its answer to ours may be lost, and is not waited for.
+
+    If it is ours, only that answer would tell whether the disk has it too.
+    """
     made = state.taken.pop(end.run_id, None)
-    return [] if made is None else _say_stored(state, made, end, payload)
+    ours = end.instance == state.where.instance
+    return [] if made is None else _say_stored(state, made, end, payload, doubted=ours)
 
 
-def _say_stored(state: State, made: SelectionMade, end: RequestBrief | RequestEnded, payload: bytes) -> list[Effect]:
+def _say_stored(
+    state: State, made: SelectionMade, end: RequestBrief | RequestEnded, payload: bytes = b"", doubted: bool = False
+) -> list[Effect]:
     whole = end if isinstance(end, RequestEnded) else ends.whole(payload)
-    return _say(state, made, ends.unreadable(made) if whole is None else ends.as_message(whole, made.stream))
+    said = ends.unreadable(made) if whole is None else ends.as_message(whole, made.stream)
+    return _say(state, made, ends.unrecorded(said) if doubted else said)
 
 
 def _say(state: State, made: SelectionMade, end: ends.End) -> list[Effect]:

@@ -12,7 +12,7 @@ import nats
 import pytest
 
 from tests.system.expected import tried
-from tests.waiting import found
+from tests.waiting import found, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
 
@@ -65,6 +65,24 @@ async def test_whoever_stores_has_the_logs_file_open_to_sync_it(system: Any, tal
         opened = {str(Path(link).resolve()) for link in Path(f"/proc/{process.pid}/fd").iterdir()}
         assert newest in opened, process.seat.instance
     assert "sync_interval: 1s" in (system.state / "nats/nats.conf").read_text()
+
+
+async def test_what_the_disk_may_not_have_is_not_called_recorded(system: Any, talk: Any) -> None:
+    """The newest file loses its name for a moment: nobody can sync it, though the server writes on."""
+    (folder,) = (system.state / "nats/jetstream").glob("jetstream/*/streams/TTA_EVT/msgs")
+    newest = max(folder.glob("*.blk"), key=lambda path: int(path.stem))
+    kept = system.state / "kept.blk"
+    kept.hardlink_to(newest)
+    newest.unlink()
+    try:
+        end = await talk.whole("Synced?", model="ok@1")
+    finally:
+        newest.hardlink_to(kept)
+        kept.unlink()
+    assert (end["type"], end["recorded"]) == ("model.finished.v1", False)
+    await until(lambda: any(line["event"] == "not_synced" for line in system.log_lines()))
+    assert "recorded" not in await talk.whole("Synced again?", model="ok@1"), "true is what is not said"
+    assert len(await system.outcomes(end["run_id"])) == 1
 
 
 # --- cancelling ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from understudy.actors.health_tracker import core as health_tracker
 from understudy.actors.host import snapshots
+from understudy.actors.host.log_sync import Blocks
 from understudy.actors.host.snapshots import Snapshots, Unusable
 from understudy.actors.selector import core as selector
 from understudy.bus.port import StreamState
@@ -266,3 +267,16 @@ def test_the_light_reader_takes_what_decode_takes() -> None:
         b'{"type":"model.switched.v1","at_ms":1,"model":"a","from_model":"b","run_id":"r","mode":"m","reason":""}'
     )
     assert read(switched) == decode(switched)
+
+
+def test_the_log_is_on_the_disk_before_its_fold(tmp_path: Path) -> None:
+    """A power cut must not leave a fold of events that are gone; where the log cannot be synced, none is written."""
+    log, folder = tmp_path / "msgs", tmp_path / "snapshots"
+    log.mkdir()
+    (log / "1.blk").write_text("x")
+    kept = Snapshots(folder, CORES["selector"], "selector", "selector-1", None, Blocks(log))
+    kept.write(b"first")
+    (log / "1.blk").unlink()
+    with pytest.raises(OSError, match="no message file"):
+        kept.write(b"second")
+    assert kept.path.read_bytes() == b"first"

@@ -274,6 +274,20 @@ def test_an_event_is_stored_when_the_disk_has_it() -> None:
     sim(story)
 
 
+def test_answers_on_their_way_count_as_others_who_may_share_a_sync() -> None:
+    async def story(broker: Broker) -> None:
+        disk = SlowDisk()
+        storer = Storer(broker.connect("actor"), "tta", now_ms, lambda _: None, disk)
+        task = asyncio.create_task(storer.run())
+        for n in range(3):
+            storer.put(store(n))
+        await settle(lambda: len(disk.waiting) == 3)
+        assert disk.others == [2, 1, 0]
+        task.cancel()
+
+    sim(story)
+
+
 def test_who_waits_too_long_for_the_disk_is_told_and_so_is_who_cannot_be_sure() -> None:
     async def story(broker: Broker) -> None:
         answers, disk = list[Stored | StoreFailed](), SlowDisk()

@@ -116,6 +116,9 @@ def test_feedback_is_taken_when_the_log_has_it(stage: Any) -> None:
     s.put(given_, run="f2")
     s.feed(StoreFailed(s.now, "order.f2", "log_full"))
     assert s.said(Failed)[0].code == "log_full"
+    s.put(given_, run="f4")
+    s.feed(Stored(s.now, "order.f4", 8, False, synced=False))
+    assert s.said(Failed)[1].code == "bus_down", "the disk may not have it"
     s.put(given_, run="f3", reply="")
     assert s.feed(Stored(s.now, "order.f3", 8, False)) == [] and s.state.awaited == {}
 

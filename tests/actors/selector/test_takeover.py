@@ -381,3 +381,20 @@ def test_a_taken_run_s_end_is_read_back_whosever_it_is(stage: Any) -> None:
     assert [(e.text, e.recorded) for e in s.ends("their-caller")] == [(None, True)] and s.state.taken == {}
     s.stored("r9", duplicate=True)
     assert len(s.ends("their-caller")) == 1
+
+
+@pytest.mark.parametrize("how", ["first", "duplicate", "read back"])
+def test_a_taken_run_s_end_is_called_recorded_only_once_the_disk_has_it(stage: Any, how: str) -> None:
+    s = stage()
+    made = decision(s, stream=True)
+    s.feed(Traced(s.now, made))
+    gone(s)
+    (ours,) = s.stores("end.r9")
+    if how == "read back":
+        s.happen(ours.event)
+    elif how == "first":
+        s.feed(Stored(s.now, ours.msg_id, 7, False, synced=False))
+    else:
+        (recall,) = s.feed(Stored(s.now, ours.msg_id, 7, True, synced=False))
+        s.feed(Recalled(s.now, recall.key, ended_by(s, made)))
+    assert [e.recorded for e in s.ends("their-caller")] == [False] and s.state.taken == {}
