@@ -7,6 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
+from understudy.actors.host.log_sync import sync_folder
 from understudy.messages.topology import Topology
 
 HASH_KEY = "hash.key"
@@ -64,17 +65,8 @@ def hash_key(state: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        _sync_folder(state)
+        sync_folder(state)
     found = _text(path)
     if not re.fullmatch(rf"[0-9a-f]{{{2 * HASH_KEY_BYTES}}}", found):
         raise KeyMissing(f"{path} holds no key: bring it back from a copy, or remove it (no hash before compares then)")
     return found
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name is on the disk once its folder is."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
