@@ -1,4 +1,4 @@
-"""The runner's edge to an OpenAI-compatible server: each call is an exchange whose bytes become inputs as they come."""
+"""The runner's edge to an HTTP server in any dialect: each call is an exchange whose bytes become inputs as they come."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from understudy.actors.runner import openai
 from understudy.actors.runner.address import target
+from understudy.actors.runner.dialect import Piece, retry_after_ms, served_by, trimmed
+from understudy.actors.runner.dialects import BY_KIND
 from understudy.actors.runner.gather import Gather
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, post_head
-from understudy.actors.runner.sse import Lines, Malformed
+from understudy.actors.runner.sse import Malformed
 from understudy.messages.run import RunFailure
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
 from understudy.messages.topology import Model, Provider
 
-PATH = "/chat/completions"
 ERROR_BYTES = 65_536
 ERROR_S = 1.0
 """So long after its head may the body of an error take; then the call fails with what is known."""
@@ -28,6 +28,7 @@ class HttpEdge:
 
     def __init__(self, provider: Provider, models: dict[str, Model], key: str | None, now_ms: Callable[[], float]):
         self._provider, self._models, self._key, self.now_ms = provider, models, key, now_ms
+        self.dialect = BY_KIND[provider.kind]
         self.calls: dict[str, Call] = {}
         self.feed: Callable[[Input], None] = lambda _: None
         self.client: Client
@@ -40,22 +41,23 @@ class HttpEdge:
         """
         self.feed = feed
         to = target(self._provider.url or "")
-        fields = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        if self._key:
-            fields["Authorization"] = f"Bearer {self._key}"
-        head = post_head(to, PATH, fields)
+        fields = {"Content-Type": "application/json", "Accept": self.dialect.ACCEPT}
+        head = post_head(to, self.dialect.PATH, fields | self.dialect.key_fields(self._key))
         connect_s = self._provider.connect_timeout_ms / 1000
         self.client = Client(to, limit=self._provider.max_connections, connect_s=connect_s)
         self._head = head
-        return {"engine": "openai"}
+        return {"engine": self.dialect.NAME}
 
     def perform(self, effect: CallModel | CancelCall) -> None:
         """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
         match effect:
             case CallModel(call_id=call_id, run=run):
-                name = self._models[run.model].name or run.model
-                payload = openai.body(run, name)
+                model = self._models[run.model]
+                name = model.name or run.model
+                payload = self.dialect.body(run, name, model)
                 call = Call(self, call_id, name, b"%b%d\r\n\r\n%b" % (self._head, len(payload), payload))
+                if self.dialect.TRIMS_PREFILL:
+                    call.skip = trimmed(run)
                 self.calls[call_id] = call
                 self.client.send(call)
             case CancelCall(call_id=call_id):
@@ -76,12 +78,13 @@ class HttpEdge:
 class Call(Exchange):
     """One call: text is passed on as it arrives, and one end."""
 
-    __slots__ = ("_call_id", "_edge", "_end", "_error", "_lines", "_name", "_out", "_timer")
+    __slots__ = ("_call_id", "_edge", "_end", "_error", "_framing", "_name", "_out", "_timer", "skip")
 
     def __init__(self, edge: HttpEdge, call_id: str, name: str, request: bytes) -> None:
         super().__init__(request)
         self._edge, self._call_id, self._name = edge, call_id, name
-        self._lines, self._end, self._out = Lines(), openai.Piece(), Gather(self._say)
+        self._framing, self._end, self._out = edge.dialect.framing(), Piece(), Gather(self._say)
+        self.skip = ""  # white space that the text may begin with again
         self._error = b""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -105,8 +108,8 @@ class Call(Exchange):
             self.cut("refused_connection" if failure == "refused" else "broken_stream")
         else:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.headers}
-            retry = openai.retry_after_ms(headers, time.time())
-            self.cut(openai.reason_of(self.status, self._error[:ERROR_BYTES]), retry)
+            reason = self._edge.dialect.reason_of(self.status, self._error[:ERROR_BYTES])
+            self.cut(reason, retry_after_ms(headers, time.time()))
 
     def cut(self, reason: RunFailure, retry_after_ms: int | None = None) -> None:
         """Over without a whole answer; what is held goes out first."""
@@ -133,10 +136,10 @@ class Call(Exchange):
 
     def _read(self, data: bytes) -> None:
         """What an arrival says is passed on in one piece, also when it ends in a fault."""
-        end, text, count = self._end, "", 0
+        end, text, count, read = self._end, "", 0, self._edge.dialect.read
         try:
-            for field in self._lines.feed(data):
-                piece = openai.read(field)
+            for field in self._framing.feed(data):
+                piece = read(field)
                 if piece.failure is None and piece.text:
                     text, count = text + piece.text, count + 1
                 end.merge(piece)
@@ -144,6 +147,8 @@ class Call(Exchange):
                     break
         except Malformed:
             end.failure = "malformed"
+        if self.skip:
+            text = self._unrepeated(text)
         self._out.add(text, count)
         if end.done and end.finish is not None:
             self._edge.client.finish(self)
@@ -152,9 +157,17 @@ class Call(Exchange):
             self._edge.client.cancel(self)
             self.cut(end.failure or "broken_stream")
 
+    def _unrepeated(self, text: str) -> str:
+        """Without the white space that the text before it ends in, as far as the model says it again."""
+        while text and self.skip and text[0] == self.skip[0]:
+            text, self.skip = text[1:], self.skip[1:]
+        if text:
+            self.skip = ""
+        return text
+
     def _end_well(self) -> None:
         end, edge = self._end, self._edge
         if self._over():
             tokens = end.prompt_tokens, end.completion_tokens
-            served = openai.served_by(end.model, self._name)
+            served = served_by(end.model, self._name)
             edge.feed(CallEnded(edge.now_ms(), self._call_id, end.finish or "stop", *tokens, served_by=served))

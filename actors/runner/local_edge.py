@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors.runner.openai import CONTINUE_WORDS
+from understudy.actors.runner.dialect import CONTINUE_WORDS
 from understudy.actors.runner.watchdog import Watchdog
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input

@@ -122,6 +122,7 @@ class Reply(Struct, frozen=True):
     finish: str
     prompt_tokens: int
     prefill: str
+    stopped_by: str | None = None  # the stop string that ended it
 
 
 class BadFaultsError(ValueError):
@@ -291,8 +292,8 @@ def reply(fault: Fault, request: ChatRequest) -> Reply:
         tokens, finish = tokens[:limit], "length"
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     text = "".join(tokens)
-    ends = [at for at in (text.find(stop) for stop in stops if stop) if at >= 0]
+    ends = [(at, stop) for stop in stops if stop and (at := text.find(stop)) >= 0]
     if ends:
-        tokens, finish = split_tokens(text[: min(ends)]), "stop"
+        tokens, finish = split_tokens(text[: min(ends)[0]]), "stop"
     prompt = sum(len(split_tokens(message.text())) for message in request.messages)
-    return Reply(tokens, fault.finish_reason or finish, prompt, prefill)
+    return Reply(tokens, fault.finish_reason or finish, prompt, prefill, min(ends)[1] if ends else None)

@@ -1,10 +1,11 @@
-"""The fake provider's HTTP server: OpenAI chat completions on loopback, with faults on demand.
+"""The fake provider's HTTP server: OpenAI, Anthropic and Ollama chat on loopback, with faults on demand.
 
     async with FakeProvider() as provider:
         ...  # any OpenAI client at base URL provider.url, model "ok", "stall@2", ...
         assert provider.log[-1].ended == "client_closed"
 
-Paths: POST /v1/chat/completions, GET /v1/models, GET /control/log. Times in the log are Unix milliseconds.
+Paths: POST /v1/chat/completions, /v1/messages, /api/chat; GET /v1/models, /control/log. Times in the log are Unix
+milliseconds.
 """
 
 import asyncio
@@ -16,19 +17,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Self
 
 import msgspec
 from aiohttp import web
 
-from understudy.tools.fake import Exchange, Seen, completion, error_body, fault_error, steps
-from understudy.tools.fake.script import ChatRequest, Fault, built_in_faults, fault_for, reply, struck
+from understudy.tools.fake import anthropic_shape, ollama_shape, openai_shape
+from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, steps
+from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
 LOG_SIZE = 10_000
 BODY_LIMIT_BYTES = 64 * 2**20
-COMMENT = b": OPENROUTER PROCESSING\n\n"
+SHAPES: tuple[Shape, ...] = (openai_shape, anthropic_shape, ollama_shape)
 SPLIT_PAUSE_S = 0.001
-SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 encode = msgspec.json.encode
 
 
@@ -44,10 +46,11 @@ def _abort(http: web.Request) -> None:
         http.transport.abort()
 
 
-async def _write(response: web.StreamResponse, data: bytes, fault: Fault) -> None:
-    """Write one event, with a comment line before it or cut inside its multibyte characters if so told."""
+async def _write(response: web.StreamResponse, data: bytes, x: Exchange) -> None:
+    """Write one event, with a comment before it or cut inside its multibyte characters if so told."""
+    fault = x.fault
     if fault.comments:
-        await response.write(COMMENT)
+        await response.write(x.shape.COMMENT)
     if not fault.split_utf8:
         await response.write(data)
         return
@@ -60,7 +63,8 @@ async def _write(response: web.StreamResponse, data: bytes, fault: Fault) -> Non
 async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
     """Send a streamed answer, step by step."""
     fault = x.fault
-    response = web.StreamResponse(headers={**SSE, **fault.headers})
+    head = {"Content-Type": x.shape.STREAM_TYPE, "Cache-Control": "no-cache"}
+    response = web.StreamResponse(headers={**head, **fault.headers})
     await response.prepare(http)
     if fault.silent:
         await _forever()
@@ -75,7 +79,7 @@ async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
         if kind == "token" and fault.gap_ms and x.seen.tokens_sent:
             await asyncio.sleep(fault.gap_ms / 1000)
         if data:
-            await _write(response, data, fault)
+            await _write(response, data, x)
         x.seen.tokens_sent += kind == "token"
         if kind == "first" and fault.first_token_delay_ms:
             await asyncio.sleep(fault.first_token_delay_ms / 1000)
@@ -92,7 +96,7 @@ async def _whole(http: web.Request, x: Exchange) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json", **fault.headers})
         await response.prepare(http)
         await _forever()
-    data = encode(completion(x))
+    data = encode(x.shape.whole(x))
     if fault.reset_after is not None:
         x.seen.ended = "fault"
         _abort(http)
@@ -123,7 +127,7 @@ async def _give(http: web.Request, x: Exchange) -> web.StreamResponse:
         headers = dict(fault.headers)
         if fault.retry_after_date_s is not None:
             headers["Retry-After"] = formatdate(time.time() + fault.retry_after_date_s, usegmt=True)
-        body = fault.body if isinstance(fault.body, str) else fault_error(fault)
+        body = fault.body if isinstance(fault.body, str) else x.shape.fault_error(fault)
         return _json(fault.status, body, headers)
     return await (_stream(http, x) if x.request.stream else _whole(http, x))
 
@@ -156,7 +160,8 @@ class FakeProvider:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        for shape in SHAPES:
+            app.router.add_post(shape.PATH, partial(self._chat, shape))
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/control/log", self._control_log)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
@@ -175,10 +180,10 @@ class FakeProvider:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _key_problem(self, http: web.Request) -> web.Response | None:
-        if self.require_key is None or http.headers.get("Authorization") == f"Bearer {self.require_key}":
+    def _key_problem(self, http: web.Request, shape: Shape = openai_shape) -> web.Response | None:
+        if self.require_key is None or shape.key_of(http.headers) == self.require_key:
             return None
-        return _json(401, error_body("Incorrect API key provided.", "invalid_request_error", "invalid_api_key"))
+        return _json(401, shape.problem(401, "Incorrect API key provided.", "invalid_api_key"))
 
     async def _models(self, http: web.Request) -> web.Response:
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "understudy-fake"} for name in self.faults]
@@ -188,12 +193,12 @@ class FakeProvider:
         rows = [seen.public() for seen in self.log]
         return _json(200, {"requests": rows, "connections_closed": self.connections_closed})
 
-    async def _chat(self, http: web.Request) -> web.StreamResponse:
+    async def _chat(self, shape: Shape, http: web.Request) -> web.StreamResponse:
         """Answer one chat request and note in the log how that ended."""
         seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000)
         self.log.append(seen)
         try:
-            response = await self._answer(http, seen)
+            response = await self._answer(http, shape, seen)
             if seen.ended == "open":
                 seen.ended = "done" if seen.status == 200 else "fault"
             return response
@@ -204,34 +209,33 @@ class FakeProvider:
         finally:
             seen.ended_ms = time.time() * 1000
 
-    async def _answer(self, http: web.Request, seen: Seen) -> web.StreamResponse:
+    async def _answer(self, http: web.Request, shape: Shape, seen: Seen) -> web.StreamResponse:
         """Check the request, find its fault and give the answer."""
-        refused = self._key_problem(http)
+        refused = self._key_problem(http, shape)
         if refused is None:
-            found = self._accept(await http.read(), seen)
+            found = self._accept(await http.read(), http, shape, seen)
             if isinstance(found, Exchange):
                 return await _give(http, found)
             refused = found
         seen.status = refused.status
         return refused
 
-    def _accept(self, data: bytes, seen: Seen) -> Exchange | web.Response:
+    def _accept(self, data: bytes, http: web.Request, shape: Shape, seen: Seen) -> Exchange | web.Response:
         """Read a request body; return what to answer with, or the refusal of a bad one."""
         try:
-            request = msgspec.json.decode(data, type=ChatRequest)
+            request = shape.request(data, http.headers)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _json(400, error_body(f"Invalid request body: {error}", "invalid_request_error"))
+            return _json(400, shape.problem(400, f"Invalid request body: {error}"))
+        except BadRequest as error:
+            return _json(400, shape.problem(400, str(error), param=error.param))
         seen.request, seen.model, seen.stream = request, request.model, bool(request.stream)
-        if request.stream_options is not None and not request.stream:
-            text = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-            return _json(400, error_body(text, "invalid_request_error", None, "stream_options"))
         record = fault_for(self.faults, request.model)
         if record is None:
             text = f"The model `{request.model}` does not exist or you do not have access to it."
-            return _json(404, error_body(text, "invalid_request_error", "model_not_found", "model"))
+            return _json(404, shape.problem(404, text, "model_not_found", "model"))
         fault = struck(record, request.model, self._counts[request.model])
         self._counts[request.model] += 1
         planned = reply(fault, request)
         seen.prefill_chars = len(planned.prefill)
         count = sum(self._counts.values())
-        return Exchange(request, fault, planned, seen, f"chatcmpl-fake{count}", int(time.time()))
+        return Exchange(shape, request, fault, planned, seen, f"{shape.ID}{count}", int(time.time()))

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from tests.actors.health_tracker.tracked import Table
 from understudy.actors.health_tracker.continuation import CUTS, KNOWN, matches
-from understudy.actors.runner import openai
+from understudy.actors.runner.dialects import openai_chat as openai
 from understudy.messages.events import AttemptEnded, ModelLoaded, ModelProbed
 from understudy.messages.generate import Usage
 from understudy.messages.run import ModelLoad, ProcessGone, RunEnded, RunFailed, RunFailure, RunnerBeat, RunText
 from understudy.messages.step import CaughtUp, Store, Unheard, Woke
+from understudy.messages.topology import Model
 from understudy.tools.fake.script import ChatRequest, built_in_faults, reply
 
 SOME_TEXT = {"m": {"continues": "probe"}}
@@ -61,7 +62,7 @@ class Tracker(Table):
         answered = 0
         while answered < len(self.asked()):
             answered = len(self.asked())
-            request = msgspec.json.decode(openai.body(self.asked()[-1], kind), type=ChatRequest)
+            request = msgspec.json.decode(openai.body(self.asked()[-1], kind, Model(provider="p")), type=ChatRequest)
             self.text(*reply(built_in_faults()[kind], request).tokens)
 
     def rest(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pytest
 import uvloop
@@ -41,16 +41,25 @@ from understudy.tools.fake.server import FakeProvider
 PARAMETERS = Parameters(max_tokens=100, temperature=0.0, top_p=1.0, seed=1)
 
 
+Kind = Literal["openai", "anthropic", "ollama"]
+
+
+def url_of(fake: FakeProvider, kind: Kind) -> str:
+    """Ollama's paths have no version."""
+    return fake.root if kind == "ollama" else fake.url
+
+
 class Edge:
     """An edge and all it fed, by call; nothing may be fed while an effect is being performed."""
 
-    def __init__(self, url: str, key: str | None = None, **provider: Any) -> None:
-        self.edge = HttpEdge(Provider(kind="openai", url=url, **provider), {}, key, lambda: 0.0)
+    def __init__(self, url: str, key: str | None = None, kind: Kind = "openai", **provider: Any) -> None:
+        self.edge = HttpEdge(Provider(kind=kind, url=url, **provider), {}, key, lambda: 0.0)
+        self.kind = kind
         self.fed: dict[str, list[Any]] = {}
         self.performing = False
 
     async def __aenter__(self) -> Self:
-        assert await self.edge.start(self.feed) == {"engine": "openai"}
+        assert await self.edge.start(self.feed) == {"engine": self.kind}
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -67,11 +76,13 @@ class Edge:
         self.edge.perform(effect)
         self.performing = False
 
-    def call(self, model: str, call_id: str = "c") -> None:
+    def call(self, model: str, call_id: str = "c", **fields: Any) -> None:
         self.fed[call_id] = []
         self.edge._models.setdefault(model, Model(provider="p"))
         turns = (Turn(role="user", content="Hi"),)
-        run = RunModel(run_id="r", attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=1e4)
+        run = RunModel(
+            run_id="r", attempt=0, model=model, messages=turns, parameters=PARAMETERS, remaining_ms=1e4, **fields
+        )
         self.perform(CallModel(call_id, run))
 
     def cancel(self, call_id: str = "c") -> None:
@@ -89,8 +100,8 @@ class Edge:
         assert self.fed[call_id][-1] is end
         return self.text(call_id), sum(m.tokens for m in self.fed[call_id] if isinstance(m, CallText)), end
 
-    async def ask(self, model: str = "ok") -> tuple[str, int, CallEnded | CallFailed]:
-        self.call(model)
+    async def ask(self, model: str = "ok", **fields: Any) -> tuple[str, int, CallEnded | CallFailed]:
+        self.call(model, **fields)
         await until(self.ends)
         return self.heard()
 
@@ -104,12 +115,14 @@ REASONS = {
     "422": "caller_fault",
     "context-too-long": "context_too_long",
 }
+KINDS = pytest.mark.parametrize("kind", ["openai", "anthropic", "ollama"])
 RETRY_AFTER_MS = {"429": 2000, "429-ms": 1500, "503": 1000}
 
 
+@KINDS
 @both_loops
-async def test_faults_become_our_words_and_the_next_call_works() -> None:
-    async with FakeProvider() as fake, Edge(fake.url) as edge:
+async def test_faults_become_our_words_and_the_next_call_works(kind: Kind) -> None:
+    async with FakeProvider() as fake, Edge(url_of(fake, kind), kind=kind) as edge:
         whole, count, end = await edge.ask("ok")
         assert count == 48 and end == CallEnded(0.0, "c", "stop", 1, 48)
         for model, reason in REASONS.items():
@@ -120,19 +133,44 @@ async def test_faults_become_our_words_and_the_next_call_works() -> None:
             assert (await edge.ask("ok"))[0] == whole, model
 
 
+@KINDS
 @both_loops
-async def test_odd_but_healthy_answers() -> None:
-    async with FakeProvider({"slow": Fault(gap_ms=8, chunks=6)}) as fake, Edge(fake.url) as edge:
+async def test_odd_but_healthy_answers(kind: Kind) -> None:
+    slow = {"slow": Fault(gap_ms=8, chunks=6)}
+    async with FakeProvider(slow) as fake, Edge(url_of(fake, kind), kind=kind) as edge:
         whole, *_ = await edge.ask("ok")
         for model in ("split-utf8", "comments"):
             assert (await edge.ask(model))[0] == whole
         assert (await edge.ask("no-usage"))[2] == CallEnded(0.0, "c", "stop", None, None)
-        assert (await edge.ask("refusal"))[2].finish_reason == "refusal"  # type: ignore[union-attr]
+        refusal = (await edge.ask("refusal"))[2]
+        assert refusal.finish_reason == ("stop" if kind == "ollama" else "refusal")  # type: ignore[union-attr]
         assert (await edge.ask("length"))[2].finish_reason == "length"  # type: ignore[union-attr]
         assert (await edge.ask("wrong-model"))[2].served_by == "some-other-model"  # type: ignore[union-attr]
         assert (await edge.ask("empty"))[0] == ""
         await edge.ask("slow")
         assert len(edge.fed["c"]) == 7, "a slow stream is passed on piece by piece"
+
+
+@KINDS
+@both_loops
+@pytest.mark.parametrize("cut", [17, 18, 19])
+async def test_every_dialect_goes_on_with_text_of_another(kind: Kind, cut: int) -> None:
+    """Behind a word, behind its white space, inside the next word; Anthropic takes no white space at the end."""
+    async with FakeProvider() as fake, Edge(url_of(fake, kind), kind=kind) as edge:
+        whole, *_ = await edge.ask("ok")
+        at = whole.index(" ", cut)
+        for end in (at, at + 1, at + 2):
+            rest, _, ended = await edge.ask("ok", prefill=whole[:end], continuation="native")
+            assert (whole[:end] + rest, ended.finish_reason) == (whole, "stop")  # type: ignore[union-attr]
+
+
+@KINDS
+async def test_every_dialect_sends_its_key_and_is_refused_without(kind: Kind) -> None:
+    async with FakeProvider(require_key="s3cret") as fake:
+        async with Edge(url_of(fake, kind), "s3cret", kind=kind) as edge:
+            assert isinstance((await edge.ask("ok"))[2], CallEnded)
+        async with Edge(url_of(fake, kind), kind=kind) as edge:
+            assert (await edge.ask("ok"))[2].reason == "auth"  # type: ignore[union-attr]
 
 
 @both_loops

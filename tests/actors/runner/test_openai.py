@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.actors.runner import openai
-from understudy.actors.runner.openai import Piece
+from understudy.actors.runner.dialect import Piece, retry_after_ms, served_by
+from understudy.actors.runner.dialects import openai_chat as openai
 from understudy.actors.runner.sse import MAX_LINE_BYTES, Lines, Malformed
 from understudy.messages.generate import Parameters, Turn, Usage
 from understudy.messages.run import RunEnded, RunModel
+from understudy.messages.topology import Model
 from understudy.messages.wire import decode, encode
 
 TURN = Turn(role="user", content="Hi")
@@ -23,7 +24,7 @@ TURN = Turn(role="user", content="Hi")
 def body(stop: tuple[str, ...] = (), **fields: Any) -> Any:
     p = Parameters(max_tokens=5, temperature=0.5, top_p=0.9, seed=2**40 + 3, stop=stop)
     run = RunModel(run_id="r", attempt=0, model="m", messages=(TURN,), parameters=p, remaining_ms=1.0, **fields)
-    return json.loads(openai.body(run, "name-there"))
+    return json.loads(openai.body(run, "name-there", Model(provider="p")))
 
 
 def test_the_request_is_always_streamed() -> None:
@@ -92,7 +93,7 @@ def test_one_data_field(data: Any, piece: Piece) -> None:
     [(None, None), ("m", None), ("m-0613", "m-0613"), ("", None), ("said in words", None), ("x" * 201, None)],
 )
 def test_who_served_is_told_where_it_is_another_model(said: Any, told: Any) -> None:
-    assert openai.served_by(said, "m") == told
+    assert served_by(said, "m") == told
 
 
 def test_of_a_usage_with_one_senseless_count_the_other_is_kept() -> None:
@@ -166,7 +167,7 @@ NOW = 1_700_000_000.0
     ],
 )
 def test_how_long_to_wait(headers: dict[str, str], wait: int | None) -> None:
-    assert openai.retry_after_ms(headers, NOW) == wait
+    assert retry_after_ms(headers, NOW) == wait
 
 
 # --- server-sent events --------------------------------------------------------------------------------------------
