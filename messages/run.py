@@ -31,6 +31,7 @@ RunFailure = Literal[
     "auth",  # 401, 403
     "payment",  # 402
     "model_not_found",  # 404
+    "no_endpoints",  # 404 of a router: nobody may or can serve this request, the model is there for others
     "caller_fault",  # 400, 413, 422
     "context_too_long",
     "refused",  # the model declined

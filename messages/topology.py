@@ -46,10 +46,10 @@ class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who runs models: `local` (transformers, one process per model), or an endpoint that speaks one of the dialects.
 
-    `url`: with the version, where the dialect has one (`.../v1` for openai and anthropic, none for ollama).
+    `url`: with the version, where the dialect has one (`.../v1` for openai, openrouter and anthropic; none for ollama).
     """
 
-    kind: Literal["local", "openai", "anthropic", "ollama"]
+    kind: Literal["local", "openai", "openrouter", "anthropic", "ollama"]
     url: str | None = None
     key: KeySource | None = None
     connect_timeout_ms: PositiveMs = 2_000

@@ -22,7 +22,7 @@ from understudy.messages.run import CALLERS_FAULT
 from understudy.messages.topology import Model
 
 Announcement = ModelUnavailable | ModelDegraded | ModelRecovered | ModelProbed
-BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost", "rate_limited", "payment"}
+BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost", "rate_limited", "payment", "no_endpoints"}
 
 
 class Outcome(NamedTuple):

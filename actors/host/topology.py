@@ -216,22 +216,24 @@ def _check_providers(topology: Topology, problems: list[Problem]) -> None:
         path = f"$.providers.{name}"
         if provider.kind == "local":
             continue
-        _check_url(f"{path}.url", provider.url, problems)
+        _check_url(f"{path}.url", provider.url, provider.kind, problems)
         if provider.key is not None and (provider.key.env is None) == (provider.key.file is None):
             problems.append(Problem(f"{path}.key", "none or both of env and file", "name exactly one of env, file"))
 
 
-def _check_url(path: str, url: str | None, problems: list[Problem]) -> None:
+def _check_url(path: str, url: str | None, kind: str, problems: list[Problem]) -> None:
     """As the runner takes it, and on this machine. It is never shown: it may hold a secret."""
     if not url:
         problems.append(Problem(path, "nothing", RIGHT))
         return
     try:
-        host = target(url).host
+        to = target(url)
     except BadAddress as error:
         problems.append(Problem(path, error.found, RIGHT))
         return
-    if host not in LOOPBACK:
+    if kind == "ollama" and to.path.endswith("/v1"):
+        problems.append(Problem(path, "a path that ends in /v1", "leave it out: Ollama's own paths have no version"))
+    if to.host not in LOOPBACK:
         right = "use a loopback endpoint: there is no consent gate yet, so nothing may leave this machine"
         problems.append(Problem(path, "a host that is not this machine", right))
 

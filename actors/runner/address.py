@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-RIGHT = "give http://host:port/v1 in plain ASCII, and a password or token as the provider's `key`"
+RIGHT = (
+    "give http://host:port/v1 (of an ollama http://host:port) in plain ASCII, and a password or token as the provider's"
+    " `key`"
+)
 _NO_ADDRESS = "no http or https address with a host (and a valid port, if any)"
 
 

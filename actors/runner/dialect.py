@@ -62,7 +62,6 @@ class Dialect(Protocol):
     NAME: str
     PATH: str
     ACCEPT: str
-    TRIMS_PREFILL: bool  # a text to be continued may not end in white space
 
     @staticmethod
     def key_fields(key: str | None) -> dict[str, str]:
@@ -90,22 +89,14 @@ class Dialect(Protocol):
         ...
 
 
-def turns(run: RunModel, *, trim: bool = False) -> list[dict[str, Any]]:
-    """The conversation as role and content, with what is to be continued at its end; `trim`: see `TRIMS_PREFILL`."""
+def turns(run: RunModel) -> list[dict[str, Any]]:
+    """The conversation as role and content, with what is to be continued at its end."""
     messages: list[dict[str, Any]] = [{"role": turn.role, "content": turn.content} for turn in run.messages]
     if run.prefill and run.continuation == "native":
-        prefill = run.prefill.rstrip() if trim else run.prefill
-        if prefill:
-            messages.append({"role": "assistant", "content": prefill})
+        messages.append({"role": "assistant", "content": run.prefill})
     elif run.prefill:
         messages.append({"role": "user", "content": CONTINUE_WORDS.format(run.prefill)})
     return messages
-
-
-def trimmed(run: RunModel) -> str:
-    """The white space that a dialect with `TRIMS_PREFILL` leaves out, and that the answer may begin with again."""
-    native = run.prefill if run.continuation == "native" else ""
-    return native[len(native.rstrip()) :]
 
 
 def served_by(said: str | None, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The runner's edge to an HTTP server in any dialect: each call is an exchange whose bytes become inputs as they come."""
+"""The runner's edge to an HTTP server in any dialect: each call is an exchange, its bytes become inputs as they come."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from understudy.actors.runner.address import target
-from understudy.actors.runner.dialect import Piece, retry_after_ms, served_by, trimmed
+from understudy.actors.runner.dialect import Piece, retry_after_ms, served_by
 from understudy.actors.runner.dialects import BY_KIND
 from understudy.actors.runner.gather import Gather
 from understudy.actors.runner.http_pool import Client
@@ -56,8 +56,6 @@ class HttpEdge:
                 name = model.name or run.model
                 payload = self.dialect.body(run, name, model)
                 call = Call(self, call_id, name, b"%b%d\r\n\r\n%b" % (self._head, len(payload), payload))
-                if self.dialect.TRIMS_PREFILL:
-                    call.skip = trimmed(run)
                 self.calls[call_id] = call
                 self.client.send(call)
             case CancelCall(call_id=call_id):
@@ -78,13 +76,12 @@ class HttpEdge:
 class Call(Exchange):
     """One call: text is passed on as it arrives, and one end."""
 
-    __slots__ = ("_call_id", "_edge", "_end", "_error", "_framing", "_name", "_out", "_timer", "skip")
+    __slots__ = ("_call_id", "_edge", "_end", "_error", "_framing", "_name", "_out", "_timer")
 
     def __init__(self, edge: HttpEdge, call_id: str, name: str, request: bytes) -> None:
         super().__init__(request)
         self._edge, self._call_id, self._name = edge, call_id, name
         self._framing, self._end, self._out = edge.dialect.framing(), Piece(), Gather(self._say)
-        self.skip = ""  # white space that the text may begin with again
         self._error = b""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -147,8 +144,6 @@ class Call(Exchange):
                     break
         except Malformed:
             end.failure = "malformed"
-        if self.skip:
-            text = self._unrepeated(text)
         self._out.add(text, count)
         if end.done and end.finish is not None:
             self._edge.client.finish(self)
@@ -156,14 +151,6 @@ class Call(Exchange):
         elif end.done or end.failure is not None:
             self._edge.client.cancel(self)
             self.cut(end.failure or "broken_stream")
-
-    def _unrepeated(self, text: str) -> str:
-        """Without the white space that the text before it ends in, as far as the model says it again."""
-        while text and self.skip and text[0] == self.skip[0]:
-            text, self.skip = text[1:], self.skip[1:]
-        if text:
-            self.skip = ""
-        return text
 
     def _end_well(self) -> None:
         end, edge = self._end, self._edge

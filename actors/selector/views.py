@@ -28,7 +28,7 @@ from understudy.messages.run import CALLERS_FAULT, Continuation, RunnerBeat
 from understudy.messages.topology import Model, Topology
 
 DECAY = 0.98  # an outcome weighs half after about 34 more
-BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost"}
+BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost", "no_endpoints"}
 PINS = 100_000
 """So many conversations may be pinned; the oldest pin makes room."""
 REPEAT_MS = 600_000

@@ -43,7 +43,7 @@ class _Request(Struct):
     system: str | list[Part] | None = None
     stream: bool = False
     stop_sequences: list[str] = []
-    temperature: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
@@ -61,6 +61,10 @@ def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
     last = messages[-1]
     if last.role == "assistant" and last.text() != last.text().rstrip():
         raise BadRequest("messages: final assistant content cannot end with trailing whitespace")
+    if any(not stop.strip() for stop in found.stop_sequences):
+        raise BadRequest("stop_sequences: each stop sequence must contain non-whitespace")
+    if found.top_p is not None and found.temperature is not None:
+        raise BadRequest("`temperature` and `top_p` cannot both be specified for this model.")
     system = [] if found.system is None else [Message("system", found.system)]
     return ChatRequest(
         model=found.model,
@@ -102,9 +106,8 @@ def _input(x: Exchange) -> dict[str, int]:
 
 def opening(x: Exchange) -> bytes:
     """Return what comes before the first token."""
-    start = {**_message(x), "content": [], "stop_reason": None, "stop_sequence": None}
-    if not x.fault.no_usage:
-        start["usage"] = {**_input(x), "output_tokens": 1}
+    usage = {**_input(x), "output_tokens": 1}  # a beginning, not a count
+    start = {**_message(x), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     block = _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
     return _event("message_start", message=start) + block
 

@@ -51,12 +51,15 @@ def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
 
 
 def problem(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """Return an error as Ollama writes it."""
-    return {"error": message}
+    """Return an error as Ollama writes it; a model that is not there has its own words."""
+    return {"error": "model 'it' not found" if code == "model_not_found" else message}
 
 
 def fault_error(fault: Fault) -> dict[str, Any]:
     """Return a record's error in this envelope."""
+    error = fault.body.get("error") if isinstance(fault.body, dict) else None
+    if isinstance(error, dict) and error.get("code") == "context_length_exceeded":
+        return problem(400, "the input length exceeds the context length")
     return problem(fault.status, message_of(fault))
 
 

@@ -19,7 +19,6 @@ from understudy.messages.topology import Model
 NAME = "anthropic"
 PATH = "/messages"
 ACCEPT = "text/event-stream"
-TRIMS_PREFILL = True  # "final assistant content cannot end with trailing whitespace"
 VERSION = "2023-06-01"
 framing = Lines
 
@@ -30,7 +29,7 @@ FINISH = {
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
 }
-"""The neutral word of a `stop_reason`."""
+"""The neutral word of a `stop_reason`. An answer that ends for any other (`pause_turn`, what comes later) is not whole."""
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -69,20 +68,27 @@ def key_fields(key: str | None) -> dict[str, str]:
 
 
 def body(run: RunModel, name: str, model: Model) -> bytes:
-    """See `Dialect`. There is no seed; of temperature and top_p newer models take one only."""
-    p, conversation = run.parameters, turns(run, trim=True)
+    """See `Dialect`.
+
+    There is no seed, temperature ends at 1, and newer models refuse top_p beside it. White space at the end of a text
+    that is to be continued is refused too.
+    """
+    p, conversation = run.parameters, turns(run)
+    messages = [turn for turn in conversation if turn["role"] != "system"]
+    if messages and messages[-1]["role"] == "assistant":
+        messages[-1]["content"] = messages[-1]["content"].rstrip()
+        if not messages[-1]["content"]:
+            messages.pop()
     fields: dict[str, Any] = {
         "model": name,
-        "messages": [turn for turn in conversation if turn["role"] != "system"],
+        "messages": messages,
         "stream": True,
         "max_tokens": p.max_tokens,
-        "temperature": p.temperature,
+        "temperature": min(p.temperature, 1.0),
     }
     system = "\n\n".join(turn["content"] for turn in conversation if turn["role"] == "system")
     if system:
         fields["system"] = system
-    if p.top_p < 1.0:
-        fields["top_p"] = p.top_p
     if p.stop:
         fields["stop_sequences"] = list(p.stop)
     return msgspec.json.encode(fields)
@@ -97,7 +103,8 @@ def read(data: bytes) -> Piece:
     match event.type:
         case "message_start" if event.message is not None:
             piece = Piece(model=event.message.model)
-            _take(piece, event.message.usage)
+            if event.message.usage is not None:  # its output_tokens are a beginning, not a count
+                piece.prompt_tokens = _prompt(event.message.usage)
             return piece
         case "content_block_start":
             return Piece(text=_text(event.content_block, "text"))
@@ -105,8 +112,10 @@ def read(data: bytes) -> Piece:
             return Piece(text=_text(event.delta, "text_delta"))
         case "message_delta":
             reason = event.delta.stop_reason if event.delta is not None else None
-            piece = Piece(finish=None if reason is None else FINISH.get(reason, reason))
-            _take(piece, event.usage)
+            piece = Piece(finish=None if reason is None else FINISH.get(reason))
+            if event.usage is not None:
+                piece.prompt_tokens = _prompt(event.usage)
+                piece.completion_tokens = count(event.usage.output_tokens)
             return piece
         case "message_stop":
             return Piece(done=True)
@@ -120,19 +129,17 @@ def _text(part: _Text | None, kind: str) -> str:
     return part.text or "" if part is not None and part.type == kind else ""
 
 
-def _take(piece: Piece, usage: _Usage | None) -> None:
-    """What was read from a cache or written into one is part of the input, and not of `input_tokens`."""
-    if usage is None:
-        return
-    piece.completion_tokens = count(usage.output_tokens)
+def _prompt(usage: _Usage) -> int | None:
+    """What was read from a cache or written into one is part of the prompt, and not of `input_tokens`."""
     fresh = count(usage.input_tokens)
-    if fresh is not None:
-        cached = count(usage.cache_creation_input_tokens) or 0, count(usage.cache_read_input_tokens) or 0
-        piece.prompt_tokens = count(fresh + sum(cached))
+    if fresh is None:
+        return None
+    return count(fresh + (count(usage.cache_creation_input_tokens) or 0) + (count(usage.cache_read_input_tokens) or 0))
 
 
 def reason_of(status: int, payload: bytes) -> RunFailure:
-    """See `Dialect`."""
-    if b'"billing_error"' in payload:
+    """See `Dialect`. An account without credit is a 400, in words."""
+    if b'"billing_error"' in payload or b"credit balance is too low" in payload:
         return "payment"
-    return dialect.reason_of(status, context=b"prompt is too long" in payload)
+    context = b"prompt is too long" in payload or b"exceed context limit" in payload
+    return dialect.reason_of(status, context=context)

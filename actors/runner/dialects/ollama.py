@@ -1,9 +1,10 @@
 """Ollama's own dialect, `/api/chat`: request body, JSON lines, errors. Pure.
 
 Source of the shapes: the server's source and OpenAPI document (0.33). Its OpenAI route takes no context size and cuts
-long prompts silently, so this one is for anything that matters: `num_ctx` is the model's `context_tokens`.
-An answer is whole only with the line that says `done`; an error after the first line comes under status 200, in a line of
-its own. Counts may be absent.
+long prompts silently, so this one is for anything that matters: `num_ctx` is the model's `context_tokens`, and what does
+not fit is refused (`truncate`, `shift`).
+An answer is whole only with the line that says `done` and why; an error after the first line comes under status 200, in
+a line of its own. Counts may be absent.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from understudy.messages.topology import Model
 NAME = "ollama"
 PATH = "/api/chat"
 ACCEPT = "application/x-ndjson"
-TRIMS_PREFILL = False
 framing = JsonLines
+
+FINISH = ("stop", "length")
+"""A `done_reason` of a whole answer. Without one the server did not say that it is (a connection closed, an old server)."""
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -38,6 +41,9 @@ class _Line(msgspec.Struct, gc=False):
     model: str | None = None
     error: Any = None
 
+
+TOO_LONG = (b"context length", b"exceed_context_size", b"exceeds the available context")
+"""What the server and, behind it, llama.cpp say of a prompt that does not fit."""
 
 _decoder = msgspec.json.Decoder(_Line)
 
@@ -59,7 +65,8 @@ def body(run: RunModel, name: str, model: Model) -> bytes:
     }
     if p.stop:
         options["stop"] = list(p.stop)
-    return msgspec.json.encode({"model": name, "messages": turns(run), "stream": True, "options": options})
+    fields = {"model": name, "messages": turns(run), "stream": True, "options": options}
+    return msgspec.json.encode({**fields, "truncate": False, "shift": False})
 
 
 def read(data: bytes) -> Piece:
@@ -75,7 +82,7 @@ def read(data: bytes) -> Piece:
         return Piece(text=text, model=line.model)
     return Piece(
         text=text,
-        finish=line.done_reason or "stop",
+        finish=line.done_reason if line.done_reason in FINISH else None,
         prompt_tokens=count(line.prompt_eval_count),
         completion_tokens=count(line.eval_count),
         model=line.model,
@@ -85,4 +92,4 @@ def read(data: bytes) -> Piece:
 
 def reason_of(status: int, payload: bytes) -> RunFailure:
     """See `Dialect`. A 404 has two wordings, and both mean that the model is not there."""
-    return dialect.reason_of(status, context=b"context length" in payload)
+    return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG))

@@ -19,8 +19,10 @@ from understudy.messages.topology import Model
 NAME = "openai"
 PATH = "/chat/completions"
 ACCEPT = "text/event-stream"
-TRIMS_PREFILL = False
 framing = Lines
+
+TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"exceed_context_size")
+"""What OpenAI, vLLM and llama.cpp say of a request that does not fit into the context."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -55,8 +57,13 @@ def key_fields(key: str | None) -> dict[str, str]:
 
 def body(run: RunModel, name: str, model: Model) -> bytes:
     """See `Dialect`."""
+    return msgspec.json.encode(fields(run, name))
+
+
+def fields(run: RunModel, name: str) -> dict[str, Any]:
+    """The request as fields, for those who add to it."""
     p = run.parameters
-    fields: dict[str, Any] = {
+    found: dict[str, Any] = {
         "model": name,
         "messages": turns(run),
         "stream": True,
@@ -67,8 +74,8 @@ def body(run: RunModel, name: str, model: Model) -> bytes:
         "seed": p.seed % 2**31,
     }
     if p.stop:
-        fields["stop"] = list(p.stop)
-    return msgspec.json.encode(fields)
+        found["stop"] = list(p.stop)
+    return found
 
 
 def read(data: bytes) -> Piece:
@@ -102,5 +109,4 @@ def read(data: bytes) -> Piece:
 
 def reason_of(status: int, payload: bytes) -> RunFailure:
     """See `Dialect`."""
-    context = b"context_length_exceeded" in payload or b"maximum context length" in payload
-    return dialect.reason_of(status, context=context)
+    return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG))

@@ -168,6 +168,13 @@ def test_a_url_that_no_runner_would_take_is_refused_and_not_repeated(tmp_path: P
     assert "sec" not in repr(problem) and "ret" not in repr(problem)
 
 
+def test_ollamas_own_paths_have_no_version(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:11434"
+    parse(yaml.safe_dump({**RIGHT, "providers": {"lab": {"kind": "ollama", "url": url}}}), tmp_path)
+    (problem,) = problems({**RIGHT, "providers": {"lab": {"kind": "ollama", "url": f"{url}/v1"}}}, tmp_path)
+    assert problem.path == "$.providers.lab.url" and "leave it out" in problem.right
+
+
 SECRET = "http://me:hunter2@127.0.0.1:8000/v1"
 
 

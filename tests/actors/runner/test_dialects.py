@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.actors.runner.dialect import Dialect, Piece, trimmed
-from understudy.actors.runner.dialects import BY_KIND, anthropic, ollama
+from understudy.actors.runner.dialect import Dialect, Piece
+from understudy.actors.runner.dialects import BY_KIND, anthropic, ollama, openrouter
 from understudy.actors.runner.json_lines import JsonLines
 from understudy.actors.runner.sse import MAX_LINE_BYTES, Malformed
 from understudy.messages.generate import Parameters, Turn
@@ -20,8 +20,10 @@ from understudy.messages.topology import Model
 HOUSE, HI = Turn(role="system", content="Be kind."), Turn(role="user", content="Hi")
 
 
-def run_of(*turns: Turn, stop: tuple[str, ...] = (), top_p: float = 1.0, **fields: Any) -> RunModel:
-    p = Parameters(max_tokens=5, temperature=0.5, top_p=top_p, seed=2**40 + 3, stop=stop)
+def run_of(
+    *turns: Turn, stop: tuple[str, ...] = (), top_p: float = 1.0, temperature: float = 0.5, **fields: Any
+) -> RunModel:
+    p = Parameters(max_tokens=5, temperature=temperature, top_p=top_p, seed=2**40 + 3, stop=stop)
     return RunModel(run_id="r", attempt=0, model="m", messages=turns, parameters=p, remaining_ms=1.0, **fields)
 
 
@@ -38,8 +40,9 @@ def test_anthropic_request() -> None:
         "max_tokens": 5,
         "temperature": 0.5,
     }
-    more = body(anthropic, run_of(HI, stop=("END",), top_p=0.9))
-    assert (more["stop_sequences"], more["top_p"], "system" in more) == (["END"], 0.9, False)
+    more = body(anthropic, run_of(HI, stop=("END",), top_p=0.9, temperature=1.5))
+    assert (more["stop_sequences"], more["temperature"]) == (["END"], 1.0)
+    assert "top_p" not in more and "system" not in more
     assert anthropic.key_fields("k") == {"anthropic-version": "2023-06-01", "x-api-key": "k"}
 
 
@@ -49,18 +52,36 @@ def test_ollama_request() -> None:
         "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}],
         "stream": True,
         "options": {"num_ctx": 2048, "num_predict": 5, "temperature": 0.5, "top_p": 1.0, "seed": 3, "stop": ["END"]},
+        "truncate": False,
+        "shift": False,
     }
 
 
+def test_openrouter_request() -> None:
+    """Nobody who keeps what he is sent, and no fallback but ours."""
+    asked = body(openrouter, run_of(HI))
+    assert asked["provider"] == {"data_collection": "deny", "allow_fallbacks": False}
+    assert asked["messages"] == [{"role": "user", "content": "Hi"}]
+
+
 @pytest.mark.parametrize(
-    ("prefill", "sent", "cut"), [("One two", "One two", ""), ("One two \n", "One two", " \n"), (" ", None, " ")]
-)
-def test_anthropic_is_sent_no_white_space_at_the_end(prefill: str, sent: str | None, cut: str) -> None:
-    run = run_of(HI, prefill=prefill, continuation="native")
-    last = body(anthropic, run)["messages"][1:]
-    assert last == ([] if sent is None else [{"role": "assistant", "content": sent}])
-    assert trimmed(run) == cut
-    assert trimmed(run_of(HI, prefill=prefill, continuation="instructed")) == ""
+    ("native", "failure"), [("stop", None), ("end_turn", None), (None, None), ("error", "error_event"),
+                            ("network_error", "error_event")],
+)  # fmt: skip
+def test_openrouter_may_say_stop_of_what_broke_upstream(native: str | None, failure: str | None) -> None:
+    chunk = {"choices": [{"delta": {"content": ""}, "finish_reason": "stop", "native_finish_reason": native}]}
+    piece = openrouter.read(json.dumps(chunk).encode())
+    assert (piece.finish, piece.failure) == ("stop", failure)
+
+
+@pytest.mark.parametrize(("last", "sent"), [("One two", "One two"), ("One two \n", "One two"), (" ", None)])
+def test_anthropic_is_sent_no_white_space_at_the_end(last: str, sent: str | None) -> None:
+    for run in (
+        run_of(HI, prefill=last, continuation="native"),
+        run_of(HI, Turn(role="assistant", content=last)),
+    ):
+        rest = body(anthropic, run)["messages"][1:]
+        assert rest == ([] if sent is None else [{"role": "assistant", "content": sent}])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +96,7 @@ def test_anthropic_is_sent_no_white_space_at_the_end(prefill: str, sent: str | N
                     "usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "output_tokens": 1},
                 },
             },
-            Piece(model="m", prompt_tokens=7, completion_tokens=1),
+            Piece(model="m", prompt_tokens=7),
         ),
         ({"type": "ping"}, Piece()),
         ({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, Piece()),
@@ -91,6 +112,7 @@ def test_anthropic_is_sent_no_white_space_at_the_end(prefill: str, sent: str | N
         ({"type": "message_delta", "delta": {"stop_reason": "max_tokens"}}, Piece(finish="length")),
         ({"type": "message_delta", "delta": {"stop_reason": "model_context_window_exceeded"}}, Piece(finish="length")),
         ({"type": "message_delta", "delta": {"stop_reason": "refusal"}}, Piece(finish="refusal")),
+        ({"type": "message_delta", "delta": {"stop_reason": "pause_turn"}}, Piece()),
         ({"type": "message_delta", "delta": {}}, Piece()),
         ({"type": "message_stop"}, Piece(done=True)),
         ({"type": "error", "error": {"type": "overloaded_error", "message": "x"}}, Piece(failure="error_event")),
@@ -124,7 +146,9 @@ def test_anthropics_counts_are_cumulative_and_the_prompts_stays() -> None:
             {"done": True, "done_reason": "length", "prompt_eval_count": 3, "eval_count": 4},
             Piece(done=True, finish="length", prompt_tokens=3, completion_tokens=4),
         ),
-        ({"done": True}, Piece(done=True, finish="stop")),
+        ({"done": True, "done_reason": "stop"}, Piece(done=True, finish="stop")),
+        ({"done": True}, Piece(done=True)),
+        ({"done": True, "done_reason": "load"}, Piece(done=True)),
         ({"error": "an error was encountered while running the model"}, Piece(failure="error_event")),
         (b'{"done":', Piece(failure="malformed")),
         (b"[]", Piece(failure="malformed")),
@@ -140,10 +164,19 @@ def test_one_line_of_ollama(line: Any, piece: Piece) -> None:
         ("ollama", 404, b'{"error":"model \'x\' not found"}', "model_not_found"),
         ("ollama", 404, b'{"error":"model \\"x\\" not found, try pulling it first"}', "model_not_found"),
         ("ollama", 400, b'{"error":"the input length exceeds the context length"}', "context_too_long"),
+        ("ollama", 400, b'{"error":{"type":"exceed_context_size_error"}}', "context_too_long"),
+        ("openai", 400, b'{"error":{"type":"exceed_context_size_error"}}', "context_too_long"),
+        ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"no_endpoints"}}}', "no_endpoints"),
+        ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"privacy_restricted"}}}', "no_endpoints"),
+        ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"model_not_found"}}}', "model_not_found"),
+        ("openrouter", 404, b"<html>", "model_not_found"),
+        ("openrouter", 402, b"", "payment"),
         ("ollama", 503, b'{"error":"server busy, please try again"}', "server_error"),
         ("anthropic", 529, b'{"type":"error","error":{"type":"overloaded_error"}}', "server_error"),
         ("anthropic", 400, b'{"error":{"message":"prompt is too long: 2 tokens > 1 maximum"}}', "context_too_long"),
         ("anthropic", 400, b'{"error":{"type":"billing_error","message":"credit"}}', "payment"),
+        ("anthropic", 400, b'{"error":{"message":"Your credit balance is too low to access"}}', "payment"),
+        ("anthropic", 400, b'{"error":{"message":"`max_tokens` exceed context limit: 2 + 1 > 2"}}', "context_too_long"),
         ("anthropic", 429, b"", "rate_limited"),
     ],
 )

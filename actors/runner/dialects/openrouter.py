@@ -1,0 +1,85 @@
+"""OpenRouter: OpenAI's chat dialect with its own rules about who may see and serve a request. Pure.
+
+Source: its OpenAPI document (2026-08). Its own fallbacks are off, as fallback is the selector's, and providers that keep
+what they are sent are excluded. It sends usage always, comments between events, and errors under status 200; some failures
+upstream come as a `finish_reason` of `stop`, and only `native_finish_reason` tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from understudy.actors.runner.dialect import Piece
+from understudy.actors.runner.dialects import openai_chat
+from understudy.actors.runner.sse import Lines
+from understudy.messages.run import RunFailure, RunModel
+from understudy.messages.topology import Model
+
+NAME = "openrouter"
+PATH = openai_chat.PATH
+ACCEPT = openai_chat.ACCEPT
+framing = Lines
+key_fields = openai_chat.key_fields
+
+PROVIDER = {"data_collection": "deny", "allow_fallbacks": False}
+BROKEN = frozenset({"error", "network_error"})
+"""A `native_finish_reason` of an answer that is not whole, whatever `finish_reason` says."""
+REQUEST_ONLY = frozenset({"no_endpoints", "privacy_restricted", "constraint_filtered", "region_restricted"})
+"""Availability codes that concern this request: the model is there for others."""
+
+
+class _Choice(msgspec.Struct, gc=False):
+    native_finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] = []
+
+
+class _Availability(msgspec.Struct, gc=False):
+    code: str | None = None
+
+
+class _Error(msgspec.Struct, gc=False):
+    availability: _Availability | None = None
+
+
+class _Refusal(msgspec.Struct, gc=False):
+    error: _Error | None = None
+
+
+_native = msgspec.json.Decoder(_Chunk)
+_refusal = msgspec.json.Decoder(_Refusal)
+
+
+def body(run: RunModel, name: str, model: Model) -> bytes:
+    """See `Dialect`."""
+    fields: dict[str, Any] = openai_chat.fields(run, name)
+    return msgspec.json.encode({**fields, "provider": PROVIDER})
+
+
+def read(data: bytes) -> Piece:
+    """See `Dialect`."""
+    piece = openai_chat.read(data)
+    if piece.finish is not None and piece.failure is None:
+        choices = _native.decode(data).choices
+        if choices and choices[0].native_finish_reason in BROKEN:
+            piece.failure = "error_event"
+    return piece
+
+
+def reason_of(status: int, payload: bytes) -> RunFailure:
+    """See `Dialect`. A 404 is read by its cause."""
+    if status == 404 and _code(payload) in REQUEST_ONLY:
+        return "no_endpoints"
+    return openai_chat.reason_of(status, payload)
+
+
+def _code(payload: bytes) -> str | None:
+    try:
+        error = _refusal.decode(payload).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return error.availability.code if error is not None and error.availability is not None else None

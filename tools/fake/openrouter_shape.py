@@ -1,0 +1,77 @@
+"""OpenRouter as the fake speaks it: OpenAI's shapes, dressed with who served, the native reason and the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from understudy.tools.fake import openai_shape
+from understudy.tools.fake.exchange import Exchange, line
+from understudy.tools.fake.script import ChatRequest, StreamOptions
+
+PATH = "/api/v1/chat/completions"
+STREAM_TYPE = openai_shape.STREAM_TYPE
+COMMENT = openai_shape.COMMENT
+ID = "gen-fake"
+SERVED_BY = "FakeProvider"
+USD_PER_TOKEN = 1e-6
+key_of = openai_shape.key_of
+problem = openai_shape.problem
+fault_error = openai_shape.fault_error
+broken = openai_shape.broken
+
+
+def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
+    """Read a request body; usage is always sent. Raise msgspec's errors or BadRequest."""
+    found = openai_shape.request(data, headers)
+    found.stream_options = StreamOptions(include_usage=True)
+    return found
+
+
+def _dressed(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body with what OpenRouter adds."""
+    if "choices" not in body:
+        return body
+    for choice in body["choices"]:
+        choice["native_finish_reason"] = choice["finish_reason"]
+    usage = body.get("usage")
+    if usage is not None:
+        usage |= {"cost": usage["total_tokens"] * USD_PER_TOKEN, "is_byok": False}
+    return {**body, "provider": SERVED_BY}
+
+
+def _events(data: bytes) -> bytes:
+    """Return the same events, dressed; `[DONE]` and nothing stay as they are."""
+    out = b""
+    for event in data.split(b"\n\n")[:-1]:
+        field = event.removeprefix(b"data: ")
+        out += event + b"\n\n" if field == b"[DONE]" else line(_dressed(msgspec.json.decode(field)))
+    return out
+
+
+def opening(x: Exchange) -> bytes:
+    """Return what comes before the first token."""
+    return _events(openai_shape.opening(x))
+
+
+def token(x: Exchange, text: str) -> bytes:
+    """Return one piece of the text."""
+    return _events(openai_shape.token(x, text))
+
+
+def closing(x: Exchange) -> tuple[bytes, bytes]:
+    """Return why it ends, and what comes after."""
+    why, after = openai_shape.closing(x)
+    return _events(why), _events(after)
+
+
+def error_event(x: Exchange) -> bytes:
+    """Return the error that comes inside a stream under status 200."""
+    return _events(openai_shape.error_event(x))
+
+
+def whole(x: Exchange) -> dict[str, Any]:
+    """Return the answer of a request without stream, an error under 200 included."""
+    return _dressed(openai_shape.whole(x))
