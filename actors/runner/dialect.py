@@ -59,9 +59,9 @@ class Framing(Protocol):
 class Dialect(Protocol):
     """The module `dialects/<name>.py`."""
 
-    NAME: str
-    PATH: str
-    ACCEPT: str
+    NAME: str  # the topology's `kind` of its providers
+    PATH: str  # where requests go, behind the provider's `url`
+    ACCEPT: str  # the media type of a streamed answer
 
     @staticmethod
     def key_fields(key: str | None) -> dict[str, str]:

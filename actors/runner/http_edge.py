@@ -1,4 +1,4 @@
-"""The runner's edge to an HTTP server in any dialect: each call is an exchange, its bytes become inputs as they come."""
+"""The runner's edge to an HTTP server in any dialect: each call is an exchange, its bytes become inputs."""
 
 from __future__ import annotations
 

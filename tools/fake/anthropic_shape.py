@@ -11,10 +11,10 @@ from msgspec import Meta, Struct
 from understudy.tools.fake.exchange import BadRequest, Exchange, message_of
 from understudy.tools.fake.script import ChatRequest, Fault, Message, Part
 
-PATH = "/v1/messages"
-STREAM_TYPE = "text/event-stream; charset=utf-8"
-COMMENT = b'event: ping\ndata: {"type": "ping"}\n\n'
-ID = "msg_fake"
+PATH: str = "/v1/messages"
+STREAM_TYPE: str = "text/event-stream; charset=utf-8"
+COMMENT: bytes = b'event: ping\ndata: {"type": "ping"}\n\n'
+ID: str = "msg_fake"
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
 ERRORS = {
     400: "invalid_request_error",

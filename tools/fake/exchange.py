@@ -57,8 +57,8 @@ class Exchange(Struct, frozen=True):
 class Shape(Protocol):
     """A dialect: the module `<name>_shape.py`."""
 
-    PATH: str
-    STREAM_TYPE: str
+    PATH: str  # where requests come in
+    STREAM_TYPE: str  # the media type of a streamed answer
     COMMENT: bytes  # what may stand between events and means nothing
     ID: str  # how ids of answers begin
 

@@ -12,10 +12,10 @@ from msgspec import Struct
 from understudy.tools.fake.exchange import Exchange, message_of
 from understudy.tools.fake.script import ChatRequest, Fault, Message
 
-PATH = "/api/chat"
-STREAM_TYPE = "application/x-ndjson"
-COMMENT = b"\n"
-ID = "ollama-fake"
+PATH: str = "/api/chat"
+STREAM_TYPE: str = "application/x-ndjson"
+COMMENT: bytes = b"\n"
+ID: str = "ollama-fake"
 encode = msgspec.json.encode
 
 

@@ -10,10 +10,10 @@ import msgspec
 from understudy.tools.fake.exchange import BadRequest, Exchange, line
 from understudy.tools.fake.script import ChatRequest, Fault
 
-PATH = "/v1/chat/completions"
-STREAM_TYPE = "text/event-stream; charset=utf-8"
-COMMENT = b": OPENROUTER PROCESSING\n\n"
-ID = "chatcmpl-fake"
+PATH: str = "/v1/chat/completions"
+STREAM_TYPE: str = "text/event-stream; charset=utf-8"
+COMMENT: bytes = b": OPENROUTER PROCESSING\n\n"
+ID: str = "chatcmpl-fake"
 
 
 def key_of(headers: Mapping[str, str]) -> str | None:

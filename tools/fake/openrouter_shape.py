@@ -11,10 +11,10 @@ from understudy.tools.fake import openai_shape
 from understudy.tools.fake.exchange import Exchange, line
 from understudy.tools.fake.script import ChatRequest, StreamOptions
 
-PATH = "/api/v1/chat/completions"
-STREAM_TYPE = openai_shape.STREAM_TYPE
-COMMENT = openai_shape.COMMENT
-ID = "gen-fake"
+PATH: str = "/api/v1/chat/completions"
+STREAM_TYPE: str = openai_shape.STREAM_TYPE
+COMMENT: bytes = openai_shape.COMMENT
+ID: str = "gen-fake"
 SERVED_BY = "FakeProvider"
 USD_PER_TOKEN = 1e-6
 key_of = openai_shape.key_of

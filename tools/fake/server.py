@@ -4,8 +4,8 @@
         ...  # any OpenAI client at base URL provider.url, model "ok", "stall@2", ...
         assert provider.log[-1].ended == "client_closed"
 
-Paths: POST /v1/chat/completions, /api/v1/chat/completions, /v1/messages, /api/chat; GET /v1/models, /control/log. Times in the log are Unix
-milliseconds.
+Paths: POST /v1/chat/completions, /api/v1/chat/completions, /v1/messages, /api/chat; GET /v1/models, /control/log.
+Times in the log are Unix milliseconds.
 """
 
 import asyncio

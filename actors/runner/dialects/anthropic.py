@@ -16,9 +16,9 @@ from understudy.actors.runner.sse import Lines
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
 
-NAME = "anthropic"
-PATH = "/messages"
-ACCEPT = "text/event-stream"
+NAME: str = "anthropic"
+PATH: str = "/messages"
+ACCEPT: str = "text/event-stream"
 VERSION = "2023-06-01"
 framing = Lines
 
@@ -29,7 +29,7 @@ FINISH = {
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
 }
-"""The neutral word of a `stop_reason`. An answer that ends for any other (`pause_turn`, what comes later) is not whole."""
+"""The neutral word of a `stop_reason`. An answer that ends for any other is not whole (`pause_turn`)."""
 
 
 class _Usage(msgspec.Struct, gc=False):

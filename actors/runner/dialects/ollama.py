@@ -1,8 +1,8 @@
 """Ollama's own dialect, `/api/chat`: request body, JSON lines, errors. Pure.
 
 Source of the shapes: the server's source and OpenAPI document (0.33). Its OpenAI route takes no context size and cuts
-long prompts silently, so this one is for anything that matters: `num_ctx` is the model's `context_tokens`, and what does
-not fit is refused (`truncate`, `shift`).
+long prompts silently, so this one is for anything that matters: `num_ctx` is the model's `context_tokens`, and what
+does not fit is refused (`truncate`, `shift`).
 An answer is whole only with the line that says `done` and why; an error after the first line comes under status 200, in
 a line of its own. Counts may be absent.
 """
@@ -19,13 +19,13 @@ from understudy.actors.runner.json_lines import JsonLines
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
 
-NAME = "ollama"
-PATH = "/api/chat"
-ACCEPT = "application/x-ndjson"
+NAME: str = "ollama"
+PATH: str = "/api/chat"
+ACCEPT: str = "application/x-ndjson"
 framing = JsonLines
 
 FINISH = ("stop", "length")
-"""A `done_reason` of a whole answer. Without one the server did not say that it is (a connection closed, an old server)."""
+"""A `done_reason` of a whole answer. Without one the server did not say that it is (an old server)."""
 
 
 class _Message(msgspec.Struct, gc=False):

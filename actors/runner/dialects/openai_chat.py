@@ -16,9 +16,9 @@ from understudy.actors.runner.sse import Lines
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
 
-NAME = "openai"
-PATH = "/chat/completions"
-ACCEPT = "text/event-stream"
+NAME: str = "openai"
+PATH: str = "/chat/completions"
+ACCEPT: str = "text/event-stream"
 framing = Lines
 
 TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"exceed_context_size")

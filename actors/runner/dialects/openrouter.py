@@ -1,8 +1,8 @@
 """OpenRouter: OpenAI's chat dialect with its own rules about who may see and serve a request. Pure.
 
-Source: its OpenAPI document (2026-08). Its own fallbacks are off, as fallback is the selector's, and providers that keep
-what they are sent are excluded. It sends usage always, comments between events, and errors under status 200; some failures
-upstream come as a `finish_reason` of `stop`, and only `native_finish_reason` tells.
+Source: its OpenAPI document (2026-08). Its own fallbacks are off, as fallback is the selector's, and providers that
+keep what they are sent are excluded. It sends usage always, comments between events, and errors under status 200; some
+failures upstream come as a `finish_reason` of `stop`, and only `native_finish_reason` tells.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from understudy.actors.runner.sse import Lines
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
 
-NAME = "openrouter"
-PATH = openai_chat.PATH
-ACCEPT = openai_chat.ACCEPT
+NAME: str = "openrouter"
+PATH: str = openai_chat.PATH
+ACCEPT: str = openai_chat.ACCEPT
 framing = Lines
 key_fields = openai_chat.key_fields
 
