@@ -14,6 +14,7 @@ from understudy.bus.port import Bus, BusError, Received, Subscription
 from understudy.bus.reading import Need, Piece, Reading
 from understudy.messages.base import Message
 from understudy.messages.generate import ADVICE, Cancel, Failed, Finished, Generate, Resend, Resume, Started
+from understudy.messages.tools import ToolCall
 from understudy.messages.wire import WireError, decode, encode
 
 DEFAULT_DEADLINE_MS = 60_000
@@ -67,6 +68,11 @@ class Answer:
     def text(self) -> str:
         """What the reader holds now."""
         return self._read.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model calls, as far as it was told."""
+        return self._read.tool_calls
 
     @property
     def run_id(self) -> str:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from understudy.messages.base import Message
 from understudy.messages.generate import Delta, Failed, Finished, Resent, Seam, Started, Waiting
+from understudy.messages.tools import ToolCall
 
 Piece = Started | Waiting | Delta | Seam | Finished
 Need = Literal["", "resend", "repeat", "resume", "fail"]
@@ -31,7 +32,7 @@ class Reading:
     run_id: str = ""
     instance: str = ""
     model: str = ""
-    kept: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    kept: list[Delta] = field(default_factory=list[Delta])
     failed: Failed | None = None
     finished: Finished | None = None
     left: set[str] = field(default_factory=set[str])  # runs that are over
@@ -45,7 +46,18 @@ class Reading:
     @property
     def text(self) -> str:
         """What the reader holds now."""
-        return "".join(text for _, text in self.kept)
+        return "".join(one.text for one in self.kept if one.kind == "text")
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the reader holds, each as far as it was told."""
+        parts: dict[int, list[str]] = {}
+        for one in self.kept:
+            if one.call is not None and one.call.name:
+                parts[one.call.index] = [one.call.id, one.call.name, one.text]
+            elif one.call is not None and one.call.index in parts:
+                parts[one.call.index][2] += one.text
+        return tuple(ToolCall(id=i, name=name, arguments=text.strip() or "{}") for i, name, text in parts.values())
 
     @property
     def next_seq(self) -> int:
@@ -96,10 +108,12 @@ class Reading:
         if not before or not self.kept:
             return [message], ""
         self._seams_before += 1
+        goes_on = bool(self.text)  # else the next run was not told of anything: half a tool call is nothing to keep
+        self.kept = self.kept if goes_on else []
         seam = Seam(
             run_id=message.run_id,
-            mode="continue",
-            keep_seq=self._offset - 1,
+            mode="continue" if goes_on else "restart",
+            keep_seq=self._offset - 1 if goes_on else -1,
             next_seq=self._offset,
             from_model=before,
             to_model=message.model,
@@ -113,7 +127,7 @@ class Reading:
         self._next += 1
         self._seam = None
         delta = replace(delta, seq=delta.seq + self._offset, seams=delta.seams + self._seams_before)
-        self.kept.append((delta.seq, delta.text))
+        self.kept.append(delta)
         return [delta], ""
 
     def _at_seam(self, seam: Seam) -> tuple[list[Piece], Need]:
@@ -125,15 +139,15 @@ class Reading:
         self._seams += 1
         # A restart drops all, also what an earlier run said; anything else keeps at least that.
         keep = -1 if seam.mode != "continue" and seam.keep_seq < 0 else seam.keep_seq + self._offset
-        self.kept = [one for one in self.kept if one[0] <= keep]
+        self.kept = [one for one in self.kept if one.seq <= keep]
         self.model = seam.to_model
         return [replace(seam, keep_seq=keep, next_seq=seam.next_seq + self._offset)], ""
 
     def _ended(self, end: Finished) -> tuple[list[Piece], Need]:
         if end.text is None and end.last_seq + 1 != self._next:
             return [], "resume"  # the log holds no text, and we do not hold all of it
-        text = self.text if end.text is None else end.text
         last_seq = end.last_seq + self._offset if end.last_seq >= 0 else self._offset - 1
-        self.finished = replace(end, text=text, last_seq=last_seq)
+        said = {} if end.text is not None else {"text": self.text, "tool_calls": self.tool_calls}
+        self.finished = replace(end, last_seq=last_seq, **said)
         self.run_id, self.model = end.run_id, end.model
         return [self.finished], ""

@@ -12,11 +12,12 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from understudy.messages.base import Ask, Message, Part
+from understudy.messages.tools import AUTO, CallId, Format, Kind, Tool, ToolCall, ToolPart
 from understudy.messages.units import Count, Key, ModelId, PositiveMs, PositiveTokens, Ratio, Tokens, Usd, Word
 
 Role = Literal["system", "user", "assistant", "tool"]
-Capability = Literal["chat", "json", "tools", "vision"]
-FinishReason = Literal["stop", "length", "refusal"]
+Capability = Literal["chat", "json", "tools", "vision", "embeddings"]
+FinishReason = Literal["stop", "length", "refusal", "tool_calls"]
 SeamMode = Literal["continue", "restart", "replace"]
 
 FailCode = Literal[
@@ -64,10 +65,15 @@ ADVICE: dict[str, str] = {
 
 
 class Turn(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One message of the conversation."""
+    """One message of the conversation.
+
+    `tool_calls`: what the assistant asked for. A turn of the role `tool` is the result of the call `tool_call_id`.
+    """
 
     role: Role
     content: Annotated[str, Meta(max_length=4_000_000)]
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=128)] = ()
+    tool_call_id: CallId | None = None
 
 
 class Requirements(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -103,6 +109,10 @@ class Generate(Ask, tag="model.generate.v1", frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=16)] = ()
     seed: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    tools: Annotated[tuple[Tool, ...], Meta(max_length=128)] = ()
+    tool_choice: Annotated[str, Meta(min_length=1, max_length=64)] = AUTO  # auto, none, required, or the name of a tool
+    format: Format | None = None  # the answer is JSON
+    reasoning: bool = False  # also say what the model thinks aloud, where it does
     stream: bool = False
     deadline_ms: PositiveMs | None = None  # remaining time, counted by the receiver from arrival
     request_id: Key | None = None
@@ -166,6 +176,7 @@ class Waiting(Message, tag="model.waiting.v1", frozen=True, kw_only=True):
 class Delta(Message, tag="model.delta.v1", frozen=True, kw_only=True):
     """A piece of the answer. `seq` counts from 0 without gaps over the whole run.
 
+    `kind`: the answer's text, or what stands beside it: a part of the arguments of the tool call `call`; reasoning.
     `seams` is the number of seams before it: a reader who has seen fewer has lost one.
     """
 
@@ -173,7 +184,8 @@ class Delta(Message, tag="model.delta.v1", frozen=True, kw_only=True):
     seq: Count
     text: str
     seams: Count = 0
-    kind: Literal["text"] = "text"
+    kind: Kind = "text"
+    call: ToolPart | None = None
 
 
 class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
@@ -199,6 +211,8 @@ class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
 
     run_id: str
     text: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None  # where it was asked for, and there was some
     model: ModelId
     finish_reason: FinishReason
     usage: Usage

@@ -11,6 +11,7 @@ from typing import Literal
 
 from understudy.messages.base import Message, Part
 from understudy.messages.generate import FinishReason, Parameters, Turn, Usage
+from understudy.messages.tools import AUTO, Format, Kind, Tool, ToolCall, ToolPart
 from understudy.messages.units import Count, ModelId, Tokens
 
 RunFailure = Literal[
@@ -26,6 +27,7 @@ RunFailure = Literal[
     "malformed",  # bytes that are not the dialect
     "error_event",  # the provider reported an error inside the stream
     "empty",  # success without content
+    "invalid_output",  # whole, but not what was asked for: no JSON, not of the schema, a tool that does not exist
     "rate_limited",  # 429
     "server_error",  # 5xx and 408
     "auth",  # 401, 403
@@ -64,6 +66,9 @@ class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     parameters: Parameters
     remaining_ms: float
     live: bool = True
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = AUTO
+    format: Format | None = None
     prefill: str = ""
     continuation: Continuation = "none"
     probe: bool = False
@@ -88,6 +93,8 @@ class RunText(Message, tag="runner.text.v1", frozen=True, kw_only=True):
     instance: str = ""
     n: Count
     text: str
+    kind: Kind = "text"
+    call: ToolPart | None = None
     tokens: Tokens = 1
     exact: bool = False  # `tokens` are the engine's own count, not the number of pieces that a provider sent
     held_ms: float = 0.0
@@ -104,6 +111,7 @@ class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
     pieces: Count
     finish_reason: FinishReason
     usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
     text: str = ""
     tokens: Tokens = 0
     exact: bool = True

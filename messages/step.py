@@ -15,6 +15,7 @@ from msgspec import Struct
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import Event, SelectionMade
 from understudy.messages.run import RunModel
+from understudy.messages.tools import Kind, ToolCall, ToolPart
 
 
 class Booted(Struct, frozen=True):
@@ -129,6 +130,8 @@ class CallText(Struct, frozen=True):
     text: str
     tokens: int
     exact: bool = False
+    kind: Kind = "text"
+    call: ToolPart | None = None
 
 
 class CallEnded(Struct, frozen=True):
@@ -143,6 +146,7 @@ class CallEnded(Struct, frozen=True):
     prompt_tokens: int | None
     completion_tokens: int | None
     served_by: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class CallFailed(Struct, frozen=True):

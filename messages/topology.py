@@ -18,6 +18,9 @@ from understudy.messages.units import Count, ModelId, Positive, PositiveMs, Posi
 DeclaredContinuation = Continuation | Literal["probe"]
 """The operator's word, or `probe`: the health tracker finds out with a known text, each time the model was loaded."""
 
+Refusable = Literal["temperature", "top_p", "seed", "stop"]
+"""Parameters that some models take no word on. Stop strings are then watched for by the runner."""
+
 
 class BusPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The embedded nats-server. `max_payload_bytes` bounds every message, `max_request_bytes` what callers may send."""
@@ -46,10 +49,10 @@ class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who runs models: `local` (transformers, one process per model), or an endpoint that speaks one of the dialects.
 
-    `url`: with the version, where the dialect has one (`.../v1` for openai, openrouter and anthropic; none for ollama).
+    `url`: with the version, where the dialect has one (`.../v1`; none for ollama).
     """
 
-    kind: Literal["local", "openai", "openrouter", "anthropic", "ollama"]
+    kind: Literal["local", "openai", "openai_responses", "openrouter", "anthropic", "ollama"]
     url: str | None = None
     key: KeySource | None = None
     connect_timeout_ms: PositiveMs = 2_000
@@ -67,6 +70,7 @@ class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True)
     quality: dict[str, Ratio] = {}
     capabilities: tuple[Capability, ...] = ("chat",)
     continues: DeclaredContinuation = "none"  # how it goes on with another model's text; `probe`: find out (if free)
+    refuses: tuple[Refusable, ...] = ()  # parameters that it answers with an error: they are left out
     fallbacks: tuple[ModelId, ...] = ()
     usd_per_mtok_in: Usd = 0.0
     usd_per_mtok_out: Usd = 0.0

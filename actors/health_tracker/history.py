@@ -22,7 +22,10 @@ from understudy.messages.run import CALLERS_FAULT
 from understudy.messages.topology import Model
 
 Announcement = ModelUnavailable | ModelDegraded | ModelRecovered | ModelProbed
-BLAMELESS = CALLERS_FAULT | {"busy", "no_responders", "text_lost", "rate_limited", "payment", "no_endpoints"}
+BLAMELESS = CALLERS_FAULT | {
+    *("busy", "no_responders", "text_lost", "rate_limited", "payment", "no_endpoints"),
+    "invalid_output",  # the endpoint is sound; that the model is poor at JSON is the selector's to learn
+}
 
 
 class Outcome(NamedTuple):

@@ -184,7 +184,9 @@ def _check_models(topology: Topology, folder: Path, problems: list[Problem]) -> 
         if model.provider not in topology.providers:
             problems.append(_unknown(f"{path}.provider", model.provider, topology.providers))
         else:
-            _check_local(path, model, topology.providers[model.provider].kind == "local", folder, problems)
+            kind = topology.providers[model.provider].kind
+            _check_local(path, model, kind == "local", folder, problems)
+            _check_abilities(path, model, kind, problems)
         for other in model.fallbacks:
             if other not in topology.models:
                 problems.append(_unknown(f"{path}.fallbacks", other, topology.models))
@@ -209,6 +211,23 @@ def _check_local(path: str, model: Model, local: bool, folder: Path, problems: l
     config = folder / (model.path or "") / "config.json"
     if local and model.path is not None and not os.path.exists(config):  # noqa: PTH110 - Path.exists raises for a long name
         problems.append(Problem(f"{path}.path", _shown(model.path), "name a folder that holds config.json and weights"))
+
+
+CANNOT: dict[str, frozenset[str]] = {
+    "local": frozenset({"tools", "json", "vision", "embeddings"}),  # the engine writes text
+    "anthropic": frozenset({"embeddings"}),  # the vendor has none
+}
+
+
+def _check_abilities(path: str, model: Model, kind: str, problems: list[Problem]) -> None:
+    """What a model is said to do must be in its provider's dialect."""
+    for capability in sorted(CANNOT.get(kind, frozenset()).intersection(model.capabilities)):
+        problems.append(
+            Problem(f"{path}.capabilities", capability, f"leave it out: no model of the kind {kind} has it")
+        )
+    if kind == "openai_responses" and model.continues == "native":
+        right = "use instructed, probe or none: this dialect does not go on with a text"
+        problems.append(Problem(f"{path}.continues", "native", right))
 
 
 def _check_providers(topology: Topology, problems: list[Problem]) -> None:

@@ -159,8 +159,11 @@ def _text(state: State, text: CallText) -> list[Effect]:
     if call is None:
         return []
     call.tokens += text.tokens
-    call.held = text if call.held is None else _joined(call.held, text)
-    return _say(state, text.call_id, call, text.at_ms) if call.run.live or call.told else []
+    held, out = call.held, list[Effect]()
+    if held is not None and (text.kind, text.call) != (held.kind, held.call):
+        out, held = _say(state, text.call_id, call, text.at_ms), None
+    call.held = text if held is None else _joined(held, text)
+    return out + _say(state, text.call_id, call, text.at_ms) if call.run.live or call.told else out
 
 
 def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
@@ -175,6 +178,8 @@ def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
         instance=state.instance,
         n=n,
         text=held.text,
+        kind=held.kind,
+        call=held.call,
         tokens=held.tokens,
         exact=held.exact,
         held_ms=_age_ms(held, now),
@@ -183,8 +188,8 @@ def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
 
 
 def _joined(held: CallText, more: CallText) -> CallText:
-    both = held.text + more.text
-    return CallText(held.at_ms, held.call_id, both, held.tokens + more.tokens, held.exact and more.exact)
+    both, tokens, exact = held.text + more.text, held.tokens + more.tokens, held.exact and more.exact
+    return CallText(held.at_ms, held.call_id, both, tokens, exact, held.kind, held.call)
 
 
 def _age_ms(held: CallText, now: float) -> float:
@@ -212,6 +217,8 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
     call = _forget(state, ended.call_id)
     if call is None:
         return []
+    aside = call.held is not None and call.held.kind != "text"
+    out = _say(state, ended.call_id, call, ended.at_ms) if aside else []
     run, held = call.run, call.held or CallText(ended.at_ms, ended.call_id, "", 0, exact=True)
     usage = Usage(
         prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
@@ -224,19 +231,20 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         pieces=call.pieces,
         finish_reason=_finish_reason(ended.finish_reason),
         usage=usage,
+        tool_calls=ended.tool_calls,
         text=held.text,
         tokens=held.tokens,
         exact=held.exact,
         held_ms=_age_ms(held, ended.at_ms),
         served_by=ended.served_by,
     )
-    return [Send(call.reply, end), Wake(0, ended.call_id, 0)]
+    return [*out, Send(call.reply, end), Wake(0, ended.call_id, 0)]
 
 
 def _finish_reason(word: str) -> FinishReason:
     match word:
-        case "length":
-            return "length"
+        case "length" | "tool_calls":
+            return word
         case "refusal" | "content_filter":
             return "refusal"
         case _:

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
+from understudy.messages.tools import NONE
 from understudy.messages.topology import Model
 from understudy.messages.units import ModelId
 
@@ -23,10 +25,28 @@ LARGEST_COUNT = 2**53
 CONTINUE_WORDS = "Continue exactly from where this text stops, without repeating any of it: <<<{}>>>"
 
 
+class CallPiece(msgspec.Struct, gc=False):
+    """A piece of a tool call: `arguments` is the next part of their text. `index` is the provider's own.
+
+    `whole`: it is a call of its own, whatever its index.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    whole: bool = False
+
+
 class Piece(msgspec.Struct, gc=False):
-    """What one field of an answer meant. `finish`: `stop`, `length`, `refusal`, or the provider's own word."""
+    """What one field of an answer meant.
+
+    `finish`: `stop`, `length`, `refusal`, `tool_calls`, or the provider's own word.
+    """
 
     text: str = ""
+    reasoning: str = ""
+    calls: list[CallPiece] = []
     finish: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -62,6 +82,7 @@ class Dialect(Protocol):
     NAME: str  # the topology's `kind` of its providers
     PATH: str  # where requests go, behind the provider's `url`
     ACCEPT: str  # the media type of a streamed answer
+    KNOWS_STOP: bool  # the provider ends an answer at stop strings
 
     @staticmethod
     def key_fields(key: str | None) -> dict[str, str]:
@@ -89,14 +110,27 @@ class Dialect(Protocol):
         ...
 
 
-def turns(run: RunModel) -> list[dict[str, Any]]:
-    """The conversation as role and content, with what is to be continued at its end."""
-    messages: list[dict[str, Any]] = [{"role": turn.role, "content": turn.content} for turn in run.messages]
-    if run.prefill and run.continuation == "native":
-        messages.append({"role": "assistant", "content": run.prefill})
-    elif run.prefill:
-        messages.append({"role": "user", "content": CONTINUE_WORDS.format(run.prefill)})
-    return messages
+def turns(run: RunModel) -> tuple[Turn, ...]:
+    """The conversation, with what is to be continued at its end."""
+    if not run.prefill:
+        return run.messages
+    if run.continuation == "native":
+        return (*run.messages, Turn(role="assistant", content=run.prefill))
+    return (*run.messages, Turn(role="user", content=CONTINUE_WORDS.format(run.prefill)))
+
+
+def offered(run: RunModel) -> bool:
+    """Is the model to hear of the tools at all? With `none` it must, where the conversation holds calls already."""
+    return bool(run.tools) and (run.tool_choice != NONE or any(turn.tool_calls for turn in run.messages))
+
+
+def sampling(run: RunModel, model: Model) -> dict[str, Any]:
+    """Temperature, top_p and seed under the names that most vendors give them, without what the model refuses."""
+    p = run.parameters
+    found: dict[str, Any] = {"temperature": p.temperature, "top_p": p.top_p, "seed": p.seed % 2**31}
+    for name in model.refuses:
+        found.pop(name, None)
+    return found
 
 
 def served_by(said: str | None, name: str) -> str | None:

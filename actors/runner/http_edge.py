@@ -13,9 +13,11 @@ from understudy.actors.runner.dialects import BY_KIND
 from understudy.actors.runner.gather import Gather
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, post_head
+from understudy.actors.runner.output import InvalidOutput, Output, StopCut
 from understudy.actors.runner.sse import Malformed
-from understudy.messages.run import RunFailure
+from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
+from understudy.messages.tools import Kind, ToolPart
 from understudy.messages.topology import Model, Provider
 
 ERROR_BYTES = 65_536
@@ -55,7 +57,8 @@ class HttpEdge:
                 model = self._models[run.model]
                 name = model.name or run.model
                 payload = self.dialect.body(run, name, model)
-                call = Call(self, call_id, name, b"%b%d\r\n\r\n%b" % (self._head, len(payload), payload))
+                request = b"%b%d\r\n\r\n%b" % (self._head, len(payload), payload)
+                call = Call(self, call_id, name, request, run, self.cuts(run, model))
                 self.calls[call_id] = call
                 self.client.send(call)
             case CancelCall(call_id=call_id):
@@ -63,6 +66,12 @@ class HttpEdge:
                 if call is not None:
                     self.client.cancel(call)
                     asyncio.get_running_loop().call_soon(call.cut, "cancelled")
+
+    def cuts(self, run: RunModel, model: Model) -> StopCut | None:
+        """Stop strings are watched for here where the provider, or the model, knows none."""
+        stops = run.parameters.stop
+        known = self.dialect.KNOWS_STOP and "stop" not in model.refuses
+        return StopCut(stops) if stops and not known else None
 
     async def stop(self) -> None:
         """End all calls and the pool."""
@@ -76,10 +85,26 @@ class HttpEdge:
 class Call(Exchange):
     """One call: text is passed on as it arrives, and one end."""
 
-    __slots__ = ("_call_id", "_edge", "_end", "_error", "_framing", "_name", "_out", "_timer")
+    __slots__ = (
+        "_call_id",
+        "_cut",
+        "_edge",
+        "_end",
+        "_error",
+        "_framing",
+        "_name",
+        "_out",
+        "_output",
+        "_run",
+        "_timer",
+    )
 
-    def __init__(self, edge: HttpEdge, call_id: str, name: str, request: bytes) -> None:
+    def __init__(
+        self, edge: HttpEdge, call_id: str, name: str, request: bytes, run: RunModel, cut: StopCut | None
+    ) -> None:
         super().__init__(request)
+        self._run, self._cut = run, cut
+        self._output = Output(run) if run.tools or run.format else None
         self._edge, self._call_id, self._name = edge, call_id, name
         self._framing, self._end, self._out = edge.dialect.framing(), Piece(), Gather(self._say)
         self._error = b""
@@ -128,8 +153,8 @@ class Call(Exchange):
         self._edge.client.cancel(self)
         self.on_end("broken")
 
-    def _say(self, text: str, tokens: int) -> None:
-        self._edge.feed(CallText(self._edge.now_ms(), self._call_id, text, tokens))
+    def _say(self, text: str, tokens: int, kind: Kind, call: ToolPart | None) -> None:
+        self._edge.feed(CallText(self._edge.now_ms(), self._call_id, text, tokens, kind=kind, call=call))
 
     def _read(self, data: bytes) -> None:
         """What an arrival says is passed on in one piece, also when it ends in a fault."""
@@ -140,21 +165,60 @@ class Call(Exchange):
                 if piece.failure is None and piece.text:
                     text, count = text + piece.text, count + 1
                 end.merge(piece)
+                if piece.reasoning or piece.calls:
+                    self._pass_on(text, count)
+                    text, count = "", 0
+                    self._aside(piece)
                 if end.done or end.failure is not None:
                     break
         except Malformed:
             end.failure = "malformed"
-        self._out.add(text, count)
+        except InvalidOutput:
+            end.failure = "invalid_output"
+        self._pass_on(text, count)
         if end.done and end.finish is not None:
-            self._edge.client.finish(self)
+            client = self._edge.client
+            (client.cancel if self._cut is not None and self._cut.reached else client.finish)(self)
             self._end_well()
         elif end.done or end.failure is not None:
             self._edge.client.cancel(self)
             self.cut(end.failure or "broken_stream")
 
+    def _pass_on(self, text: str, count: int) -> None:
+        """The answer's text, up to a stop string that the provider does not know."""
+        if self._cut is not None and text:
+            text = self._cut.feed(text)
+            if self._cut.reached:
+                self._end.finish, self._end.done = "stop", True
+        if self._output is not None:
+            self._output.add(text)
+        self._out.add(text, count)
+
+    def _aside(self, piece: Piece) -> None:
+        """Reasoning, and pieces of tool calls. Raises InvalidOutput."""
+        if piece.reasoning:
+            self._out.aside(piece.reasoning, 1, "reasoning", None)
+        for part in piece.calls:
+            self._output = self._output or Output(self._run)
+            self._out.aside(part.arguments, 1, "tool_call", self._output.part(part))
+
     def _end_well(self) -> None:
-        end, edge = self._end, self._edge
+        end, edge, finish, calls = self._end, self._edge, self._end.finish or "stop", ()
+        if self._cut is not None:
+            self._pass_on_rest(self._cut.rest())
+        try:
+            if self._output is not None:
+                finish, calls = self._output.judge(finish)
+        except InvalidOutput:
+            self.cut("invalid_output")
+            return
         if self._over():
             tokens = end.prompt_tokens, end.completion_tokens
             served = served_by(end.model, self._name)
-            edge.feed(CallEnded(edge.now_ms(), self._call_id, end.finish or "stop", *tokens, served_by=served))
+            ended = CallEnded(edge.now_ms(), self._call_id, finish, *tokens, served_by=served, tool_calls=calls)
+            edge.feed(ended)
+
+    def _pass_on_rest(self, text: str) -> None:
+        if self._output is not None:
+            self._output.add(text)
+        self._out.add(text, 1)

@@ -7,6 +7,7 @@ import hmac
 import math
 import re
 
+from understudy.actors.selector import structured
 from understudy.actors.selector.choose import Question
 from understudy.actors.selector.views import Knowledge
 from understudy.messages.generate import ADVICE, FailCode, Failed, Generate, Parameters
@@ -40,6 +41,9 @@ def check(ask: Generate) -> None:
         _refuse_control(stop, f"$.stop[{i}]")
     if not any(turn.content.strip() for turn in ask.messages if turn.role != "system"):
         raise refuse("invalid", "No message has any content.", "$.messages")
+    fault = structured.fault(ask)
+    if fault is not None:
+        raise refuse("invalid", fault.text, fault.path)
     if ask.resume is not None and _RESUMED.search(ask.resume.text):
         raise refuse("invalid", "Control character in the resumed text.", "$.resume.text")
 
@@ -70,11 +74,12 @@ def question(ask: Generate, knowledge: Knowledge, seed: int) -> tuple[Question, 
         seed=seed if ask.seed is None else ask.seed,
     )
     chars = sum(len(turn.content) + 8 for turn in ask.messages) + (len(ask.resume.text) if ask.resume else 0)
+    chars += structured.chars(ask)
     asked = Question(
         task=task_name,
         prompt_tokens=int(chars / CHARS_PER_TOKEN),
         max_tokens=parameters.max_tokens,
-        requirements=ask.requirements,
+        requirements=structured.needs(ask),
         model=model,
         balance=ask.balance,
     )

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from understudy.actors.selector import ends, failover
+from understudy.actors.selector import attempt, ends, failover
+from understudy.actors.selector.attempt import Beside
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.text import Script
@@ -42,7 +43,6 @@ from understudy.messages.run import (
     RunEnded,
     RunFailed,
     RunFailure,
-    RunModel,
     RunStarted,
     RunText,
 )
@@ -99,6 +99,7 @@ class Conduct:
     rests: int = 0
     resting: bool = False
     script: Script = field(default_factory=Script)  # holds back beginnings of our stop strings
+    beside: Beside = field(default_factory=Beside)
     tried: list[Attempt] = field(default_factory=list[Attempt])
     seal: str = ""  # of the decision
     _decision: SelectionMade | None = None
@@ -133,25 +134,9 @@ class Conduct:
         self.asked_ms = now
         self.due_ms = min(now + self.latency.first_token_ms, self.deadline_ms)
         self.news.append(News(self.model, "asked"))
-        run = RunModel(
-            run_id=self.run_id,
-            attempt=self.attempt,
-            model=self.model,
-            messages=self.ask.messages,
-            parameters=self._left_parameters(),
-            remaining_ms=max(0.0, self.deadline_ms - now),
-            live=self.ask.stream,
-            prefill=self.script.text() if self.continued else "",
-            continuation=self.continues(self.model) if self.continued else "none",
-        )
         subject = self.where.run_subject(slug(self.model))
         inbox = self.where.inbox_of(self.run_id, self.attempt)
-        return [Send(subject, run, reply=inbox), Wake(self.due_ms, self.run_id, self.attempt)]
-
-    def _left_parameters(self) -> Parameters:
-        p = self.parameters
-        left = max(1, p.max_tokens - self.spent_tokens)
-        return Parameters(max_tokens=left, temperature=p.temperature, top_p=p.top_p, stop=p.stop, seed=p.seed)
+        return [Send(subject, attempt.order(self, now), reply=inbox), Wake(self.due_ms, self.run_id, self.attempt)]
 
     # --- what runners say ------------------------------------------------------------------------------------------
 
@@ -178,15 +163,23 @@ class Conduct:
         if message.n != self.pieces:
             return self.fail("text_lost", now)
         self.pieces += 1
-        return self._more(message, now)
+        return self._more(message, now) if message.kind == "text" else self._aside(message, now)
+
+    def _aside(self, message: RunText, now: float) -> list[Effect]:
+        self._alive(message, now)
+        return attempt.tell(self, message)
 
     def _more(self, message: RunText | RunEnded, now: float) -> list[Effect]:
+        self._alive(message, now)
+        return self.show(self.script.add(message.text))
+
+    def _alive(self, message: RunText | RunEnded, now: float) -> None:
+        """Something came, so it does not stall."""
         self.tokens += message.tokens
         self.exact = self.exact and message.exact
         if self.first_ms is None:
             self.first_ms = max(self.asked_ms, now - message.held_ms)
         self.due_ms = min(now + self.latency.stall_ms, self.deadline_ms)
-        return self.show(self.script.add(message.text))
 
     def show(self, text: str) -> list[Effect]:
         """Text for the reader, after the seam that it waited for."""
@@ -215,7 +208,8 @@ class Conduct:
         out = self._more(message, now) if message.text else []
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
             return out + self.fail("refused", now)
-        silent = not (self.script.added() or self.script.stop_begun)
+        self.beside.calls = message.tool_calls
+        silent = not (self.script.added() or self.script.stop_begun or message.tool_calls)
         if silent and message.finish_reason != "refusal":
             if self.continued:
                 failover.mute(self)
@@ -383,13 +377,4 @@ class Conduct:
         if retry_after_ms is not None:
             at_ms = now + retry_after_ms
             self.free_ms = at_ms if self.free_ms is None else min(self.free_ms, at_ms)
-        first = None if self.first_ms is None else round(self.first_ms - self.asked_ms, 3)
-        return Attempt(
-            model=self.model,
-            outcome=outcome,
-            first_token_ms=first,
-            total_ms=round(now - self.asked_ms, 3),
-            tokens=self.tokens,
-            status=status,
-            served_by=served_by,
-        )
+        return attempt.record(self, outcome, now, status, served_by)

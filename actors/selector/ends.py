@@ -56,6 +56,8 @@ def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degra
     return Finished(
         run_id=run.run_id,
         text=run.script.text(),
+        tool_calls=run.beside.calls,
+        reasoning=run.beside.reasoning(),
         model="emergency" if degraded else run.model,
         finish_reason=reason,
         usage=usage,
@@ -107,6 +109,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         last_seq=run.script.seq - 1,
         seams=run.seams,
         text_chars=sum(map(len, run.script.pieces)),
+        tool_calls=len(run.beside.calls) if outcome == "finished" else 0,
         total_ms=round(now - run.begun_ms, 3),
         conversation=run.conversation,
         user=run.user,

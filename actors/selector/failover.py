@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from understudy.actors.selector import ends
 from understudy.actors.selector.admit import guessed_tokens
-from understudy.messages.generate import Capability, FailCode, Seam, SeamMode, Usage, Waiting
+from understudy.actors.selector.structured import is_structured
+from understudy.messages.generate import FailCode, Seam, SeamMode, Usage, Waiting
 from understudy.messages.run import Continuation
 from understudy.messages.step import Effect, Wake
 
@@ -17,8 +18,6 @@ NOT_ITS_FAULT = frozenset({"busy", "no_responders", "text_lost"})
 """Failures that no model caused: going over after them is no cascade, and the same model may well do it."""
 REST_MS = 100.0
 REST_CAP_MS = 1_600.0
-
-STRUCTURED: frozenset[Capability] = frozenset({"json", "tools"})
 
 ENDS: dict[str, FailCode] = {
     "caller_fault": "caller_fault",
@@ -46,7 +45,7 @@ def resume(run: Conduct, text: str) -> None:
 def fail_over(run: Conduct, reason: str, now: float) -> list[Effect]:
     """Ask the next model. Readers may hold text: the seam that tells them waits for the next model's first word."""
     next_model, out = run.chain[0], list[Effect]()
-    if not run.script.pieces and run.seam is None:
+    if run.script.empty() and run.seam is None:
         run.script.restart()
         if run.ask.stream and not run.rests:
             out += run.say(Waiting(run_id=run.run_id, reason="failover"))
@@ -84,6 +83,7 @@ def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
     continues = _continues(run, next_model)
     if not run.script.pieces or continues == "none" or next_model in run.mute or reason == "refused":
         run.script.restart()
+        run.beside.thoughts.clear()
         run.continued, run.spent_tokens, run.spent_exact = False, 0, True
         return "restart"
     run.spent_tokens += run.tokens if run.exact else min(run.tokens, guessed_tokens(run.script.new_text()))
@@ -95,8 +95,7 @@ def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
 
 def _continues(run: Conduct, model: str) -> Continuation:
     """A JSON value or a tool call must come from one model: two halves by two models make no whole."""
-    structured = STRUCTURED.intersection(run.ask.requirements.capabilities)
-    return "none" if structured else run.continues(model)
+    return "none" if is_structured(run.ask) else run.continues(model)
 
 
 def mute(run: Conduct) -> None:
@@ -130,7 +129,8 @@ def cut_by_length(run: Conduct, now: float) -> list[Effect]:
 
 def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
     """No model is left, or none may be tried: the run ends."""
-    if run.emergency_reply is not None and reason not in ("cancelled", "caller_fault"):
+    spare = run.emergency_reply is not None and not is_structured(run.ask)
+    if spare and run.emergency_reply is not None and reason not in ("cancelled", "caller_fault"):
         return _emergency(run, run.emergency_reply, now)
     code: FailCode = ENDS.get(reason, "all_failed")
     if now >= run.deadline_ms and code != "cancelled":
@@ -142,7 +142,7 @@ def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
 
 def _emergency(run: Conduct, words: str, now: float) -> list[Effect]:
     """The task's own canned words, opted in by the operator, marked as degraded."""
-    if run.script.pieces or run.seam is not None:
+    if not run.script.empty() or run.seam is not None:
         spoke = run.seam.from_model if run.seam else run.model
         run.seam = _seam(run, "restart", -1, spoke, "emergency", "all_failed")
     run.script.restart()

@@ -110,6 +110,6 @@ def _note(state: State, run: Conduct, now: float) -> None:
         state.local.answered(model)
         if outcome == "ok":
             state.local.trust(model)
-        elif outcome not in BLAMELESS:
+        elif outcome not in BLAMELESS and outcome != "invalid_output":  # a sound endpoint
             state.local.suspect(model, now, wait_ms)
     run.news.clear()

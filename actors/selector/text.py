@@ -23,7 +23,9 @@ class Script:
     held: str = ""
     unsure: str | None = None  # instructed continuation: beginning not yet compared with our end
     trimmed_chars: int = 0  # of the current continuation: what it repeated
-    begun_seq: int = 0  # of the current attempt
+    begun: int = 0  # pieces before the current attempt
+    beside: int = 0  # what readers hold besides the text: parts of tool calls, reasoning
+    called: bool = False  # the current attempt has begun a tool call
     stop_begun: bool = False  # the last seam fell where a stop string may have begun: the next model may just end
 
     def text(self) -> str:
@@ -32,7 +34,7 @@ class Script:
 
     def new_text(self) -> str:
         """What the current attempt has added to it."""
-        return "".join(self.pieces[len(self.pieces) - (self.seq - self.begun_seq) :])
+        return "".join(self.pieces[self.begun :])
 
     def add(self, text: str) -> str:
         """Take text in; what may be shown now ('' when all is held back)."""
@@ -52,9 +54,19 @@ class Script:
         return self._show(text)
 
     def added(self) -> bool:
-        """Has the current attempt said more than white space, beyond what it repeated?"""
+        """Has the current attempt called a tool, or said more than white space, beyond what it repeated?"""
         waits = self.held + ("" if self.unsure is None else self._trimmed(self.unsure))
-        return self.seq > self.begun_seq or bool(waits.strip())
+        return self.called or len(self.pieces) > self.begun or bool(waits.strip())
+
+    def aside(self, called: bool) -> None:
+        """Readers were told something that is not text; `called`: of a tool call."""
+        self.seq += 1
+        self.beside += 1
+        self.called = self.called or called
+
+    def empty(self) -> bool:
+        """Do readers hold nothing?"""
+        return not self.pieces and not self.beside
 
     def continue_from_here(self, instructed: bool) -> int:
         """Another model goes on: the last sequence number that stays."""
@@ -62,14 +74,14 @@ class Script:
         self.stop_begun = begun or (self.stop_begun and not self.added())
         self.held = ""
         self.unsure = "" if instructed else None
-        self.trimmed_chars, self.begun_seq = 0, self.seq
+        self.trimmed_chars, self.begun, self.called = 0, len(self.pieces), False
         return self.seq - 1
 
     def restart(self) -> int:
         """Another model begins anew: readers drop everything. Sequence numbers go on."""
         self.pieces.clear()
         self.held, self.unsure, self.stop_begun = "", None, False
-        self.trimmed_chars, self.begun_seq = 0, self.seq
+        self.trimmed_chars, self.begun, self.beside, self.called = 0, 0, 0, False
         return -1
 
     def _show(self, text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from understudy.bus.reading import Reading
 from understudy.messages.generate import Delta, Failed, Finished, Parameters, Resent, Seam, Started, Usage
+from understudy.messages.tools import ToolCall, ToolPart
 
 
 def started(run: str = "r", instance: str = "s1", model: str = "a") -> Started:
@@ -163,6 +164,43 @@ def test_a_recorded_end_has_no_text(last: int, need: str) -> None:
 def test_other_ends(code: Any, resumable: bool, need: str) -> None:
     _, _, needs = read(started(), Failed(code=code, text="", run_id="r", resumable=resumable))
     assert needs == [need]
+
+
+def part(seq: int, text: str, index: int = 0, name: str = "", run: str = "r") -> Delta:
+    call = ToolPart(index=index, id=f"c{index}" if name else "", name=name)
+    return Delta(run_id=run, seq=seq, text=text, kind="tool_call", call=call)
+
+
+def test_tool_calls_and_reasoning_are_no_text() -> None:
+    thought = Delta(run_id="r", seq=0, text="hm", kind="reasoning")
+    pieces = [
+        thought,
+        delta(1, "Let me see. "),
+        part(2, "", name="look"),
+        part(3, '{"far": '),
+        part(5, "{}", 1, "take"),
+    ]
+    reading, _, _ = read(started(), *pieces[:4], part(4, "true}"), pieces[4])
+    calls = (ToolCall(id="c0", name="look", arguments='{"far": true}'), ToolCall(id="c1", name="take"))
+    assert (reading.text, reading.tool_calls) == ("Let me see. ", calls)
+    reading.take(finished(None, 5))
+    assert reading.finished is not None and reading.finished.tool_calls == calls, "the log holds none"
+    reading, _, _ = read(started(), *pieces, seam("restart", -1, 6))
+    assert reading.tool_calls == ()
+
+
+def test_half_a_tool_call_of_a_dead_run_is_dropped() -> None:
+    reading, _, _ = read(
+        started(),
+        part(0, "", name="look"),
+        part(1, '{"far"'),
+        Failed(code="interrupted", text="", run_id="r", resumable=True),
+    )
+    reading.leave_run()
+    pieces, _ = reading.take(started("r2"))
+    assert [(p.mode, p.keep_seq) for p in pieces if isinstance(p, Seam)] == [("restart", -1)]
+    reading.take(part(0, "{}", name="take", run="r2"))
+    assert reading.tool_calls == (ToolCall(id="c0", name="take"),)
 
 
 def test_a_run_that_is_not_there_any_more_is_asked_for_again() -> None:

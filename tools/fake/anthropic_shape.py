@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from understudy.tools.fake.calls import Fragment
 from understudy.tools.fake.exchange import BadRequest, Exchange, message_of
 from understudy.tools.fake.script import ChatRequest, Fault, Message, Part
 
@@ -15,7 +16,7 @@ PATH: str = "/v1/messages"
 STREAM_TYPE: str = "text/event-stream; charset=utf-8"
 COMMENT: bytes = b'event: ping\ndata: {"type": "ping"}\n\n'
 ID: str = "msg_fake"
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
 ERRORS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -36,6 +37,15 @@ class _Turn(Struct):
     content: Annotated[str, Meta(min_length=1)] | Annotated[list[Part], Meta(min_length=1)]
 
 
+class _Tool(Struct):
+    name: str
+    input_schema: dict[str, Any]
+
+
+class _OutputConfig(Struct):
+    format: dict[str, Any] | None = None
+
+
 class _Request(Struct):
     model: str
     max_tokens: Annotated[int, Meta(ge=1)]
@@ -45,6 +55,8 @@ class _Request(Struct):
     stop_sequences: list[str] = []
     temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    tools: list[_Tool] | None = None
+    output_config: _OutputConfig | None = None
 
 
 def key_of(headers: Mapping[str, str]) -> str | None:
@@ -72,7 +84,16 @@ def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
         stream=found.stream,
         max_tokens=found.max_tokens,
         stop=found.stop_sequences or None,
+        tools=found.tools,
+        response_format=_asked_format(found),
     )
+
+
+def _asked_format(found: _Request) -> dict[str, Any] | None:
+    """Return the schema's format; without one there is no JSON mode, only words."""
+    if found.output_config is not None:
+        return found.output_config.format
+    return {"type": "words"} if isinstance(found.system, str) and "JSON" in found.system else None
 
 
 def problem(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
@@ -117,6 +138,21 @@ def token(x: Exchange, text: str) -> bytes:
     return _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
 
+def calls(x: Exchange) -> list[bytes]:
+    """Return the tool calls, each in a block of its own after the text's."""
+    return [_piece(piece) for piece in x.reply.calls]
+
+
+def _piece(piece: Fragment) -> bytes:
+    index = piece.index + 1
+    if piece.opening:
+        stop = _event("content_block_stop", index=index - 1)
+        use = {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
+        return stop + _event("content_block_start", index=index, content_block=use)
+    delta = {"type": "input_json_delta", "partial_json": piece.arguments}
+    return _event("content_block_delta", index=index, delta=delta)
+
+
 def _why(x: Exchange) -> dict[str, Any]:
     if x.reply.stopped_by is not None:
         return {"stop_reason": "stop_sequence", "stop_sequence": x.reply.stopped_by}
@@ -125,9 +161,10 @@ def _why(x: Exchange) -> dict[str, Any]:
 
 def closing(x: Exchange) -> tuple[bytes, bytes]:
     """Return why it ends, and what comes after."""
-    usage = {} if x.fault.no_usage else {"usage": {"output_tokens": len(x.reply.tokens)}}
+    usage = {} if x.fault.no_usage else {"usage": {"output_tokens": x.reply.completion_tokens}}
     delta = _event("message_delta", delta=_why(x), **usage)
-    return _event("content_block_stop", index=0) + delta, _event("message_stop")
+    last = max((piece.index + 1 for piece in x.reply.calls), default=0)
+    return _event("content_block_stop", index=last) + delta, _event("message_stop")
 
 
 def broken(event: bytes) -> bytes:
@@ -144,5 +181,11 @@ def whole(x: Exchange) -> dict[str, Any]:
     """Return the answer of a request without stream."""
     if x.fault.error_event_after is not None:
         return fault_error(x.fault)
-    body = {**_message(x), "content": [{"type": "text", "text": "".join(x.reply.tokens)}], **_why(x)}
-    return body if x.fault.no_usage else {**body, "usage": {**_input(x), "output_tokens": len(x.reply.tokens)}}
+    said: list[Any] = [{"type": "text", "text": "".join(x.reply.tokens)}]
+    made = enumerate(x.fault.calls if x.reply.calls else ())
+    uses = [
+        {"type": "tool_use", "id": f"call_fake_{i}", "name": call.name, "input": msgspec.Raw(call.arguments.encode())}
+        for i, call in made
+    ]
+    body = {**_message(x), "content": [*said, *uses], **_why(x)}
+    return body if x.fault.no_usage else {**body, "usage": {**_input(x), "output_tokens": x.reply.completion_tokens}}

@@ -93,6 +93,11 @@ class Shape(Protocol):
         ...
 
     @staticmethod
+    def calls(x: Exchange) -> list[bytes]:
+        """Return the tool calls, in as many events as this dialect needs."""
+        ...
+
+    @staticmethod
     def closing(x: Exchange) -> tuple[bytes, bytes]:
         """Return why it ends, and what comes after."""
         ...
@@ -130,9 +135,9 @@ def message_of(fault: Fault) -> str:
     return f"The fake provider refuses with {status}." if 200 < status < 500 else "The fake provider failed."
 
 
-def _trip(x: Exchange, sent: int) -> Literal["error", "malformed", "stall", "reset", "cut"] | None:
-    """Name the fault that strikes after so many content chunks, if one does."""
-    fault, total = x.fault, len(x.reply.tokens)
+def _trip(x: Exchange, sent: int, total: int) -> Literal["error", "malformed", "stall", "reset", "cut"] | None:
+    """Name the fault that strikes after so many of all content chunks, if one does."""
+    fault = x.fault
     if fault.error_event_after is not None and sent == min(fault.error_event_after, total):
         return "error"
     if fault.malformed_after is not None and sent == min(fault.malformed_after, total):
@@ -146,17 +151,18 @@ def _trip(x: Exchange, sent: int) -> Literal["error", "malformed", "stall", "res
 
 def steps(x: Exchange) -> Iterator[Step]:
     """List what a stream does, in order; stall, reset, cut and error are the last step."""
-    tokens, shape = x.reply.tokens, x.shape
+    shape = x.shape
+    chunks = [*(shape.token(x, token) for token in x.reply.tokens), *shape.calls(x)]
     why, after = shape.closing(x)
-    for sent in range(len(tokens) + 1):
-        trip = _trip(x, sent)
+    for sent in range(len(chunks) + 1):
+        trip = _trip(x, sent, len(chunks))
         if trip not in (None, "malformed"):
             yield trip, shape.error_event(x) if trip == "error" else b""
             return
         if sent == 0:
             yield "first", shape.opening(x)
-        last = sent == len(tokens)
-        event = why if last else shape.token(x, tokens[sent])
+        last = sent == len(chunks)
+        event = why if last else chunks[sent]
         if trip == "malformed":
             yield "malformed", shape.broken(event)
         else:

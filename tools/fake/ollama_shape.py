@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from understudy.tools.fake.calls import Call
 from understudy.tools.fake.exchange import Exchange, message_of
 from understudy.tools.fake.script import ChatRequest, Fault, Message
 
@@ -30,6 +31,8 @@ class _Request(Struct):
     messages: list[Message] = []
     stream: bool = True
     options: _Options = _Options()
+    tools: list[Any] | None = None
+    format: str | dict[str, Any] | None = None
 
 
 def key_of(headers: Mapping[str, str]) -> str | None:
@@ -47,6 +50,8 @@ def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
         stream=found.stream,
         max_tokens=limit if limit is not None and limit > 0 else None,
         stop=found.options.stop,
+        tools=found.tools,
+        response_format=None if found.format is None else {"type": "json"},
     )
 
 
@@ -75,12 +80,14 @@ def _body(x: Exchange, text: str, **fields: Any) -> dict[str, Any]:
 
 def _end(x: Exchange) -> dict[str, Any]:
     """Return what the last line says; a server that has the prompt cached leaves its count out."""
-    why = {"content_filter": "stop"}.get(x.reply.finish, x.reply.finish)
+    why = {"content_filter": "stop", "tool_calls": "stop"}.get(x.reply.finish, x.reply.finish)
     spans = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 1_000_000)
     end = {"done": True, "done_reason": why, **spans}
+    if x.fault.unfinished:
+        del end["done_reason"]
     if x.fault.no_usage:
         return end
-    return {**end, "prompt_eval_count": x.reply.prompt_tokens, "eval_count": len(x.reply.tokens)}
+    return {**end, "prompt_eval_count": x.reply.prompt_tokens, "eval_count": x.reply.completion_tokens}
 
 
 def opening(x: Exchange) -> bytes:
@@ -91,6 +98,18 @@ def opening(x: Exchange) -> bytes:
 def token(x: Exchange, text: str) -> bytes:
     """Return one piece of the text."""
     return _line(x, text)
+
+
+def calls(x: Exchange) -> list[bytes]:
+    """Return the tool calls: each comes whole, with values and not their text as arguments."""
+    made = enumerate(x.fault.calls if x.reply.calls else ())
+    return [encode(_body(x, "") | {"message": _called(i, call)}) + b"\n" for i, call in made]
+
+
+def _called(index: int, call: Call) -> dict[str, Any]:
+    arguments = msgspec.json.decode(call.arguments or "{}")
+    function = {"index": index, "name": call.name, "arguments": arguments}
+    return {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
 
 
 def closing(x: Exchange) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from understudy.tools.fake.calls import Fragment
 from understudy.tools.fake.exchange import BadRequest, Exchange, line
 from understudy.tools.fake.script import ChatRequest, Fault
 
@@ -51,7 +52,7 @@ def _head(x: Exchange, kind: str) -> dict[str, Any]:
 
 
 def _usage(x: Exchange) -> dict[str, int]:
-    prompt, completion = x.reply.prompt_tokens, len(x.reply.tokens)
+    prompt, completion = x.reply.prompt_tokens, x.reply.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
@@ -77,8 +78,23 @@ def token(x: Exchange, text: str) -> bytes:
     return line(_chunk(x, {"content" if x.fault.refusal is None else "refusal": text}))
 
 
+def calls(x: Exchange) -> list[bytes]:
+    """Return the tool calls in pieces."""
+    return [line(_chunk(x, {"tool_calls": [_piece(x, piece)]})) for piece in x.reply.calls]
+
+
+def _piece(x: Exchange, piece: Fragment) -> dict[str, Any]:
+    """Return a piece of a call: id and name come with the first one, and from some servers with every one."""
+    if not (piece.opening or x.fault.repeat_ids):
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+
+
 def closing(x: Exchange) -> tuple[bytes, bytes]:
     """Return why it ends, and what comes after."""
+    if x.fault.unfinished:
+        return line(_chunk(x, {}, x.reply.finish)), b""
     usage = line({**_head(x, "chat.completion.chunk"), "choices": [], "usage": _usage(x)}) if _wants_usage(x) else b""
     return line(_chunk(x, {}, x.reply.finish)), usage + b"data: [DONE]\n\n"
 
@@ -106,7 +122,13 @@ def whole(x: Exchange) -> dict[str, Any]:
     if fault.error_event_after is not None:
         text = "".join(x.reply.tokens[: fault.error_event_after])
         choice |= {"finish_reason": "error", "error": fault_error(fault).get("error")}
-    choice["message"] = {"role": "assistant", "content": None if refused else text}
-    choice["message"]["refusal"] = text if refused else None
+    message: dict[str, Any] = {"role": "assistant", "content": None if refused else text}
+    message["refusal"] = text if refused else None
+    if x.reply.calls:
+        message["tool_calls"] = [
+            {"id": f"call_fake_{i}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for i, call in enumerate(fault.calls)
+        ]
+    choice["message"] = message
     body = {**_head(x, "chat.completion"), "choices": [choice]}
     return body if fault.no_usage else {**body, "usage": _usage(x)}

@@ -30,48 +30,53 @@ def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
     return found
 
 
-def _dressed(body: dict[str, Any]) -> dict[str, Any]:
+def _dressed(body: dict[str, Any], native: str | None) -> dict[str, Any]:
     """Return the body with what OpenRouter adds."""
     if "choices" not in body:
         return body
     for choice in body["choices"]:
-        choice["native_finish_reason"] = choice["finish_reason"]
+        choice["native_finish_reason"] = choice["finish_reason"] and (native or choice["finish_reason"])
     usage = body.get("usage")
     if usage is not None:
         usage |= {"cost": usage["total_tokens"] * USD_PER_TOKEN, "is_byok": False}
     return {**body, "provider": SERVED_BY}
 
 
-def _events(data: bytes) -> bytes:
+def _events(data: bytes, x: Exchange) -> bytes:
     """Return the same events, dressed; `[DONE]` and nothing stay as they are."""
-    out = b""
+    out, native = b"", x.fault.native_reason
     for event in data.split(b"\n\n")[:-1]:
         field = event.removeprefix(b"data: ")
-        out += event + b"\n\n" if field == b"[DONE]" else line(_dressed(msgspec.json.decode(field)))
+        out += event + b"\n\n" if field == b"[DONE]" else line(_dressed(msgspec.json.decode(field), native))
     return out
 
 
 def opening(x: Exchange) -> bytes:
     """Return what comes before the first token."""
-    return _events(openai_shape.opening(x))
+    return _events(openai_shape.opening(x), x)
 
 
 def token(x: Exchange, text: str) -> bytes:
     """Return one piece of the text."""
-    return _events(openai_shape.token(x, text))
+    return _events(openai_shape.token(x, text), x)
+
+
+def calls(x: Exchange) -> list[bytes]:
+    """Return the tool calls in pieces."""
+    return [_events(piece, x) for piece in openai_shape.calls(x)]
 
 
 def closing(x: Exchange) -> tuple[bytes, bytes]:
     """Return why it ends, and what comes after."""
     why, after = openai_shape.closing(x)
-    return _events(why), _events(after)
+    return _events(why, x), _events(after, x)
 
 
 def error_event(x: Exchange) -> bytes:
     """Return the error that comes inside a stream under status 200."""
-    return _events(openai_shape.error_event(x))
+    return _events(openai_shape.error_event(x), x)
 
 
 def whole(x: Exchange) -> dict[str, Any]:
     """Return the answer of a request without stream, an error under 200 included."""
-    return _dressed(openai_shape.whole(x))
+    return _dressed(openai_shape.whole(x), x.fault.native_reason)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from understudy.tools.fake.calls import Call, Fragment, fragments
+
 REPEAT = "Repeat exactly:"
 CONTINUE = "Continue exactly from where this text stops"
 PREAMBLE = "Sure, here is the continuation: "
@@ -61,6 +63,14 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     echo_model: str | None = None
     refusal: str | None = None
     finish_reason: str | None = None
+    native_reason: str | None = None  # OpenRouter's native_finish_reason, where it is not the other
+    unfinished: bool = False  # the end lacks what proves it: [DONE] of OpenAI, done_reason of Ollama
+    say_json: str | None = None  # the answer where JSON was asked for
+    preface: str = ""  # the text before tool calls
+    calls: tuple[Call, ...] = ()  # made where tools were offered
+    interleave: bool = False  # pieces of several calls come in turn
+    repeat_ids: bool = False  # every piece of a call names its id and tool again
+    vectors: Literal["few", "null", "empty"] | None = None  # what is wrong with embeddings
     fail_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of requests the fault strikes
     seed: int = 0  # of fail_ratio
     fail_first: Count | None = None  # only the first so many requests of a model id; null: all
@@ -113,6 +123,8 @@ class ChatRequest(Struct, kw_only=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     stop: str | list[str] | None = None
     stream_options: StreamOptions | None = None
+    tools: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
 
 
 class Reply(Struct, frozen=True):
@@ -123,6 +135,12 @@ class Reply(Struct, frozen=True):
     prompt_tokens: int
     prefill: str
     stopped_by: str | None = None  # the stop string that ended it
+    calls: tuple[Fragment, ...] = ()  # tool calls, after the text
+
+    @property
+    def completion_tokens(self) -> int:
+        """Return what usage says: every content chunk is a token."""
+        return len(self.tokens) + len(self.calls)
 
 
 class BadFaultsError(ValueError):
@@ -278,7 +296,12 @@ def _resume_at(full: str, prefill: str) -> int:
 def reply(fault: Fault, request: ChatRequest) -> Reply:
     """Plan the answer to a request: the script continued, then limited by max_tokens and stop strings."""
     asked, prefill, how = split_prefill(fault, request.messages)
+    calls = fragments(fault.calls, fault.interleave) if request.tools else ()
     full = "".join(script(asked, fault.chunks))
+    if request.response_format is not None and fault.say_json is not None:
+        full = fault.say_json
+    elif calls:
+        full = fault.preface
     tokens = split_tokens(continuation(full, prefill, how))
     if fault.empty or fault.refusal is not None:
         tokens = split_tokens(fault.refusal or "")
@@ -286,7 +309,7 @@ def reply(fault: Fault, request: ChatRequest) -> Reply:
         tokens = tuple(
             half for token in tokens for half in (token[: len(token) // 2], token[len(token) // 2 :]) if half
         )
-    finish = "stop" if fault.refusal is None else "content_filter"
+    finish = ("tool_calls" if calls else "stop") if fault.refusal is None else "content_filter"
     limit = request.max_completion_tokens or request.max_tokens
     if limit is not None and len(tokens) > limit:
         tokens, finish = tokens[:limit], "length"
@@ -296,4 +319,4 @@ def reply(fault: Fault, request: ChatRequest) -> Reply:
     if ends:
         tokens, finish = split_tokens(text[: min(ends)[0]]), "stop"
     prompt = sum(len(split_tokens(message.text())) for message in request.messages)
-    return Reply(tokens, fault.finish_reason or finish, prompt, prefill, min(ends)[1] if ends else None)
+    return Reply(tokens, fault.finish_reason or finish, prompt, prefill, min(ends)[1] if ends else None, calls)

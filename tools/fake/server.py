@@ -1,11 +1,11 @@
-"""The fake provider's HTTP server: OpenAI, OpenRouter, Anthropic and Ollama chat on loopback, with faults on demand.
+"""The fake provider's HTTP server: every dialect on loopback, with faults on demand.
 
     async with FakeProvider() as provider:
         ...  # any OpenAI client at base URL provider.url, model "ok", "stall@2", ...
         assert provider.log[-1].ended == "client_closed"
 
-Paths: POST /v1/chat/completions, /api/v1/chat/completions, /v1/messages, /api/chat; GET /v1/models, /control/log.
-Times in the log are Unix milliseconds.
+Paths: POST /v1/chat/completions, /v1/responses, /api/v1/chat/completions, /v1/messages, /api/chat; GET /v1/models,
+/control/log. Times in the log are Unix milliseconds.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from understudy.tools.fake import anthropic_shape, ollama_shape, openai_shape, openrouter_shape
+from understudy.tools.fake import anthropic_shape, ollama_shape, openai_shape, openrouter_shape, responses_shape
 from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, steps
 from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
 LOG_SIZE = 10_000
 BODY_LIMIT_BYTES = 64 * 2**20
-SHAPES: tuple[Shape, ...] = (openai_shape, openrouter_shape, anthropic_shape, ollama_shape)
+SHAPES: tuple[Shape, ...] = (openai_shape, responses_shape, openrouter_shape, anthropic_shape, ollama_shape)
 SPLIT_PAUSE_S = 0.001
 encode = msgspec.json.encode
 

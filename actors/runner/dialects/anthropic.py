@@ -11,14 +11,17 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner import dialect
-from understudy.actors.runner.dialect import Piece, count, turns
+from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, turns
 from understudy.actors.runner.sse import Lines
+from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
+from understudy.messages.tools import AUTO, NONE, REQUIRED, Tool, ToolCall
 from understudy.messages.topology import Model
 
 NAME: str = "anthropic"
 PATH: str = "/messages"
 ACCEPT: str = "text/event-stream"
+KNOWS_STOP: bool = True
 VERSION = "2023-06-01"
 framing = Lines
 
@@ -28,8 +31,12 @@ FINISH = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
+    "tool_use": "tool_calls",
 }
 """The neutral word of a `stop_reason`. An answer that ends for any other is not whole (`pause_turn`)."""
+
+CHOICES: dict[str, dict[str, Any]] = {AUTO: {"type": "auto"}, NONE: {"type": "none"}, REQUIRED: {"type": "any"}}
+JSON_WORDS = "Answer with one JSON object and with nothing else: no words before or after it, no code fence."
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -45,13 +52,20 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Text(msgspec.Struct, gc=False):
+    """A block's beginning, or a delta: which fields there are depends on the type."""
+
     type: str | None = None
     text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    partial_json: str | None = None
     stop_reason: str | None = None
 
 
 class _Event(msgspec.Struct, gc=False):
     type: str
+    index: int = 0
     message: _Message | None = None
     content_block: _Text | None = None
     delta: _Text | None = None
@@ -71,27 +85,62 @@ def body(run: RunModel, name: str, model: Model) -> bytes:
     """See `Dialect`.
 
     There is no seed, temperature ends at 1, and newer models refuse top_p beside it. White space at the end of a text
-    that is to be continued is refused too.
+    that is to be continued is refused too. There is a JSON mode for a schema only; without one, words ask for JSON.
     """
     p, conversation = run.parameters, turns(run)
-    messages = [turn for turn in conversation if turn["role"] != "system"]
-    if messages and messages[-1]["role"] == "assistant":
-        messages[-1]["content"] = messages[-1]["content"].rstrip()
-        if not messages[-1]["content"]:
-            messages.pop()
     fields: dict[str, Any] = {
         "model": name,
-        "messages": messages,
+        "messages": _messages(conversation),
         "stream": True,
         "max_tokens": p.max_tokens,
-        "temperature": min(p.temperature, 1.0),
     }
-    system = "\n\n".join(turn["content"] for turn in conversation if turn["role"] == "system")
+    if "temperature" not in model.refuses:
+        fields["temperature"] = min(p.temperature, 1.0)
+    system = [turn.content for turn in conversation if turn.role == "system"]
+    if run.format is not None and run.format.schema is not None:
+        fields["output_config"] = {"format": {"type": "json_schema", "schema": run.format.schema}}
+    elif run.format is not None:
+        system.append(JSON_WORDS)
     if system:
-        fields["system"] = system
-    if p.stop:
-        fields["stop_sequences"] = list(p.stop)
+        fields["system"] = "\n\n".join(system)
+    if p.stop and "stop" not in model.refuses:
+        fields["stop_sequences"] = p.stop
+    if offered(run):
+        fields["tools"] = [_tool(tool) for tool in run.tools]
+        fields["tool_choice"] = CHOICES.get(run.tool_choice) or {"type": "tool", "name": run.tool_choice}
     return msgspec.json.encode(fields)
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    described = {"description": tool.description} if tool.description else {}
+    return {"name": tool.name, **described, "input_schema": tool.parameters}
+
+
+def _messages(conversation: tuple[Turn, ...]) -> list[dict[str, Any]]:
+    """Without the system's words. Results of tools are the user's; those of one turn's calls must stand together."""
+    messages: list[dict[str, Any]] = []
+    for turn in conversation:
+        if turn.tool_call_id is not None:
+            result = {"type": "tool_result", "tool_use_id": turn.tool_call_id, "content": turn.content}
+            if messages and isinstance(messages[-1]["content"], list) and messages[-1]["role"] == "user":
+                messages[-1]["content"].append(result)
+            else:
+                messages.append({"role": "user", "content": [result]})
+        elif turn.tool_calls:
+            said = [{"type": "text", "text": turn.content}] if turn.content.strip() else []
+            messages.append({"role": "assistant", "content": [*said, *map(_use, turn.tool_calls)]})
+        elif turn.role != "system":
+            messages.append({"role": turn.role, "content": turn.content})
+    last = messages[-1] if messages else {}
+    if last.get("role") == "assistant" and isinstance(last["content"], str):
+        last["content"] = last["content"].rstrip()
+        if not last["content"]:
+            messages.pop()
+    return messages
+
+
+def _use(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": msgspec.Raw(call.arguments.encode())}
 
 
 def read(data: bytes) -> Piece:
@@ -106,10 +155,10 @@ def read(data: bytes) -> Piece:
             if event.message.usage is not None:  # its output_tokens are a beginning, not a count
                 piece.prompt_tokens = _prompt(event.message.usage)
             return piece
-        case "content_block_start":
-            return Piece(text=_text(event.content_block, "text"))
-        case "content_block_delta":
-            return Piece(text=_text(event.delta, "text_delta"))
+        case "content_block_start" if event.content_block is not None:
+            return _begun(event.index, event.content_block)
+        case "content_block_delta" if event.delta is not None:
+            return _more(event.index, event.delta)
         case "message_delta":
             reason = event.delta.stop_reason if event.delta is not None else None
             piece = Piece(finish=None if reason is None else FINISH.get(reason))
@@ -125,8 +174,28 @@ def read(data: bytes) -> Piece:
             return Piece()
 
 
-def _text(part: _Text | None, kind: str) -> str:
-    return part.text or "" if part is not None and part.type == kind else ""
+def _begun(index: int, block: _Text) -> Piece:
+    match block.type:
+        case "text":
+            return Piece(text=block.text or "")
+        case "thinking":
+            return Piece(reasoning=block.thinking or "")
+        case "tool_use":
+            return Piece(calls=[CallPiece(index, block.id or "", block.name or "")])
+        case _:
+            return Piece()
+
+
+def _more(index: int, delta: _Text) -> Piece:
+    match delta.type:
+        case "text_delta":
+            return Piece(text=delta.text or "")
+        case "thinking_delta":
+            return Piece(reasoning=delta.thinking or "")
+        case "input_json_delta":
+            return Piece(calls=[CallPiece(index, arguments=delta.partial_json or "")])
+        case _:  # signatures, citations, and what the vendor adds
+            return Piece()
 
 
 def _prompt(usage: _Usage) -> int | None:

@@ -14,22 +14,38 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner import dialect
-from understudy.actors.runner.dialect import Piece, count, turns
+from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner.dialects.openai_chat import function
 from understudy.actors.runner.json_lines import JsonLines
+from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
+from understudy.messages.tools import NONE
 from understudy.messages.topology import Model
 
 NAME: str = "ollama"
 PATH: str = "/api/chat"
 ACCEPT: str = "application/x-ndjson"
+KNOWS_STOP: bool = True
 framing = JsonLines
 
 FINISH = ("stop", "length")
 """A `done_reason` of a whole answer. Without one the server did not say that it is (an old server)."""
 
 
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    id: str | None = None
+    function: _Function | None = None
+
+
 class _Message(msgspec.Struct, gc=False):
     content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_ToolCall] | None = None
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -59,14 +75,29 @@ def body(run: RunModel, name: str, model: Model) -> bytes:
     options: dict[str, Any] = {
         "num_ctx": model.context_tokens,
         "num_predict": p.max_tokens,
-        "temperature": p.temperature,
-        "top_p": p.top_p,
-        "seed": p.seed % 2**31,
+        **sampling(run, model),
     }
-    if p.stop:
-        options["stop"] = list(p.stop)
-    fields = {"model": name, "messages": turns(run), "stream": True, "options": options}
+    if p.stop and "stop" not in model.refuses:
+        options["stop"] = p.stop
+    names = {call.id: call.name for turn in run.messages for call in turn.tool_calls}
+    messages = [_message(turn, names) for turn in turns(run)]
+    fields: dict[str, Any] = {"model": name, "messages": messages, "stream": True, "options": options}
+    if offered(run) and run.tool_choice != NONE:
+        fields["tools"] = [{"type": "function", "function": function(tool)} for tool in run.tools]
+    if run.format is not None:
+        fields["format"] = run.format.schema or "json"
     return msgspec.json.encode({**fields, "truncate": False, "shift": False})
+
+
+def _message(turn: Turn, names: dict[str, str]) -> dict[str, Any]:
+    """Results of tools are told apart by the tool's name; arguments are values, not their text."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        calls = [{"name": call.name, "arguments": msgspec.Raw(call.arguments.encode())} for call in turn.tool_calls]
+        message["tool_calls"] = [{"function": call} for call in calls]
+    if turn.tool_call_id is not None:
+        message["tool_name"] = names[turn.tool_call_id]
+    return message
 
 
 def read(data: bytes) -> Piece:
@@ -77,17 +108,28 @@ def read(data: bytes) -> Piece:
         return Piece(failure="malformed")
     if line.error is not None:
         return Piece(failure="error_event")
-    text = line.message.content or "" if line.message is not None else ""
+    message = line.message or _Message()
+    text, thinking = message.content or "", message.thinking or ""
+    calls = [_call(call) for call in message.tool_calls or ()]
     if not line.done:
-        return Piece(text=text, model=line.model)
+        return Piece(text=text, reasoning=thinking, calls=calls, model=line.model)
     return Piece(
         text=text,
+        reasoning=thinking,
+        calls=calls,
         finish=line.done_reason if line.done_reason in FINISH else None,
         prompt_tokens=count(line.prompt_eval_count),
         completion_tokens=count(line.eval_count),
         model=line.model,
         done=True,
     )
+
+
+def _call(call: _ToolCall) -> CallPiece:
+    """A call comes whole, and not every server numbers them."""
+    function = call.function or _Function()
+    arguments = msgspec.json.encode(function.arguments or {}).decode()
+    return CallPiece(0, call.id or "", function.name or "", arguments, whole=True)
 
 
 def reason_of(status: int, payload: bytes) -> RunFailure:

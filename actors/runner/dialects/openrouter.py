@@ -1,8 +1,9 @@
 """OpenRouter: OpenAI's chat dialect with its own rules about who may see and serve a request. Pure.
 
 Source: its OpenAPI document (2026-08). Its own fallbacks are off, as fallback is the selector's, and providers that
-keep what they are sent are excluded. It sends usage always, comments between events, and errors under status 200; some
-failures upstream come as a `finish_reason` of `stop`, and only `native_finish_reason` tells.
+keep what they are sent are excluded, as are those that would ignore tools or a schema. It sends usage always, comments
+between events, and errors under status 200; some failures upstream come as a `finish_reason` of `stop`, and only
+`native_finish_reason` tells.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from understudy.messages.topology import Model
 NAME: str = "openrouter"
 PATH: str = openai_chat.PATH
 ACCEPT: str = openai_chat.ACCEPT
+KNOWS_STOP: bool = True
 framing = Lines
 key_fields = openai_chat.key_fields
 
@@ -56,8 +58,9 @@ _refusal = msgspec.json.Decoder(_Refusal)
 
 def body(run: RunModel, name: str, model: Model) -> bytes:
     """See `Dialect`."""
-    fields: dict[str, Any] = openai_chat.fields(run, name)
-    return msgspec.json.encode({**fields, "provider": PROVIDER})
+    fields: dict[str, Any] = openai_chat.fields(run, name, model)
+    structured = {"require_parameters": True} if run.tools or run.format else {}
+    return msgspec.json.encode({**fields, "provider": {**PROVIDER, **structured}})
 
 
 def read(data: bytes) -> Piece:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.actors.runner.dialect import Dialect, Piece
+from understudy.actors.runner.dialect import CallPiece, Dialect, Piece
 from understudy.actors.runner.dialects import BY_KIND, anthropic, ollama, openrouter
 from understudy.actors.runner.json_lines import JsonLines
 from understudy.actors.runner.sse import MAX_LINE_BYTES, Malformed
@@ -101,8 +101,11 @@ def test_anthropic_is_sent_no_white_space_at_the_end(last: str, sent: str | None
         ({"type": "ping"}, Piece()),
         ({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, Piece()),
         ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}}, Piece(text="Hi")),
-        ({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}, Piece()),
-        ({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}}, Piece()),
+        ({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}, Piece(reasoning="hm")),
+        (
+            {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": "{"}},
+            Piece(calls=[CallPiece(2, arguments="{")]),
+        ),
         ({"type": "content_block_stop", "index": 0}, Piece()),
         (
             {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
@@ -141,7 +144,7 @@ def test_anthropics_counts_are_cumulative_and_the_prompts_stays() -> None:
     ("line", "piece"),
     [
         ({"model": "m", "message": {"role": "assistant", "content": "Hi"}, "done": False}, Piece(text="Hi", model="m")),
-        ({"message": {"role": "assistant", "content": "", "thinking": "hm"}, "done": False}, Piece()),
+        ({"message": {"role": "assistant", "content": "", "thinking": "hm"}, "done": False}, Piece(reasoning="hm")),
         (
             {"done": True, "done_reason": "length", "prompt_eval_count": 3, "eval_count": 4},
             Piece(done=True, finish="length", prompt_tokens=3, completion_tokens=4),

@@ -15,7 +15,7 @@ def told(*pieces: tuple[float, str]) -> list[tuple[float, str, int]]:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        gather = Gather(lambda text, tokens: out.append((round(loop.time() - began, 4), text, tokens)))
+        gather = Gather(lambda text, tokens, kind, call: out.append((round(loop.time() - began, 4), text, tokens)))
         for wait_s, text in pieces:
             await asyncio.sleep(wait_s)
             gather.add(text, 1)

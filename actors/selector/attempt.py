@@ -1,0 +1,76 @@
+"""One attempt of a run: the order that a runner gets, what it says besides text, and how it is recorded. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from understudy.messages.generate import Attempt, Delta
+from understudy.messages.run import RunModel, RunText
+from understudy.messages.step import Effect
+from understudy.messages.tools import ToolCall
+
+if TYPE_CHECKING:
+    from understudy.actors.selector.conduct import Conduct
+
+
+@dataclass(slots=True)
+class Beside:
+    """What an answer holds besides its text. Tool calls are told as they are written, and whole at the end."""
+
+    calls: tuple[ToolCall, ...] = ()
+    thoughts: list[str] = field(default_factory=list[str])
+
+    def reasoning(self) -> str | None:
+        """What the model thought aloud, where the caller wanted to know."""
+        return "".join(self.thoughts) or None
+
+
+def order(run: Conduct, now: float) -> RunModel:
+    """What the runner of `run.model` is asked for: the request, or the rest of it."""
+    ask, p = run.ask, run.parameters
+    return RunModel(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        model=run.model,
+        messages=ask.messages,
+        parameters=replace(p, max_tokens=max(1, p.max_tokens - run.spent_tokens)) if run.spent_tokens else p,
+        remaining_ms=max(0.0, run.deadline_ms - now),
+        live=ask.stream,
+        tools=ask.tools,
+        tool_choice=ask.tool_choice,
+        format=ask.format,
+        prefill=run.script.text() if run.continued else "",
+        continuation=run.continues(run.model) if run.continued else "none",
+    )
+
+
+def tell(run: Conduct, piece: RunText) -> list[Effect]:
+    """A part of a tool call, or reasoning for those who asked for it. It is never held back."""
+    if piece.kind == "reasoning":
+        if not run.ask.reasoning:
+            return []
+        run.beside.thoughts.append(piece.text)
+    seq = run.script.seq
+    run.script.aside(piece.kind == "tool_call")
+    out = run.announce_seam(seq)
+    if run.ask.stream:
+        delta = Delta(run_id=run.run_id, seq=seq, text=piece.text, seams=run.seams, kind=piece.kind, call=piece.call)
+        out += run.callers.tell(delta)
+    return out
+
+
+def record(run: Conduct, outcome: str, now: float, status: int | None, served_by: str | None) -> Attempt:
+    """How the current attempt ended."""
+    first = None if run.first_ms is None else round(run.first_ms - run.asked_ms, 3)
+    return Attempt(
+        model=run.model,
+        outcome=outcome,
+        first_token_ms=first,
+        total_ms=round(now - run.asked_ms, 3),
+        tokens=run.tokens,
+        status=status,
+        served_by=served_by,
+    )
