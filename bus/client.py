@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from understudy.bus.answer import AGAIN_S, NOBODY_S, Answer, AnswerFailed
+from understudy.bus.answer import AGAIN_S, DEFAULT_DEADLINE_MS, GRACE_S, NOBODY_S, Answer, AnswerFailed
 from understudy.bus.history import stored
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import Bus, BusError, NoResponders, Received
@@ -33,6 +33,7 @@ from understudy.messages.catalogue import (
     Select,
     Selected,
 )
+from understudy.messages.embed import Embed, Embedded
 from understudy.messages.events import Event
 from understudy.messages.generate import ADVICE, Failed, Generate, Turn
 from understudy.messages.wire import WireError, decode, encode, made_of
@@ -117,6 +118,16 @@ class Client:
         """
         return Answer(self.bus, self.app, _ask_of(Generate, prompt, {**fields, "stream": True}), self._answers)
 
+    async def embed(self, texts: str | Sequence[str], **fields: Any) -> Embedded:
+        """A vector per text; `fields` are those of the contract (model, dimensions, deadline_ms, ...)."""
+        try:
+            asked = made_of(Embed, {"input": [texts] if isinstance(texts, str) else list(texts), **fields})
+        except WireError as error:
+            text = f"{error.text} {ADVICE['invalid']}"
+            raise AnswerFailed(Failed(code="invalid", text=text, path=error.path)) from None
+        limit_s = (asked.deadline_ms or DEFAULT_DEADLINE_MS) / 1000 + GRACE_S
+        return await self._ask("model.embed", asked, Embedded, timeout_s=limit_s)
+
     async def select(self, prompt: Prompt, **fields: Any) -> Selected:
         """The decision alone: which models would be tried, in which order, and why not the others."""
         return await self._ask("model.select", _ask_of(Select, prompt, fields), Selected)
@@ -135,12 +146,12 @@ class Client:
         """Have a conversation answered by this model (id or alias) from now on; None clears the pin."""
         return await self._ask("model.pin", PinModel(conversation_id=conversation_id, model=model), PinTaken)
 
-    async def _ask(self, name: str, ask: Ask, answer: type[M]) -> M:
+    async def _ask(self, name: str, ask: Ask, answer: type[M], timeout_s: float = 5.0) -> M:
         """One question, one answer; offered again while nobody listens. Raises AnswerFailed."""
         until = asyncio.get_running_loop().time() + NOBODY_S
         while True:
             try:
-                received = await self.bus.request(f"{self.app}.ask.{name}", encode(ask), timeout_s=5.0)
+                received = await self.bus.request(f"{self.app}.ask.{name}", encode(ask), timeout_s=timeout_s)
                 break
             except NoResponders:
                 if asyncio.get_running_loop().time() > until:

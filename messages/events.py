@@ -101,6 +101,7 @@ class RequestEnded(Event, tag="request.ended.v1", frozen=True, kw_only=True):
     seams: Count = 0
     text_chars: Count = 0
     tool_calls: Count = 0
+    vectors: Count = 0
     cost_usd: Usd = 0.0
     total_ms: float = 0.0
     conversation: str = ""  # keyed hash

@@ -69,6 +69,8 @@ class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: str = AUTO
     format: Format | None = None
+    input: tuple[str, ...] = ()  # texts to embed, instead of `messages`
+    dimensions: int | None = None
     prefill: str = ""
     continuation: Continuation = "none"
     probe: bool = False
@@ -112,6 +114,7 @@ class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
     finish_reason: FinishReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
+    vectors: str = ""  # JSON, one per text of `input`: the selector passes it on without taking it apart
     text: str = ""
     tokens: Tokens = 0
     exact: bool = True

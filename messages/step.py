@@ -147,6 +147,7 @@ class CallEnded(Struct, frozen=True):
     completion_tokens: int | None
     served_by: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    vectors: str = ""  # JSON
 
 
 class CallFailed(Struct, frozen=True):

@@ -8,6 +8,8 @@ from understudy.messages.run import RunModel
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Send
 
+WORDS = "Say yes."
+
 
 def look(state: State, model: str, watch: Watch, now: float, settings: Settings) -> list[Effect]:
     """Ask when the rest is over; count a probe without an answer as failed."""
@@ -23,11 +25,13 @@ def _ask(state: State, model: str, watch: Watch, now: float, settings: Settings)
         return []
     run_id = state.fresh(now)
     watch.probing, watch.probe_until_ms = run_id, now + settings.probe_timeout_ms
+    chats = "chat" in watch.declared.capabilities
     run = RunModel(
         run_id=run_id,
         attempt=0,
         model=model,
-        messages=(Turn(role="user", content="Say yes."),),
+        messages=(Turn(role="user", content=WORDS),) if chats else (),
+        input=() if chats else (WORDS,),
         parameters=Parameters(max_tokens=4, temperature=0.0, top_p=1.0, seed=0),
         remaining_ms=float(settings.probe_timeout_ms),
         probe=True,

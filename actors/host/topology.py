@@ -225,6 +225,11 @@ def _check_abilities(path: str, model: Model, kind: str, problems: list[Problem]
         problems.append(
             Problem(f"{path}.capabilities", capability, f"leave it out: no model of the kind {kind} has it")
         )
+    if not {"chat", "embeddings"}.intersection(model.capabilities):
+        problems.append(Problem(f"{path}.capabilities", "neither chat nor embeddings", "say which of the two it does"))
+    if "chat" not in model.capabilities and model.continues != "none":
+        right = "leave it out: a model that does not chat has no text to go on with"
+        problems.append(Problem(f"{path}.continues", model.continues, right))
     if kind == "openai_responses" and model.continues == "native":
         right = "use instructed, probe or none: this dialect does not go on with a text"
         problems.append(Problem(f"{path}.continues", "native", right))

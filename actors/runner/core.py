@@ -232,6 +232,7 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         finish_reason=_finish_reason(ended.finish_reason),
         usage=usage,
         tool_calls=ended.tool_calls,
+        vectors=ended.vectors,
         text=held.text,
         tokens=held.tokens,
         exact=held.exact,
@@ -252,7 +253,7 @@ def _finish_reason(word: str) -> FinishReason:
 
 
 def _guess_tokens(run: RunModel) -> int:
-    return sum(len(turn.content) for turn in run.messages) // 4 + 1
+    return (sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input))) // 4 + 1
 
 
 def _failed(state: State, failed: CallFailed) -> list[Effect]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from understudy.actors.runner.embedding import Embeddings
 from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.tools import NONE
@@ -83,6 +84,7 @@ class Dialect(Protocol):
     PATH: str  # where requests go, behind the provider's `url`
     ACCEPT: str  # the media type of a streamed answer
     KNOWS_STOP: bool  # the provider ends an answer at stop strings
+    EMBEDDINGS: Embeddings | None
 
     @staticmethod
     def key_fields(key: str | None) -> dict[str, str]:

@@ -36,9 +36,9 @@ def refuse(code: FailCode, text: str = "", path: str | None = None, rejected: di
 def check(ask: Generate) -> None:
     """What types cannot say: control characters, an empty conversation end. Raises Refusal `invalid` with the path."""
     for i, turn in enumerate(ask.messages):
-        _refuse_control(turn.content, f"$.messages[{i}].content")
+        refuse_control(turn.content, f"$.messages[{i}].content")
     for i, stop in enumerate(ask.stop):
-        _refuse_control(stop, f"$.stop[{i}]")
+        refuse_control(stop, f"$.stop[{i}]")
     if not any(turn.content.strip() for turn in ask.messages if turn.role != "system"):
         raise refuse("invalid", "No message has any content.", "$.messages")
     fault = structured.fault(ask)
@@ -48,7 +48,8 @@ def check(ask: Generate) -> None:
         raise refuse("invalid", "Control character in the resumed text.", "$.resume.text")
 
 
-def _refuse_control(text: str, path: str) -> None:
+def refuse_control(text: str, path: str) -> None:
+    """Raises Refusal `invalid` for control characters, with the place of the first one."""
     bad = None if text.isprintable() else _CONTROL.search(text)
     if bad is not None:
         found = f"control character U+{ord(bad.group()):04X} at character {bad.start()}"

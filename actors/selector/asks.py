@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit, answers, failover, repeats
+from understudy.actors.selector import admit, answers, failover, repeats, vectors
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
@@ -26,6 +26,7 @@ from understudy.messages.catalogue import (
     PinTaken,
     Select,
 )
+from understudy.messages.embed import Embed
 from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
 from understudy.messages.run import Attach
@@ -45,6 +46,8 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
                 return [Send(asked.reply, _select(state, asked))]
             case Generate():
                 return _generate(state, asked, asked.message, settings)
+            case Embed():
+                return _generate(state, asked, vectors.as_generate(asked.message), settings, asked.message)
             case Cancel():
                 return _cancel(state, asked, asked.message)
             case Resend():
@@ -65,7 +68,9 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
         return [Send(asked.reply, refusal.failed)] if asked.reply else []
 
 
-def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> list[Effect]:
+def _generate(
+    state: State, asked: Asked, ask: Generate, settings: Settings, embed: Embed | None = None
+) -> list[Effect]:
     state.budget.roll(asked.at_ms)
     state.budget.requests += 1
     in_flight = len(state.runs) + len(state.claiming)
@@ -73,23 +78,26 @@ def _generate(state: State, asked: Asked, ask: Generate, settings: Settings) -> 
         retry = settings.overload_retry_ms
         text = f"{in_flight} requests are in flight here."
         return [Send(asked.reply, Failed(code="overloaded", text=text, retry_after_ms=retry))]
-    admit.check(ask)
+    vectors.check(embed) if embed is not None else admit.check(ask)
     if asked.at_ms < state.log_full_until_ms:
         raise admit.refuse("log_full")
-    mark = mark_of(ask, settings.hash_key) if ask.request_id else Mark()
+    mark = mark_of(embed or ask, settings.hash_key) if ask.request_id else Mark()
     settled = repeats.known(state, asked.id, asked.reply, mark) if ask.request_id else None
     if settled is not None:
         return settled
-    run = _admitted(state, asked, ask, mark, settings)
+    run = _admitted(state, asked, ask, mark, settings, embed)
     return repeats.claim(state, run) if ask.request_id else begin(state, run, asked.at_ms)
 
 
-def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: Settings) -> Conduct:
+def _admitted(
+    state: State, asked: Asked, ask: Generate, mark: Mark, settings: Settings, embed: Embed | None
+) -> Conduct:
     """A run with its decision, not begun yet. Raises Refusal."""
     run_id = asked.id
     seed = admit.seed_of(run_id)
     conversation = admit.keyed_hash(settings.hash_key, ask.conversation_id)
     question, parameters, latency, topology = admit.question(ask, state.knowledge, seed)
+    question = question if embed is None else replace(question, prompt_tokens=vectors.longest(embed))
     deadline_ms = asked.at_ms + (ask.deadline_ms or latency.deadline_ms)
     user = admit.keyed_hash(settings.hash_key, ask.user_id)
     about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
@@ -119,6 +127,7 @@ def _admitted(state: State, asked: Asked, ask: Generate, mark: Mark, settings: S
         conversation=conversation,
         user=user,
         mark=mark,
+        embed=embed,
     )
 
 

@@ -22,6 +22,11 @@ class Beside:
 
     calls: tuple[ToolCall, ...] = ()
     thoughts: list[str] = field(default_factory=list[str])
+    vectors: str = ""  # JSON
+
+    def holds_any(self) -> bool:
+        """Is there something to hand over although there is no text?"""
+        return bool(self.calls or self.vectors)
 
     def reasoning(self) -> str | None:
         """What the model thought aloud, where the caller wanted to know."""
@@ -30,12 +35,14 @@ class Beside:
 
 def order(run: Conduct, now: float) -> RunModel:
     """What the runner of `run.model` is asked for: the request, or the rest of it."""
-    ask, p = run.ask, run.parameters
+    ask, p, embed = run.ask, run.parameters, run.embed
     return RunModel(
         run_id=run.run_id,
         attempt=run.attempt,
         model=run.model,
-        messages=ask.messages,
+        messages=ask.messages if embed is None else (),
+        input=() if embed is None else embed.input,
+        dimensions=None if embed is None else embed.dimensions,
         parameters=replace(p, max_tokens=max(1, p.max_tokens - run.spent_tokens)) if run.spent_tokens else p,
         remaining_ms=max(0.0, run.deadline_ms - now),
         live=ask.stream,

@@ -152,7 +152,8 @@ def reject(
         return "unhealthy"
     if local.instances == 0:
         return "not_loaded"
-    if not set(need.capabilities) <= set(declared.capabilities):
+    able = declared.capabilities
+    if not set(need.capabilities) <= set(able) or ("chat" not in able and "embeddings" not in need.capabilities):
         return "no_capability"
     if declared.context_tokens < window_of(q):
         return "context_too_small"

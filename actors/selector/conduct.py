@@ -26,6 +26,7 @@ from understudy.actors.selector.text import Script
 from understudy.actors.selector.views import News
 from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Message
+from understudy.messages.embed import Embed
 from understudy.messages.events import RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import (
     Attempt,
@@ -100,6 +101,7 @@ class Conduct:
     resting: bool = False
     script: Script = field(default_factory=Script)  # holds back beginnings of our stop strings
     beside: Beside = field(default_factory=Beside)
+    embed: Embed | None = None  # vectors are asked for; `ask` is the same as a conversation
     tried: list[Attempt] = field(default_factory=list[Attempt])
     seal: str = ""  # of the decision
     _decision: SelectionMade | None = None
@@ -208,8 +210,8 @@ class Conduct:
         out = self._more(message, now) if message.text else []
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
             return out + self.fail("refused", now)
-        self.beside.calls = message.tool_calls
-        silent = not (self.script.added() or self.script.stop_begun or message.tool_calls)
+        self.beside.calls, self.beside.vectors = message.tool_calls, message.vectors
+        silent = not (self.script.added() or self.script.stop_begun or self.beside.holds_any())
         if silent and message.finish_reason != "refusal":
             if self.continued:
                 failover.mute(self)
@@ -318,7 +320,8 @@ class Conduct:
 
     def finish(self, reason: FinishReason, usage: Usage, now: float, degraded: bool = False) -> list[Effect]:
         """End with the whole answer."""
-        self.ending = ends.finished(self, reason, usage, now, degraded)
+        whole = ends.finished(self, reason, usage, now, degraded) if self.embed is None else None
+        self.ending = whole or ends.embedded(self, usage, now)
         return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, "finished", reason, usage, now)]
 
     def stored(self, answer: Stored | StoreFailed) -> list[Effect]:

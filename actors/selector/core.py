@@ -14,6 +14,7 @@ from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
+from understudy.messages.embed import Embed
 from understudy.messages.events import (
     AttemptEnded,
     FeedbackGiven,
@@ -64,6 +65,7 @@ from understudy.messages.step import (
 
 ASKS: dict[str, type[Ask | Message]] = {
     "model.generate": Generate,
+    "model.embed": Embed,
     "model.select": Select,
     "model.list": ListModels,
     "model.describe": DescribeModel,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec.structs import replace
 
+from understudy.messages.embed import Embedded
 from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
 from understudy.messages.slugs import slug
@@ -17,7 +18,7 @@ from understudy.messages.wire import WireError, decode, encode
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
 
-End = Finished | Failed
+End = Finished | Failed | Embedded
 RETRY_AFTER_MS = 1_000
 STORE_MARGIN_MS = 500.0
 """An end that the log has not confirmed this long before the deadline goes out with `recorded: false`."""
@@ -71,6 +72,19 @@ def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degra
     )
 
 
+def embedded(run: Conduct, usage: Usage, now: float) -> Embedded:
+    """The vectors, passed on as they came: taking them apart and putting them together again would hold up others."""
+    return Embedded(
+        run_id=run.run_id,
+        model=run.model,
+        vectors=cast(tuple[tuple[float, ...], ...], msgspec.Raw(run.beside.vectors.encode())),
+        usage=usage,
+        attempts=tuple(run.tried),
+        total_ms=round(now - run.begun_ms, 3),
+        labels=run.ask.labels,
+    )
+
+
 def spent(run: Conduct, last: Usage) -> Usage:
     """All tokens of a run: the last attempt's, and an estimate for those before it that broke off in their text."""
     lost = [attempt for attempt in run.tried if attempt.tokens]
@@ -110,6 +124,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         seams=run.seams,
         text_chars=sum(map(len, run.script.pieces)),
         tool_calls=len(run.beside.calls) if outcome == "finished" else 0,
+        vectors=len(run.embed.input) if run.embed is not None and outcome == "finished" else 0,
         total_ms=round(now - run.begun_ms, 3),
         conversation=run.conversation,
         user=run.user,

@@ -129,9 +129,9 @@ def cut_by_length(run: Conduct, now: float) -> list[Effect]:
 
 def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
     """No model is left, or none may be tried: the run ends."""
-    spare = run.emergency_reply is not None and not is_structured(run.ask)
-    if spare and run.emergency_reply is not None and reason not in ("cancelled", "caller_fault"):
-        return _emergency(run, run.emergency_reply, now)
+    words = None if is_structured(run.ask) or run.embed is not None else run.emergency_reply
+    if words is not None and reason not in ("cancelled", "caller_fault"):
+        return _emergency(run, words, now)
     code: FailCode = ENDS.get(reason, "all_failed")
     if now >= run.deadline_ms and code != "cancelled":
         code = "deadline_exceeded"

@@ -6,6 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from understudy.actors.selector import admit
+from understudy.messages.embed import Embed
 from understudy.messages.generate import Generate
 from understudy.messages.wire import encode
 
@@ -17,7 +18,7 @@ class Mark(msgspec.Struct, frozen=True):
     body: str = ""
 
 
-def mark_of(ask: Generate, hash_key: str) -> Mark:
+def mark_of(ask: Generate | Embed, hash_key: str) -> Mark:
     """A `request_id` belongs to the user it is sent for; how long the caller still waits is no part of the body."""
     key = admit.keyed_hash(hash_key, f"{ask.user_id or ''}\0{ask.request_id}")
     body = encode(replace(ask, request_id=None, deadline_ms=None)).decode()

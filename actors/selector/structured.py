@@ -44,6 +44,8 @@ def chars(ask: Generate) -> int:
 
 def fault(ask: Generate) -> Fault | None:
     """What types cannot say of tools, results and schema."""
+    if "embeddings" in ask.requirements.capabilities:
+        return Fault("$.requirements.capabilities", "A model of embeddings gives no text; ask `model.embed`.")
     return _turns(ask) or _tools(ask) or (None if ask.format is None else _format(ask.format))
 
 

@@ -4,8 +4,8 @@
         ...  # any OpenAI client at base URL provider.url, model "ok", "stall@2", ...
         assert provider.log[-1].ended == "client_closed"
 
-Paths: POST /v1/chat/completions, /v1/responses, /api/v1/chat/completions, /v1/messages, /api/chat; GET /v1/models,
-/control/log. Times in the log are Unix milliseconds.
+Paths: POST /v1/chat/completions, /v1/responses, /api/v1/chat/completions, /v1/messages, /api/chat, /v1/embeddings,
+/api/v1/embeddings, /api/embed; GET /v1/models, /control/log. Times in the log are Unix milliseconds.
 """
 
 import asyncio
@@ -23,7 +23,14 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from understudy.tools.fake import anthropic_shape, ollama_shape, openai_shape, openrouter_shape, responses_shape
+from understudy.tools.fake import (
+    anthropic_shape,
+    embeddings,
+    ollama_shape,
+    openai_shape,
+    openrouter_shape,
+    responses_shape,
+)
 from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, steps
 from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
@@ -109,11 +116,22 @@ async def _whole(http: web.Request, x: Exchange) -> web.StreamResponse:
     return web.Response(body=data, content_type="application/json", headers=fault.headers)
 
 
-def _json(status: int, body: dict[str, Any] | str, headers: Mapping[str, str] | None = None) -> web.Response:
+def _json(
+    status: int, body: dict[str, Any] | str | msgspec.Raw, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """Return a complete answer; a body that is a string goes out as HTML."""
     if isinstance(body, str):
         return web.Response(text=body, content_type="text/html", status=status, headers=headers)
     return web.Response(body=encode(body), content_type="application/json", status=status, headers=headers)
+
+
+def _refusal(fault: Fault, shape: Shape) -> web.Response:
+    """Return a record's error status, with its headers and words."""
+    headers = dict(fault.headers)
+    if fault.retry_after_date_s is not None:
+        headers["Retry-After"] = formatdate(time.time() + fault.retry_after_date_s, usegmt=True)
+    body = fault.body if isinstance(fault.body, str) else shape.fault_error(fault)
+    return _json(fault.status, body, headers)
 
 
 async def _give(http: web.Request, x: Exchange) -> web.StreamResponse:
@@ -124,11 +142,7 @@ async def _give(http: web.Request, x: Exchange) -> web.StreamResponse:
     await asyncio.sleep(fault.delay_ms / 1000)
     x.seen.status = fault.status
     if fault.status != 200:
-        headers = dict(fault.headers)
-        if fault.retry_after_date_s is not None:
-            headers["Retry-After"] = formatdate(time.time() + fault.retry_after_date_s, usegmt=True)
-        body = fault.body if isinstance(fault.body, str) else x.shape.fault_error(fault)
-        return _json(fault.status, body, headers)
+        return _refusal(fault, x.shape)
     return await (_stream(http, x) if x.request.stream else _whole(http, x))
 
 
@@ -162,6 +176,8 @@ class FakeProvider:
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
         for shape in SHAPES:
             app.router.add_post(shape.PATH, partial(self._chat, shape))
+        for path, face in embeddings.PATHS.items():
+            app.router.add_post(path, partial(self._embed, face))
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/control/log", self._control_log)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
@@ -192,6 +208,35 @@ class FakeProvider:
     async def _control_log(self, _: web.Request) -> web.Response:
         rows = [seen.public() for seen in self.log]
         return _json(200, {"requests": rows, "connections_closed": self.connections_closed})
+
+    async def _embed(self, face: embeddings.Face, http: web.Request) -> web.StreamResponse:
+        """Answer one request for vectors; it is noted in the log as one without stream."""
+        shape = ollama_shape if face == "ollama" else openai_shape
+        seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000, ended="done")
+        self.log.append(seen)
+        refused = self._key_problem(http, shape)
+        if refused is not None:
+            return refused
+        try:
+            asked = embeddings.request(await http.read())
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _json(400, shape.problem(400, f"Invalid request body: {error}"))
+        seen.model = asked.model
+        fault = fault_for(self.faults, asked.model)
+        if fault is None:
+            return _json(404, shape.problem(404, f"The model `{asked.model}` does not exist.", "model_not_found"))
+        fault = struck(fault, asked.model, self._counts[asked.model])
+        self._counts[asked.model] += 1
+        if fault.hang:
+            await _forever()
+        await asyncio.sleep(fault.delay_ms / 1000)
+        seen.status = fault.status
+        if fault.status != 200:
+            return _refusal(fault, shape)
+        data = encode(embeddings.answer(face, asked, fault))
+        if fault.reset_after is not None:
+            _abort(http)
+        return _json(200, msgspec.Raw(data[: len(data) // 2] if fault.cut_after is not None else data))
 
     async def _chat(self, shape: Shape, http: web.Request) -> web.StreamResponse:
         """Answer one chat request and note in the log how that ended."""

@@ -12,6 +12,7 @@ import msgspec
 
 from understudy.actors.runner import dialect
 from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, turns
+from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
 from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
@@ -22,6 +23,7 @@ NAME: str = "anthropic"
 PATH: str = "/messages"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = True
+EMBEDDINGS: Embeddings | None = None
 VERSION = "2023-06-01"
 framing = Lines
 

@@ -15,7 +15,9 @@ import msgspec
 
 from understudy.actors.runner import dialect
 from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner.dialects import ollama_embeddings
 from understudy.actors.runner.dialects.openai_chat import function
+from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.json_lines import JsonLines
 from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
@@ -26,6 +28,7 @@ NAME: str = "ollama"
 PATH: str = "/api/chat"
 ACCEPT: str = "application/x-ndjson"
 KNOWS_STOP: bool = True
+EMBEDDINGS: Embeddings | None = ollama_embeddings
 framing = JsonLines
 
 FINISH = ("stop", "length")

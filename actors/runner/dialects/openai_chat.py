@@ -12,6 +12,8 @@ import msgspec
 
 from understudy.actors.runner import dialect
 from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner.dialects import openai_embeddings
+from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
 from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
@@ -22,6 +24,7 @@ NAME: str = "openai"
 PATH: str = "/chat/completions"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = True
+EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 
 TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"exceed_context_size")

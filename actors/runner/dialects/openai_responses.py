@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
-from understudy.actors.runner.dialects import openai_chat
+from understudy.actors.runner.dialects import openai_chat, openai_embeddings
+from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
 from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
@@ -24,6 +25,7 @@ NAME: str = "openai_responses"
 PATH: str = "/responses"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = False
+EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 key_fields = openai_chat.key_fields
 

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner.dialect import Piece
-from understudy.actors.runner.dialects import openai_chat
+from understudy.actors.runner.dialects import openai_chat, openai_embeddings
+from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
@@ -22,6 +23,7 @@ NAME: str = "openrouter"
 PATH: str = openai_chat.PATH
 ACCEPT: str = openai_chat.ACCEPT
 KNOWS_STOP: bool = True
+EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 key_fields = openai_chat.key_fields
 

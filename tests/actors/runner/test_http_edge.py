@@ -29,7 +29,7 @@ from tests.actors.runner.rawserver import (
 )
 from tests.system.expected import FIRST, MID
 from tests.waiting import until
-from understudy.actors.runner import http_edge, http_wire
+from understudy.actors.runner import http_call, http_wire
 from understudy.actors.runner.http_edge import HttpEdge
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
@@ -357,7 +357,7 @@ async def test_the_same_over_a_socket(name: str) -> None:
 
 @both_loops
 async def test_an_error_whose_body_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_edge, "ERROR_S", 0.02)
+    monkeypatch.setattr(http_call, "ERROR_S", 0.02)
     head = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 10\r\n\r\n"
     for body in (b"", b"half"):
         async with Server(answers(head + body)) as server, Edge(server.url) as edge:
@@ -367,7 +367,7 @@ async def test_an_error_whose_body_does_not_come(monkeypatch: pytest.MonkeyPatch
 
 @both_loops
 async def test_an_error_that_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_edge, "ERROR_S", 60)
+    monkeypatch.setattr(http_call, "ERROR_S", 60)
 
     async def script(peer: Peer) -> None:
         await peer.request()

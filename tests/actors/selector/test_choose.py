@@ -62,7 +62,7 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("reason", "fields", "question"), ROWS)
 def test_one_reason_word_per_dropped_candidate(reason: str, fields: Any, question: Any) -> None:
-    ample = {"quality": {"default": 1.0}, "context_tokens": 9999, "capabilities": ["json"]}
+    ample = {"quality": {"default": 1.0}, "context_tokens": 9999, "capabilities": ["chat", "json"]}
     ample["provider"] = "p1" if fields.get("provider") == "here" else "here"
     models = {"x": {**GOOD, **fields}, "other": ample}
     knowledge = know(models, tasks={"general": {}, "fine": {"min_quality": 0.9}})

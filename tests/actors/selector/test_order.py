@@ -63,7 +63,7 @@ class History:
             "provider": luck.choice(sorted(PROVIDERS)),
             "quality": {"default": luck.choice([0.3, 0.5, 0.5, 0.5000000001, luck.random()])},
             "context_tokens": luck.choice([1000, 2000, 4000]),
-            "capabilities": luck.choice([["chat"], ["chat", "json"]]),
+            "capabilities": luck.choice([["chat"], ["chat", "json"], ["embeddings"]]),
             "fallbacks": luck.choices(NAMES, k=luck.randrange(5)),  # some twice
             "usd_per_mtok_out": luck.choice([0.0, 1.0, 3.0]),
         }
@@ -108,7 +108,7 @@ class History:
     def question(self) -> Question:
         luck = self.luck
         needs = Requirements(
-            capabilities=luck.choice([(), ("json",)]),
+            capabilities=luck.choice([(), ("json",), ("embeddings",)]),
             location=luck.choice([None, None, "local", "external"]),
             min_quality=luck.choice([None, 0.45]),
             max_latency_ms=luck.choice([None, 500]),

@@ -1,0 +1,225 @@
+"""One call to a provider: its response's bytes become inputs of the runner's step, and one end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from understudy.actors.runner.dialect import Dialect, Piece, retry_after_ms, served_by
+from understudy.actors.runner.embedding import MAX_BODY_BYTES, Embeddings, NoVectors, vectors_of
+from understudy.actors.runner.gather import Gather
+from understudy.actors.runner.http_pool import Client
+from understudy.actors.runner.http_wire import Exchange, Failure
+from understudy.actors.runner.output import InvalidOutput, Output, StopCut
+from understudy.actors.runner.sse import Malformed
+from understudy.messages.run import RunFailure, RunModel
+from understudy.messages.step import CallEnded, CallFailed, CallText, Input
+from understudy.messages.tools import Kind, ToolPart
+
+ERROR_BYTES = 65_536
+ERROR_S = 1.0
+"""So long after its head may the body of an error take; then the call fails with what is known."""
+
+
+class Edge(Protocol):
+    """Who makes calls."""
+
+    dialect: Dialect
+    calls: dict[str, Call]
+    client: Client
+    now_ms: Callable[[], float]
+    feed: Callable[[Input], None]
+
+
+class Call(Exchange):
+    """What all calls share: an error is read for its reason, and an end is said once."""
+
+    __slots__ = ("_call_id", "_edge", "_error", "_name", "_run", "_timer")
+
+    def __init__(self, edge: Edge, call_id: str, name: str, request: bytes, run: RunModel) -> None:
+        super().__init__(request)
+        self._edge, self._call_id, self._name, self._run = edge, call_id, name, run
+        self._error = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def on_head(self) -> None:
+        """An error's body is waited for, to tell why, but not for long."""
+        if self.status != 200:
+            self._timer = asyncio.get_running_loop().call_later(ERROR_S, self._give_up)
+
+    def on_body(self, data: bytes) -> None:
+        """A part of the answer, or of an error."""
+        if self.status == 200:
+            self.take(data)
+            return
+        self._error += data
+        if len(self._error) >= ERROR_BYTES:
+            self._give_up()
+
+    def on_end(self, failure: Failure | None) -> None:
+        """The response is over, for good or not."""
+        if self.status == 200 and failure is None:
+            self.ended()
+        elif self.status in (0, 200):
+            self.cut("refused_connection" if failure == "refused" else "broken_stream")
+        else:
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.headers}
+            reason = self._edge.dialect.reason_of(self.status, self._error[:ERROR_BYTES])
+            self.cut(reason, retry_after_ms(headers, time.time()))
+
+    def cut(self, reason: RunFailure, retry_after_ms: int | None = None) -> None:
+        """Over without a whole answer; what is held goes out first."""
+        if self.over():
+            edge = self._edge
+            edge.feed(CallFailed(edge.now_ms(), self._call_id, reason, self.status or None, retry_after_ms))
+
+    def over(self) -> bool:
+        """Leave the calls in hand. False if it had."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._edge.calls.get(self._call_id) is not self:
+            return False
+        del self._edge.calls[self._call_id]
+        self.flush()
+        return True
+
+    def take(self, data: bytes) -> None:
+        """A part of the answer."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """The body is over."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Whatever is held goes out."""
+
+    def _give_up(self) -> None:
+        self._edge.client.cancel(self)
+        self.on_end("broken")
+
+
+class ChatCall(Call):
+    """Text is passed on as it arrives; the answer is whole with the dialect's terminator alone."""
+
+    __slots__ = ("_cut", "_end", "_framing", "_out", "_output")
+
+    def __init__(self, edge: Edge, call_id: str, name: str, request: bytes, run: RunModel, cut: StopCut | None) -> None:
+        super().__init__(edge, call_id, name, request, run)
+        self._framing, self._end, self._out = edge.dialect.framing(), Piece(), Gather(self._say)
+        self._output = Output(run) if run.tools or run.format else None
+        self._cut = cut
+
+    def ended(self) -> None:
+        """Before the dialect's terminator, any end is a failure."""
+        self.cut("broken_stream")
+
+    def flush(self) -> None:
+        """See `Call`."""
+        self._out.flush()
+
+    def take(self, data: bytes) -> None:
+        """What an arrival says is passed on in one piece, also when it ends in a fault."""
+        end, text, count, read = self._end, "", 0, self._edge.dialect.read
+        try:
+            for field in self._framing.feed(data):
+                piece = read(field)
+                if piece.failure is None and piece.text:
+                    text, count = text + piece.text, count + 1
+                end.merge(piece)
+                if piece.reasoning or piece.calls:
+                    self._pass_on(text, count)
+                    text, count = "", 0
+                    self._aside(piece)
+                if end.done or end.failure is not None:
+                    break
+        except Malformed:
+            end.failure = "malformed"
+        except InvalidOutput:
+            end.failure = "invalid_output"
+        self._pass_on(text, count)
+        if end.done and end.finish is not None:
+            client = self._edge.client
+            (client.cancel if self._cut is not None and self._cut.reached else client.finish)(self)
+            self._end_well()
+        elif end.done or end.failure is not None:
+            self._edge.client.cancel(self)
+            self.cut(end.failure or "broken_stream")
+
+    def _say(self, text: str, tokens: int, kind: Kind, call: ToolPart | None) -> None:
+        self._edge.feed(CallText(self._edge.now_ms(), self._call_id, text, tokens, kind=kind, call=call))
+
+    def _pass_on(self, text: str, count: int) -> None:
+        """The answer's text, up to a stop string that the provider does not know."""
+        if self._cut is not None and text:
+            text = self._cut.feed(text)
+            if self._cut.reached and self._end.failure is None:
+                self._end.finish, self._end.done = "stop", True
+        self._add(text, count)
+
+    def _add(self, text: str, count: int) -> None:
+        if self._output is not None:
+            self._output.add(text)
+        self._out.add(text, count)
+
+    def _aside(self, piece: Piece) -> None:
+        """Reasoning, and pieces of tool calls. Raises InvalidOutput."""
+        if piece.reasoning:
+            self._out.aside(piece.reasoning, 1, "reasoning", None)
+        for part in piece.calls:
+            self._output = self._output or Output(self._run)
+            self._out.aside(part.arguments, 1, "tool_call", self._output.part(part))
+
+    def _end_well(self) -> None:
+        end, edge = self._end, self._edge
+        finish, calls = end.finish or "stop", ()
+        if self._cut is not None:
+            self._add(self._cut.rest(), 1)
+        try:
+            if self._output is not None:
+                finish, calls = self._output.judge(finish)
+        except InvalidOutput:
+            self.cut("invalid_output")
+            return
+        if self.over():
+            tokens = end.prompt_tokens, end.completion_tokens
+            served = served_by(end.model, self._name)
+            ended = CallEnded(edge.now_ms(), self._call_id, finish, *tokens, served_by=served, tool_calls=calls)
+            edge.feed(ended)
+
+
+class EmbedCall(Call):
+    """The whole body, then its vectors."""
+
+    __slots__ = ("_body", "_dialect")
+
+    def __init__(self, edge: Edge, call_id: str, name: str, request: bytes, run: RunModel, dialect: Embeddings) -> None:
+        super().__init__(edge, call_id, name, request, run)
+        self._dialect, self._body = dialect, bytearray()
+
+    def take(self, data: bytes) -> None:
+        """See `Call`."""
+        self._body += data
+        if len(self._body) > MAX_BODY_BYTES:
+            self._edge.client.cancel(self)
+            self.cut("malformed")
+
+    def ended(self) -> None:
+        """See `Call`."""
+        edge = self._edge
+        try:
+            found = vectors_of(self._dialect, bytes(self._body), self._run)
+        except NoVectors as error:
+            self.cut(error.reason)
+            return
+        vectors = msgspec.json.encode(found.vectors).decode()
+        if self.over():
+            served = served_by(found.model, self._name)
+            ended = CallEnded(
+                edge.now_ms(), self._call_id, "stop", found.prompt_tokens, 0, served_by=served, vectors=vectors
+            )
+            edge.feed(ended)
