@@ -21,6 +21,7 @@ BENCHES = {
     "engine": "the local engine alone: 16 requests at once beside serial generate(), equal tokens, cancel, pauses",
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
+    "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
 }
 """Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""
@@ -32,6 +33,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "engine": ("quick",),
     "failover": ("quick",),
     "generate": ("quick",),
+    "providers": ("quick",),
     "steady": ("seconds",),
 }
 
