@@ -1,6 +1,6 @@
 """Every dialect by every fault, streamed and not: what the runner says, what the selector does, what the caller sees.
 
-The expected cells stand in `provider_cells.json`, written before the dialects. Behind each faulty model stands a healthy
+The expected cells stand in `provider_cells.json`, written before the dialects. Behind each faulty model stands a sound
 one of another dialect. Afterwards all that was written (log, trace, log lines) and every error is searched for the
 key, the prompts and the models' words.
 """
