@@ -22,6 +22,7 @@ BENCHES = {
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
+    "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
 }
 """Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""

@@ -68,7 +68,7 @@ TOOLS = (
 )
 """What the rows of the kind tools offer."""
 
-LIMIT_MS = 400
+LIMIT_MS = 1_000
 """First token and stall, so that hang and stall are over soon."""
 CHUNKS = 48
 """Length of the fake's whole answers, in its tokens."""
