@@ -84,6 +84,7 @@ class Dialect(Protocol):
     PATH: str  # where requests go, behind the provider's `url`
     ACCEPT: str  # the media type of a streamed answer
     KNOWS_STOP: bool  # the provider ends an answer at stop strings
+    TELLS_LENGTH: bool  # every server of the dialect says when the limit of tokens has cut an answer
     EMBEDDINGS: Embeddings | None
 
     @staticmethod

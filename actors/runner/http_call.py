@@ -179,6 +179,8 @@ class ChatCall(Call):
         finish, calls = end.finish or "stop", ()
         if self._cut is not None:
             self._add(self._cut.rest(), 1)
+        if not edge.dialect.TELLS_LENGTH and (end.completion_tokens or 0) >= self._run.parameters.max_tokens:
+            finish = "length" if finish == "stop" else finish
         try:
             if self._output is not None:
                 finish, calls = self._output.judge(finish)

@@ -23,6 +23,7 @@ NAME: str = "anthropic"
 PATH: str = "/messages"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = True
+TELLS_LENGTH: bool = True
 EMBEDDINGS: Embeddings | None = None
 VERSION = "2023-06-01"
 framing = Lines

@@ -28,6 +28,7 @@ NAME: str = "ollama"
 PATH: str = "/api/chat"
 ACCEPT: str = "application/x-ndjson"
 KNOWS_STOP: bool = True
+TELLS_LENGTH: bool = True
 EMBEDDINGS: Embeddings | None = ollama_embeddings
 framing = JsonLines
 

@@ -24,6 +24,7 @@ NAME: str = "openai"
 PATH: str = "/chat/completions"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = True
+TELLS_LENGTH: bool = True
 EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 

@@ -3,7 +3,7 @@
 Source of the shapes: the vendor's OpenAPI document (2026-08). A stream is whole only with `response.completed`, or with
 `response.incomplete` and a reason that we know; there is no `[DONE]`. Nothing is stored at the provider (`store`), so
 the whole conversation is sent each time. There are no stop strings and no seed, and a last turn of the assistant is not
-continued.
+continued. Ollama speaks it too, and calls an answer completed that the limit has cut.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ NAME: str = "openai_responses"
 PATH: str = "/responses"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = False
+TELLS_LENGTH: bool = False
 EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 key_fields = openai_chat.key_fields

@@ -23,6 +23,7 @@ NAME: str = "openrouter"
 PATH: str = openai_chat.PATH
 ACCEPT: str = openai_chat.ACCEPT
 KNOWS_STOP: bool = True
+TELLS_LENGTH: bool = True
 EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 key_fields = openai_chat.key_fields

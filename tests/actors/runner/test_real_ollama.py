@@ -21,11 +21,12 @@ from understudy.actors.runner.http_edge import HttpEdge
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall
+from understudy.messages.tools import Format
 from understudy.messages.topology import Model, Provider
 
 pytest.importorskip("gguf", reason="the tiny model is written with the package gguf")
 pytestmark = pytest.mark.timeout(120)
-KINDS = pytest.mark.parametrize("kind", ["openai", "anthropic", "ollama"])
+KINDS = pytest.mark.parametrize("kind", ["openai", "openai_responses", "anthropic", "ollama"])
 CONTEXT_TOKENS = 512
 START_S = 30.0
 
@@ -87,7 +88,7 @@ class Edge:
         self.fed.clear()
         turns = (Turn(role="system", content="Be brief."), Turn(role="user", content="Hello"))
         parameters = Parameters(max_tokens=max_tokens, temperature=0.0, top_p=1.0, seed=1)
-        fields |= {"run_id": "r", "attempt": 0, "model": model, "messages": turns}
+        fields = {"run_id": "r", "attempt": 0, "model": model, "messages": turns} | fields
         self.edge.perform(CallModel("c", RunModel(parameters=parameters, remaining_ms=1e5, **fields)))
 
     async def ask(self, model: str = "tiny", max_tokens: int = 12, **fields: Any) -> tuple[str, Any]:
@@ -109,7 +110,7 @@ async def test_an_answer_is_streamed_counted_and_ends_for_its_reason(ollama: str
 
 async def test_all_dialects_say_the_same(ollama: str) -> None:
     texts = set[str]()
-    for kind in ("openai", "anthropic", "ollama"):
+    for kind in ("openai", "openai_responses", "anthropic", "ollama"):
         async with Edge(ollama, kind) as edge:
             texts.add((await edge.ask())[0])
     assert len(texts) == 1
@@ -140,3 +141,24 @@ async def test_a_cancelled_call_ends_and_the_next_one_works(ollama: str, kind: s
         await until(lambda: not isinstance(edge.fed[-1], CallText))
         assert edge.fed[-1].reason == "cancelled"
         assert isinstance((await edge.ask())[1], CallEnded)
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+async def test_vectors(ollama: str, kind: str) -> None:
+    async with Edge(ollama, kind) as edge:
+        _, end = await edge.ask(messages=(), input=("a lantern", "the old mill"))
+        assert isinstance(end, CallEnded) and end.prompt_tokens
+        one, other = json.loads(end.vectors)
+        assert len(one) == len(other) > 8 and one != other
+
+
+@KINDS
+async def test_json_of_a_schema(ollama: str, kind: str) -> None:
+    """A random model under a grammar: either the value, or the limit cut it; never something else called whole."""
+    schema = {"type": "object", "required": ["dark"], "properties": {"dark": {"type": "boolean"}}}
+    async with Edge(ollama, kind) as edge:
+        text, end = await edge.ask(max_tokens=200, format=Format(type="json_schema", schema=schema))
+        if isinstance(end, CallEnded) and end.finish_reason == "stop":
+            assert isinstance(json.loads(text)["dark"], bool)
+        else:
+            assert getattr(end, "reason", None) == "invalid_output" or end.finish_reason == "length"
