@@ -85,6 +85,7 @@ class Dialect(Protocol):
     ACCEPT: str  # the media type of a streamed answer
     KNOWS_STOP: bool  # the provider ends an answer at stop strings
     TELLS_LENGTH: bool  # every server of the dialect says when the limit of tokens has cut an answer
+    NEEDS_DONE: bool  # a reason to end is not enough: the terminator must follow
     EMBEDDINGS: Embeddings | None
 
     @staticmethod

@@ -115,8 +115,11 @@ class ChatCall(Call):
         self._cut = cut
 
     def ended(self) -> None:
-        """Before the dialect's terminator, any end is a failure."""
-        self.cut("broken_stream")
+        """Before the dialect's terminator, any end is a failure; a clean one after the reason to end may not be."""
+        if self._end.finish is not None and self._end.failure is None and not self._edge.dialect.NEEDS_DONE:
+            self._end_well()
+        else:
+            self.cut("broken_stream")
 
     def flush(self) -> None:
         """See `Call`."""

@@ -24,6 +24,7 @@ PATH: str = "/messages"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
+NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = None
 VERSION = "2023-06-01"
 framing = Lines

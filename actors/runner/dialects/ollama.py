@@ -29,6 +29,7 @@ PATH: str = "/api/chat"
 ACCEPT: str = "application/x-ndjson"
 KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
+NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = ollama_embeddings
 framing = JsonLines
 

@@ -1,7 +1,8 @@
 """The OpenAI chat-completions dialect: request body, stream chunks, errors. Pure.
 
-Source of the shapes: the vendors' OpenAPI documents (chat completions, streaming). A stream is whole only when a
-`finish_reason` and then `[DONE]` were seen.
+Source of the shapes: the vendors' OpenAPI documents (chat completions, streaming). A stream is whole only with a
+`finish_reason`, and then `[DONE]` or a clean end of the body: some servers (`transformers serve`) leave `[DONE]` out,
+and no text comes after its reason to end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PATH: str = "/chat/completions"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
+NEEDS_DONE: bool = False
 EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 

@@ -26,6 +26,7 @@ PATH: str = "/responses"
 ACCEPT: str = "text/event-stream"
 KNOWS_STOP: bool = False
 TELLS_LENGTH: bool = False
+NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 key_fields = openai_chat.key_fields

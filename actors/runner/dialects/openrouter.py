@@ -24,6 +24,7 @@ PATH: str = openai_chat.PATH
 ACCEPT: str = openai_chat.ACCEPT
 KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
+NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = openai_embeddings
 framing = Lines
 key_fields = openai_chat.key_fields
