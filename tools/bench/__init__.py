@@ -22,6 +22,7 @@ BENCHES = {
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
+    "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
 }
@@ -35,6 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "failover": ("quick",),
     "generate": ("quick",),
     "providers": ("quick",),
+    "realserver": ("serve",),
     "steady": ("seconds",),
 }
 
@@ -67,6 +69,9 @@ def _option(parser: argparse.ArgumentParser, name: str) -> None:
             parser.add_argument("--keep", default="", dest="keep_in", metavar="DIR", help="keep stores and logs here")
         case "events":
             parser.add_argument("--events", type=int, default=2_000_000, metavar="N", help="size of the log")
+        case "serve":
+            text = "virtual environment with transformers[serving]; made there if it is not (default: a temporary one)"
+            parser.add_argument("--serve", default="", metavar="DIR", help=text)
         case "seconds":
             parser.add_argument("--seconds", type=int, default=300, help="how long (default: 300)")
         case _:
