@@ -17,6 +17,7 @@ COMMANDS = {
     "watch": "model-change announcements, live",
     "events": "the event log: outcomes, changes, topologies",
     "bench": "measure what `up` starts",
+    "evaluate": "judge the secret and PII scanners by labelled rows",
     "replay": "repeat every recorded decision from the log alone and compare",
     "schemas": "the contract for other languages: JSON Schema, AsyncAPI",
     "demo": "a story that goes on when its narrator is killed",
