@@ -23,6 +23,7 @@ BENCHES = {
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
     "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
+    "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
 }

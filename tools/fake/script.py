@@ -57,6 +57,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     error_shape: Literal["openrouter", "openai"] = "openrouter"
     empty: bool = False
     no_usage: bool = False
+    counted: tuple[Count, Count] | None = None  # prompt and completion tokens that usage says, whatever was sent
     split_utf8: bool = False
     split_words: bool = False  # content chunks end inside of words, as real tokens do
     comments: bool = False
@@ -136,11 +137,12 @@ class Reply(Struct, frozen=True):
     prefill: str
     stopped_by: str | None = None  # the stop string that ended it
     calls: tuple[Fragment, ...] = ()  # tool calls, after the text
+    counted: int | None = None
 
     @property
     def completion_tokens(self) -> int:
-        """Return what usage says: every content chunk is a token."""
-        return len(self.tokens) + len(self.calls)
+        """Return what usage says: every content chunk is a token, unless the record says another number."""
+        return len(self.tokens) + len(self.calls) if self.counted is None else self.counted
 
 
 class BadFaultsError(ValueError):
@@ -319,4 +321,6 @@ def reply(fault: Fault, request: ChatRequest) -> Reply:
     if ends:
         tokens, finish = split_tokens(text[: min(ends)[0]]), "stop"
     prompt = sum(len(split_tokens(message.text())) for message in request.messages)
-    return Reply(tokens, fault.finish_reason or finish, prompt, prefill, min(ends)[1] if ends else None, calls)
+    prompt, counted = fault.counted or (prompt, None)
+    stopped_by = min(ends)[1] if ends else None
+    return Reply(tokens, fault.finish_reason or finish, prompt, prefill, stopped_by, calls, counted)
