@@ -155,6 +155,7 @@ class Attempt(Part, frozen=True, kw_only=True):
     served_by: ModelId | None = (
         None  # the model that the provider says it used, where it is not the one it was asked for
     )
+    key_id: str | None = None  # of the provider's key, where the runner said it
 
 
 class Started(Message, tag="model.started.v1", frozen=True, kw_only=True):

@@ -120,6 +120,7 @@ class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
     exact: bool = True
     held_ms: float = 0.0
     served_by: ModelId | None = None  # see `Attempt`
+    key_id: str | None = None  # see `Attempt`
 
 
 class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
@@ -130,6 +131,7 @@ class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
     reason: RunFailure
     status: int | None = None
     retry_after_ms: int | None = None
+    key_id: str | None = None  # see `Attempt`
 
 
 class CancelRun(Message, tag="runner.cancel.v1", frozen=True, kw_only=True):

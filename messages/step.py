@@ -137,7 +137,8 @@ class CallText(Struct, frozen=True):
 class CallEnded(Struct, frozen=True):
     """The dialect's explicit terminator was seen. Token counts are None where the provider sent none.
 
-    `served_by`: the model that the provider says it used, where it is not the one it was asked for.
+    `served_by`: the model that the provider says it used, where it is not the one it was asked for. `key_id`: of the
+    key that it was asked with.
     """
 
     at_ms: float
@@ -148,6 +149,7 @@ class CallEnded(Struct, frozen=True):
     served_by: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     vectors: str = ""  # JSON
+    key_id: str | None = None
 
 
 class CallFailed(Struct, frozen=True):
@@ -158,6 +160,7 @@ class CallFailed(Struct, frozen=True):
     reason: str
     status: int | None = None
     retry_after_ms: int | None = None
+    key_id: str | None = None
 
 
 class EdgeReady(Struct, frozen=True):

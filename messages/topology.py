@@ -40,10 +40,11 @@ class LogPlan(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a provider's key is read from, by the supervisor alone: one of the two."""
+    """Where a provider's key is read from: one of the three. `vault`: the name of a key in the vault."""
 
     env: str | None = None
     file: str | None = None
+    vault: Word | None = None
 
 
 class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,6 +148,7 @@ class Topology(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: Literal[1]
     models: dict[ModelId, Model]
     providers: dict[Word, Provider]
+    vault: str | None = None  # file of the keys' vault, relative to the topology file; `keys.vault` in the state folder
     app: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,15}$")] = "tta"
     bus: BusPlan = BusPlan()
     log: LogPlan = LogPlan()

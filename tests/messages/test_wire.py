@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from understudy.messages import catalogue, embed, events, generate, operate, run, tools, topology
+from understudy.messages import catalogue, embed, events, generate, keys, operate, run, tools, topology
 from understudy.messages.base import Ask, Message, Part
 from understudy.messages.upcasts import UPCASTS
 from understudy.messages.wire import REGISTRY, WireError, decode, decode_as, encode, tag_of
@@ -29,7 +29,7 @@ TAGS = sorted(REGISTRY)
 CLASSES = sorted(
     {
         c
-        for module in (generate, embed, tools, run, events, catalogue, operate, topology)
+        for module in (generate, embed, tools, run, events, catalogue, operate, keys, topology)
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, Message | Ask | Part) and c.__module__ == module.__name__
     },
@@ -162,7 +162,7 @@ def test_no_golden_file_without_its_class() -> None:
 def test_every_tag_has_a_family_a_name_and_a_version() -> None:
     assert all(re.fullmatch(r"[a-z]+\.[a-z]+\.v[1-9]", tag) for tag in TAGS)
     assert all(tag_of(cls) == tag for tag, cls in REGISTRY.items())
-    assert len(TAGS) == sum(issubclass(c, Message | Ask) and c is not events.Event for c in CLASSES)
+    assert len(TAGS) == sum(issubclass(c, Message | Ask) and c not in (events.Event, keys.KeyChanged) for c in CLASSES)
 
 
 # --- defaults ------------------------------------------------------------------------------------------------------
