@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
-_SET_PDEATHSIG, _SET_NAME, _SET_CHILD_SUBREAPER = 1, 15, 36
+_SET_PDEATHSIG, _SET_DUMPABLE, _SET_NAME, _SET_CHILD_SUBREAPER = 1, 4, 15, 36
 
 
 def adopt_orphans() -> bool:
@@ -21,6 +22,13 @@ def end_with(parent: int) -> bool:
     if done and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     return done
+
+
+def hold_secrets() -> None:
+    """For a process that is about to hold a key: no core dump of it, and on Linux no other process of this user may
+    read its memory, environment or descriptors (PR_SET_DUMPABLE in prctl(2)). The superuser may."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_SET_DUMPABLE, 0)
 
 
 def name_process(name: str) -> bool:
