@@ -18,7 +18,7 @@ class Change:
     """From one topology to another: the processes that come, go, and must be told anew; all others stay untouched."""
 
     topology: Topology
-    keys: dict[str, str]
+    key_ids: dict[str, str]
     same: bool
     processes: list[Process]  # those that run afterwards
     added: list[Process] = field(default_factory=list[Process])
@@ -40,7 +40,7 @@ class Change:
 
 
 def plan_change(
-    old: Topology, running: Sequence[Process], new: Topology, old_keys: Mapping[str, str], new_keys: dict[str, str]
+    old: Topology, running: Sequence[Process], new: Topology, old_ids: Mapping[str, str], new_ids: dict[str, str]
 ) -> Change:
     """Compare. Raises TopologyError when `new` changes what cannot be changed while it runs."""
     fixed = [p for path in FIXED if (p := _fixed(path, old, new)) is not None]
@@ -48,7 +48,7 @@ def plan_change(
         raise TopologyError(fixed)
     wanted = {p.seat.instance: p for p in seats_of(new)}
     kept = {p.seat.instance: p for p in running if p.seat.instance in wanted}
-    change = Change(new, new_keys, hash_of(old) == hash_of(new) and dict(old_keys) == new_keys, [])
+    change = Change(new, new_ids, hash_of(old) == hash_of(new) and dict(old_ids) == new_ids, [])
     change.removed = [p for p in running if p.seat.instance not in wanted]
     for instance, process in wanted.items():
         runs = kept.get(instance)
@@ -56,8 +56,8 @@ def plan_change(
             change.added.append(process)
         else:
             change.seats.append((runs, process))
-            keys = (old_keys.get(runs.provider), new_keys.get(process.provider))
-            if keys[0] != keys[1] or stake(old, runs) != stake(new, process):
+            ids = (old_ids.get(runs.provider), new_ids.get(process.provider))
+            if ids[0] != ids[1] or stake(old, runs) != stake(new, process):
                 change.changed.append(runs)
         change.processes.append(runs or process)
     return change

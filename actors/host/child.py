@@ -1,7 +1,8 @@
 """One actor process: `python -m understudy.actors.host.child`, its errand as one JSON line on standard input.
 
-The errand holds what this process may know and nothing else: its NATS user, its actor's lines of the topology and, for
-a provider's runner, that provider's key. The pipe stays open; when it closes, the supervisor is gone and so are we.
+The errand holds what this process may know and nothing else: its NATS user and its actor's lines of the topology. A
+provider's runner gets its key on a pipe of its own (`key_pipe.py`). Standard input stays open; when it closes, the
+supervisor is gone and so are we.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 
 from understudy.actors.host.core_port import Edge
+from understudy.actors.host.key_pipe import Frame, first_key, follow
 from understudy.actors.host.linux import end_with, name_process
 from understudy.actors.host.log_sync import Blocks, LogSync
 from understudy.actors.host.logs import Log
@@ -50,7 +52,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}  # settings that only the supervisor knows
     provider: str = ""
     models: tuple[str, ...] = ()
-    key: str | None = None
+    key_fd: int = -1  # where the provider's key comes from; -1: it needs none
     drain_ms: float = 10_000  # after SIGUSR1: what is in hand may go on for so long (after SIGTERM: not at all)
     parent: int = 0  # the supervisor's process id
 
@@ -72,7 +74,7 @@ def _say(**fields: Any) -> None:
     _to_supervisor.flush()
 
 
-def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
+def edge_of(errand: Errand, key: Frame | None, now_ms: Any) -> Edge | None:
     """The edge of a runner; other actors have none."""
     if errand.seat.actor != "runner":
         return None
@@ -85,7 +87,9 @@ def edge_of(errand: Errand, now_ms: Any) -> Edge | None:
         return LocalEdge(model_id, model, Path(errand.folder) / (model.path or ""), now_ms)
     from understudy.actors.runner.http_edge import HttpEdge
 
-    return HttpEdge(provider, models, errand.key, now_ms)
+    if key is None:
+        return HttpEdge(provider, models, None, now_ms)
+    return HttpEdge(provider, models, key.key, now_ms, key.key_id)
 
 
 class NoLogFiles(Exception):
@@ -104,7 +108,7 @@ def _disk(errand: Errand, plan: ActorPlan, log: Log) -> tuple[Blocks | None, Log
         raise NoLogFiles(f"the event log's files cannot be synced: {error}") from None
 
 
-def _host(errand: Errand, bus: NatsBus, log: Log) -> Host:
+def _host(errand: Errand, key: Frame | None, bus: NatsBus, log: Log) -> Host:
     seat, topology = errand.seat, errand.topology
     core: Any = importlib.import_module(f"understudy.actors.{seat.actor}.core")
     plan = topology.actors[seat.actor]
@@ -127,7 +131,7 @@ def _host(errand: Errand, bus: NatsBus, log: Log) -> Host:
         snapshots=snapshots,
         sync=sync,
     )
-    host.edge = edge_of(errand, host.clock.now_ms)
+    host.edge = edge_of(errand, key, host.clock.now_ms)
     return host
 
 
@@ -163,7 +167,13 @@ async def _connect(errand: Errand, log: Log, stop: asyncio.Event, told: list[Cal
     )
 
 
-async def run(errand: Errand) -> int:
+async def _follow_keys(fd: int, host: Host) -> None:
+    """Orders about keys, once the edge holds the first."""
+    await host.ready.wait()
+    await follow(fd, cast(Any, host.edge).keys, _say)
+
+
+async def run(errand: Errand, key: Frame | None = None) -> int:
     """Connect, run the host, stop in order. Returns the exit code."""
     seat = errand.seat
     stop = asyncio.Event()
@@ -173,7 +183,7 @@ async def run(errand: Errand) -> int:
     log, told = Log(seat.actor, seat.instance), list[Callable[[str], None]]()
     try:
         bus = await _connect(errand, log, stop, told)
-        host = _host(errand, bus, log)
+        host = _host(errand, key, bus, log)
     except BusError as error:
         _say(failed=f"cannot reach nats-server at {errand.url}: {error}")
         return EXIT_NO_BUS
@@ -181,6 +191,7 @@ async def run(errand: Errand) -> int:
         _say(failed=str(error))
         return EXIT_CONFIG
     told += [host.hearing.connection, host.connection]
+    keys = asyncio.create_task(_follow_keys(errand.key_fd, host)) if key is not None else None
 
     def end(within_ms: float) -> None:
         host.drain_ms = within_ms
@@ -201,6 +212,8 @@ async def run(errand: Errand) -> int:
         return EXIT_CONFIG
     finally:
         watch.cancel()
+        if keys is not None:
+            keys.cancel()
         log.flush()
         await bus.close()
     return 0
@@ -233,8 +246,11 @@ def main() -> None:
     name_process(errand.seat.instance)
     if errand.parent and errand.provider and errand.topology.providers[errand.provider].kind == "local":
         end_with(errand.parent)  # stuck in a model's code, it would not see its standard input end
+    key = None
+    if errand.key_fd >= 0 and (key := first_key(errand.key_fd)) is None:
+        os._exit(0)  # as above
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(run(errand))
+        code = runner.run(run(errand, key))
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(code)  # engine threads and libraries have nothing left to say

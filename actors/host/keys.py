@@ -1,4 +1,4 @@
-"""What the supervisor alone reads: provider keys, and the key of the hashes of user and conversation ids."""
+"""Which keys a topology names, and the key of the hashes of user and conversation ids."""
 
 from __future__ import annotations
 
@@ -23,27 +23,7 @@ def key_variables(topology: Topology) -> set[str]:
     return {p.key.env for p in topology.providers.values() if p.key is not None and p.key.env}
 
 
-def read_keys(topology: Topology, folder: Path) -> dict[str, str]:
-    """Provider keys from where the topology names them. Raises KeyMissing."""
-    keys: dict[str, str] = {}
-    for name, provider in topology.providers.items():
-        if provider.key is None:
-            continue
-        if provider.key.env is not None:
-            value = os.environ.get(provider.key.env, "")
-            where = f"the variable {provider.key.env}"
-        else:
-            path = folder / (provider.key.file or "")
-            value, where = _text(path), f"the file {path}"
-        if not value:
-            raise KeyMissing(
-                f"provider {name}: no key in {where}; put it there as text, or remove `key` from the topology"
-            )
-        keys[name] = value
-    return keys
-
-
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """What a file holds; nothing where it cannot be read as text."""
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -66,7 +46,7 @@ def hash_key(state: Path) -> str:
             os.fsync(file.fileno())
         draft.replace(path)
         sync_folder(state)
-    found = _text(path)
+    found = text_of(path)
     if not re.fullmatch(rf"[0-9a-f]{{{2 * HASH_KEY_BYTES}}}", found):
         raise KeyMissing(f"{path} holds no key: bring it back from a copy, or remove it (no hash before compares then)")
     return found

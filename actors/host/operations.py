@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from understudy.actors.host.change import Change, plan_change
 from understudy.actors.host.clock import SystemClock
-from understudy.actors.host.keys import KeyMissing, read_keys
+from understudy.actors.host.keys import KeyMissing
 from understudy.actors.host.permissions import merged
 from understudy.actors.host.seats import Process
 from understudy.actors.host.telling import places
@@ -22,6 +22,7 @@ from understudy.actors.host.topology import TopologyError, read
 from understudy.bus.port import BusError, Received
 from understudy.bus.server import ServerFailed
 from understudy.messages.generate import Failed
+from understudy.messages.keys import KeyOrder
 from understudy.messages.operate import Progress, Progressed, Reload, Restart
 from understudy.messages.wire import WireError, decode_as, encode
 
@@ -72,7 +73,8 @@ class Operations:
         """Take orders; what they need is done in `group`."""
         self._group = group
         subject = f"{self._of.topology.app}.ask.supervisor"
-        for order, handler in (("reload", self._reload), ("restart", self._restart), ("progress", self._progress)):
+        orders = {"reload": self._reload, "restart": self._restart, "keys": self._keys, "progress": self._progress}
+        for order, handler in orders.items():
             await self._of.bus_side.bus.subscribe(f"{subject}.{order}", handler)
 
     # --- orders ----------------------------------------------------------------------------------------------------
@@ -83,7 +85,10 @@ class Operations:
     def _restart(self, received: Received) -> None:
         self._order(received, Restart)
 
-    def _order(self, received: Received, cls: type[Reload | Restart]) -> None:
+    def _keys(self, received: Received) -> None:
+        self._order(received, KeyOrder)
+
+    def _order(self, received: Received, cls: type[Reload | Restart | KeyOrder]) -> None:
         try:
             ask = decode_as(cls, received.payload)
         except WireError as error:
@@ -116,13 +121,15 @@ class Operations:
         if reply and self._group is not None:
             self._group.start_soon(send)
 
-    async def _run(self, operation: Operation, ask: Reload | Restart) -> None:
+    async def _run(self, operation: Operation, ask: Reload | Restart | KeyOrder) -> None:
         try:
             match ask:
                 case Reload():
                     await self.reload(operation)
                 case Restart():
                     await self.restart(operation, ask.names)
+                case KeyOrder():
+                    await self._of.key_orders.carry_out(operation, ask)
         except (NotDone, BusError, ServerFailed) as error:
             operation.problems = (*operation.problems, str(error))
         except Exception as error:  # noqa: BLE001 - one wrong order must not end what runs
@@ -181,7 +188,7 @@ class Operations:
             return
         try:
             wanted = read(of.file)
-            change = plan_change(of.topology, of.processes, wanted, of.keys, read_keys(wanted, of.folder))
+            change = plan_change(of.topology, of.processes, wanted, of.key_ids, await of.desk.ids(wanted))
         except TopologyError as error:
             operation.refused, operation.problems = True, tuple(map(str, error.problems))
             return
@@ -200,7 +207,7 @@ class Operations:
         await of.bus_side.permit(merged(before, after))
         await of.bus_side.provision(change.topology)
         await of.bus_side.announce(change.topology)
-        of.topology, of.keys = change.topology, change.keys
+        of.topology, of.key_ids = change.topology, change.key_ids
         of.processes = [*change.processes, *change.removed]
         change.settle()
         for process in change.added:

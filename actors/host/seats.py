@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from understudy.actors.host.key_pipe import KeyPipe
 from understudy.actors.host.permissions import Seat
 from understudy.actors.host.spawn import Child
 from understudy.messages.slugs import slug
@@ -32,6 +33,7 @@ class Process:
     renewing: bool = False
     leaving: bool = False
     child: Child | None = field(default=None, repr=False)
+    keys: KeyPipe | None = field(default=None, repr=False)  # where the present process gets its provider's key
 
 
 def seats_of(topology: Topology) -> list[Process]:

@@ -19,7 +19,11 @@ import msgspec
 
 from understudy.actors.host.bus_side import BusSide, CannotStart
 from understudy.actors.host.child import Errand
-from understudy.actors.host.keys import KeyMissing, hash_key, key_variables, read_keys
+from understudy.actors.host.key_desk import KeyDesk, vault_path
+from understudy.actors.host.key_keeper import Keeper
+from understudy.actors.host.key_orders import KeyOrders
+from understudy.actors.host.key_pipe import KeyPipe
+from understudy.actors.host.keys import KeyMissing, hash_key, key_variables
 from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
 from understudy.actors.host.seats import Process, seats_of
@@ -57,8 +61,10 @@ class Supervisor:
         *,
         url: str | None = None,
         file: Path | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
-        """`file`: where the topology was read from, to be read again by `reload`."""
+        """`file`: where the topology was read from, to be read again by `reload`. `keeper`: holds what can be had only
+        once; started here where it is needed and there is none."""
         self.topology, self.folder, self.state, self.say, self.file = topology, folder, state, say, file
         self.bus_side = BusSide(state, url, say)
         self.drain_ms = DRAIN_MS
@@ -72,10 +78,9 @@ class Supervisor:
         self._operations = Operations(self)
         self.watch = Watch(self)
         self.forks = ForkServer()
-        try:
-            self.keys = read_keys(topology, folder)
-        except KeyMissing as missing:
-            raise CannotStart(str(missing)) from None
+        self.desk = KeyDesk(folder, state, keeper)
+        self.key_orders = KeyOrders(self)
+        self.key_ids: dict[str, str] = {}  # by provider
 
     @property
     def url(self) -> str:
@@ -93,6 +98,7 @@ class Supervisor:
         """Start, keep going, stop. Raises CannotStart before anything is left running."""
         self._take_folder()
         try:
+            await self._learn_keys()
             await self._start_bus()
             async with anyio.create_task_group() as group:
                 self._group = group
@@ -100,6 +106,7 @@ class Supervisor:
                     group.start_soon(self._keep, process)
                 group.start_soon(self.bus_side.keep_server, self.stop)
                 await self._operations.serve(group)
+                group.start_soon(self.key_orders.announce)
                 group.start_soon(self.watch.run, Log("supervisor", "supervisor", self._log))
                 await self.stop.wait()
                 self.say("stopping")
@@ -111,6 +118,7 @@ class Supervisor:
                     _signal(process.child, signal.SIGKILL)
             await self.forks.stop()
             await self.bus_side.stop()
+            self.desk.close()
             (self.state / "run.json").unlink(missing_ok=True)
             if self._lock is not None:
                 self._lock.close()
@@ -128,6 +136,13 @@ class Supervisor:
             ) from None
         (self.state / "run.json").unlink(missing_ok=True)  # of one that was killed
         self._log = (self.state / "actors.log").open("ab", buffering=0)
+
+    async def _learn_keys(self) -> None:
+        """Their ids alone; a key that is missing is told before anything is started. Raises CannotStart."""
+        try:
+            self.key_ids = await self.desk.ids(self.topology)
+        except (KeyMissing, OSError) as error:
+            raise CannotStart(str(error)) from None
 
     async def _start_bus(self) -> None:
         try:
@@ -159,6 +174,7 @@ class Supervisor:
             "password": self.operator_password,
             "log": {"level": seen.level, "bytes": seen.used, "max_bytes": seen.limit},
             "dead": seen.dead,
+            "vault": str(vault_path(self.topology, self.folder, self.state)),
             "processes": [
                 {"instance": p.seat.instance, "actor": p.seat.actor, "pid": p.pid, "ready": p.ready,
                  "restarts": p.restarts, "models": p.models, "trouble": p.trouble}
@@ -209,22 +225,51 @@ class Supervisor:
     async def _run_once(self, process: Process, began: float) -> int | None:
         """The exit code; None when the process could not be started."""
         process.started += 1
+        provider = self.topology.providers.get(process.provider)
         try:
+            process.keys = KeyPipe() if provider is not None and provider.key is not None else None
             errand = msgspec.json.encode(self._errand(process)) + b"\n"
             child = await self._spawn(process)
         except (OSError, RuntimeError) as error:  # no process, descriptor, memory or thread to be had just now
             process.trouble = f"cannot be started: {error}"
+            self._no_keys(process)
             return None
         process.child, process.pid, process.ready, process.trouble = child, child.pid, False, ""
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write(errand)
+        if not await self._hand_key(process, child):
+            return None
         async for said in told(child.stdout):
             self._heard(process, said, began)
         code = await child.wait()
         process.ready, process.pid = False, 0
+        self._no_keys(process)
         assert self._group is not None
         self._group.start_soon(self._announce_gone, process, code)
         return code
+
+    async def _hand_key(self, process: Process, child: Child) -> bool:
+        """Where it needs one, somebody else writes the key into its pipe meanwhile. Without, it is not to live."""
+        pipe = process.keys
+        if pipe is None:
+            return True
+        pipe.inherited()
+        try:
+            async with pipe.one:
+                pipe.key_id = await self.desk.deliver(self.topology, process.provider, pipe, process.seat.instance)
+        except (KeyMissing, OSError) as error:
+            _signal(child, signal.SIGKILL)
+            await child.wait()
+            process.pid, process.trouble = 0, str(error)
+            self._no_keys(process)
+            return False
+        self.key_ids[process.provider] = pipe.key_id
+        return True
+
+    def _no_keys(self, process: Process) -> None:
+        if process.keys is not None:
+            process.keys.close()
+            process.keys = None
 
     async def _spawn(self, process: Process) -> Child:
         """For a local model a fork of a process that has torch imported, where that is possible; else a new process."""
@@ -235,10 +280,11 @@ class Supervisor:
             forked = await self.forks.fork(environment, self._log, model_types(self.topology, self.folder))
             if forked is not None:
                 return forked
+        fds = () if process.keys is None else (process.keys.reader,)
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "understudy.actors.host.child",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._log,
-            env=environment, start_new_session=True,
+            env=environment, start_new_session=True, pass_fds=fds,
         )  # fmt: skip
 
     def _errand(self, process: Process) -> Errand:
@@ -247,6 +293,7 @@ class Supervisor:
             extra["hash_key"] = self._hash_key
         if seat.actor == "runner":
             extra["models"] = {m: self.topology.models[m].slots for m in process.models}
+            extra["provider"] = process.provider
         return Errand(
             seat=seat,
             url=self.url,
@@ -258,7 +305,7 @@ class Supervisor:
             extra=extra,
             provider=process.provider,
             models=process.models,
-            key=self.keys.get(process.provider),
+            key_fd=-1 if process.keys is None else process.keys.reader,
             drain_ms=self.drain_ms,
             parent=os.getpid(),
         )
@@ -268,6 +315,9 @@ class Supervisor:
             process.ready = True
             took = round(time.monotonic() - began, 2)
             self.say("actor_ready", instance=process.seat.instance, s=took, facts=said.get("facts"), pid=process.pid)
+        elif "key" in said and process.keys is not None:
+            process.keys.heard(said["key"])
+            return
         elif "failed" in said:
             process.trouble = str(said["failed"])
             self.say("actor_failed", instance=process.seat.instance, why=process.trouble)

@@ -239,10 +239,13 @@ def _check_providers(topology: Topology, problems: list[Problem]) -> None:
     for name, provider in topology.providers.items():
         path = f"$.providers.{name}"
         if provider.kind == "local":
+            if provider.key is not None:
+                problems.append(Problem(f"{path}.key", "a key", "leave it out: a local model asks nobody for leave"))
             continue
         _check_url(f"{path}.url", provider.url, provider.kind, problems)
-        if provider.key is not None and (provider.key.env is None) == (provider.key.file is None):
-            problems.append(Problem(f"{path}.key", "none or both of env and file", "name exactly one of env, file"))
+        key = provider.key
+        if key is not None and sum(place is not None for place in (key.env, key.file, key.vault)) != 1:
+            problems.append(Problem(f"{path}.key", "none or several places", "name exactly one of env, file, vault"))
 
 
 def _check_url(path: str, url: str | None, kind: str, problems: list[Problem]) -> None:

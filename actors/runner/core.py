@@ -9,6 +9,7 @@ import msgspec
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import Event, ModelLoaded, ModelUnloaded
 from understudy.messages.generate import FinishReason, Usage
+from understudy.messages.keys import KeyRefused
 from understudy.messages.run import (
     CancelRun,
     ModelLoad,
@@ -43,7 +44,7 @@ from understudy.messages.step import (
 ASKS: dict[str, type[Ask | Message]] = {"runner.run.{model}": RunModel, "runner.cancel.{instance}": CancelRun}
 HEARS: tuple[type[Message], ...] = ()
 FOLDS: tuple[type[Event], ...] = ()
-EMITS = (ModelLoaded, ModelUnloaded)
+EMITS = (ModelLoaded, ModelUnloaded, KeyRefused)
 SENDS: tuple[str, ...] = ()
 OBSERVES = (RunnerBeat,)
 
@@ -54,10 +55,11 @@ UNHEARD_MS, FORGET_UNHEARD_MS = 1_000.0, 10_000.0
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`models`: slots per model of this process (set by the supervisor from the topology)."""
+    """`models`: slots per model of this process; `provider`: its name (set by the supervisor from the topology)."""
 
     beat_ms: int = 250
     models: dict[str, int] = {}
+    provider: str = ""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class State:
     accepting: bool = False
     calls: dict[str, Call] = field(default_factory=dict[str, Call])
     busy: dict[str, int] = field(default_factory=dict[str, int])
+    refused: set[str] = field(default_factory=set[str])  # ids of keys that the provider does not take
 
 
 def step(state: State, message: Input, settings: Settings) -> list[Effect]:
@@ -99,7 +102,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case CallEnded():
             return _ended(state, message)
         case CallFailed():
-            return _failed(state, message)
+            return _failed(state, message, settings)
         case Woke(key=key) if key == BEAT:
             return _beat(state, message.at_ms, message.generation, settings)
         case Unheard():
@@ -214,6 +217,8 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
 
 
 def _ended(state: State, ended: CallEnded) -> list[Effect]:
+    if state.refused:
+        state.refused.discard(ended.key_id or "")
     call = _forget(state, ended.call_id)
     if call is None:
         return []
@@ -238,6 +243,7 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         exact=held.exact,
         held_ms=_age_ms(held, ended.at_ms),
         served_by=ended.served_by,
+        key_id=ended.key_id,
     )
     return [*out, Send(call.reply, end), Wake(0, ended.call_id, 0)]
 
@@ -256,23 +262,45 @@ def _guess_tokens(run: RunModel) -> int:
     return (sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input))) // 4 + 1
 
 
-def _failed(state: State, failed: CallFailed) -> list[Effect]:
+def _failed(state: State, failed: CallFailed, settings: Settings) -> list[Effect]:
     call = _forget(state, failed.call_id)
     if call is None:
         return []
     reason = msgspec.convert(failed.reason, RunFailure)
     return [
         *_say(state, failed.call_id, call, failed.at_ms),
-        _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms),
+        _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms, failed.key_id),
         Wake(0, failed.call_id, 0),
+        *_key_refused(state, call.run.model, failed, settings),
     ]
 
 
+def _key_refused(state: State, model: str, failed: CallFailed, settings: Settings) -> list[Effect]:
+    """Told once, until the provider takes the key again. (A call that was never sent has no status.)"""
+    key_id = failed.key_id
+    if failed.reason != "auth" or failed.status is None or key_id is None or key_id in state.refused:
+        return []
+    state.refused.add(key_id)
+    now = int(failed.at_ms)
+    event = KeyRefused(at_ms=now, provider=settings.provider, key_id=key_id, model=model, status=failed.status)
+    return [Store(event, f"key.refused.{key_id}.{state.instance}.{now}", key=slug(model))]
+
+
 def _failure(
-    reply: str, run: RunModel, reason: RunFailure, status: int | None = None, retry_after_ms: int | None = None
+    reply: str,
+    run: RunModel,
+    reason: RunFailure,
+    status: int | None = None,
+    retry_after_ms: int | None = None,
+    key_id: str | None = None,
 ) -> Send:
     failed = RunFailed(
-        run_id=run.run_id, attempt=run.attempt, reason=reason, status=status, retry_after_ms=retry_after_ms
+        run_id=run.run_id,
+        attempt=run.attempt,
+        reason=reason,
+        status=status,
+        retry_after_ms=retry_after_ms,
+        key_id=key_id,
     )
     return Send(reply, failed)
 

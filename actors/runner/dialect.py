@@ -87,6 +87,7 @@ class Dialect(Protocol):
     TELLS_LENGTH: bool  # every server of the dialect says when the limit of tokens has cut an answer
     NEEDS_DONE: bool  # a reason to end is not enough: the terminator must follow
     EMBEDDINGS: Embeddings | None
+    CHECK: str | None  # what a GET with the key is answered 200 for, and 401 or 403 without it, at no cost
 
     @staticmethod
     def key_fields(key: str | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ import msgspec
 from understudy.actors.runner.dialect import Dialect, Piece, retry_after_ms, served_by
 from understudy.actors.runner.embedding import MAX_BODY_BYTES, Embeddings, NoVectors, vectors_of
 from understudy.actors.runner.gather import Gather
+from understudy.actors.runner.http_keys import Keys, said_id
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure
 from understudy.actors.runner.output import InvalidOutput, Output, StopCut
@@ -31,6 +32,7 @@ class Edge(Protocol):
     dialect: Dialect
     calls: dict[str, Call]
     client: Client
+    keys: Keys
     now_ms: Callable[[], float]
     feed: Callable[[Input], None]
 
@@ -38,12 +40,12 @@ class Edge(Protocol):
 class Call(Exchange):
     """What all calls share: an error is read for its reason, and an end is said once."""
 
-    __slots__ = ("_call_id", "_edge", "_error", "_name", "_run", "_timer")
+    __slots__ = ("_call_id", "_edge", "_error", "_name", "_run", "_timer", "key_id")
 
     def __init__(self, edge: Edge, call_id: str, name: str, request: bytes, run: RunModel) -> None:
         super().__init__(request)
         self._edge, self._call_id, self._name, self._run = edge, call_id, name, run
-        self._error = b""
+        self._error, self.key_id = b"", ""  # of the key in the request
         self._timer: asyncio.TimerHandle | None = None
 
     def on_head(self) -> None:
@@ -74,8 +76,8 @@ class Call(Exchange):
     def cut(self, reason: RunFailure, retry_after_ms: int | None = None) -> None:
         """Over without a whole answer; what is held goes out first."""
         if self.over():
-            edge = self._edge
-            edge.feed(CallFailed(edge.now_ms(), self._call_id, reason, self.status or None, retry_after_ms))
+            edge, status, key_id = self._edge, self.status or None, said_id(self.key_id)
+            edge.feed(CallFailed(edge.now_ms(), self._call_id, reason, status, retry_after_ms, key_id))
 
     def over(self) -> bool:
         """Leave the calls in hand. False if it had."""
@@ -84,6 +86,7 @@ class Call(Exchange):
         if self._edge.calls.get(self._call_id) is not self:
             return False
         del self._edge.calls[self._call_id]
+        self._edge.keys.ended(self.key_id)
         self.flush()
         return True
 
@@ -192,8 +195,8 @@ class ChatCall(Call):
             return
         if self.over():
             tokens = end.prompt_tokens, end.completion_tokens
-            served = served_by(end.model, self._name)
-            ended = CallEnded(edge.now_ms(), self._call_id, finish, *tokens, served_by=served, tool_calls=calls)
+            served, key_id = served_by(end.model, self._name), said_id(self.key_id)
+            ended = CallEnded(edge.now_ms(), self._call_id, finish, *tokens, served, calls, key_id=key_id)
             edge.feed(ended)
 
 
@@ -225,6 +228,13 @@ class EmbedCall(Call):
         if self.over():
             served = served_by(found.model, self._name)
             ended = CallEnded(
-                edge.now_ms(), self._call_id, "stop", found.prompt_tokens, 0, served_by=served, vectors=vectors
+                edge.now_ms(),
+                self._call_id,
+                "stop",
+                found.prompt_tokens,
+                0,
+                served_by=served,
+                vectors=vectors,
+                key_id=said_id(self.key_id),
             )
             edge.feed(ended)

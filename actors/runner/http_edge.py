@@ -9,8 +9,8 @@ from typing import Any
 from understudy.actors.runner.address import target
 from understudy.actors.runner.dialects import BY_KIND
 from understudy.actors.runner.http_call import Call, ChatCall, EmbedCall
+from understudy.actors.runner.http_keys import NO_HEADS, NO_KEY, Heads, Keys
 from understudy.actors.runner.http_pool import Client
-from understudy.actors.runner.http_wire import post_head
 from understudy.actors.runner.output import StopCut
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallModel, CancelCall, Input
@@ -18,15 +18,23 @@ from understudy.messages.topology import Model, Provider
 
 
 class HttpEdge:
-    """Performs `CallModel` against `provider.url`. The key, where there is one, stays in this process's memory."""
+    """Performs `CallModel` against `provider.url`. Keys, where there are any, stay in this process's memory."""
 
-    def __init__(self, provider: Provider, models: dict[str, Model], key: str | None, now_ms: Callable[[], float]):
-        self._provider, self._models, self._key, self.now_ms = provider, models, key, now_ms
+    def __init__(
+        self,
+        provider: Provider,
+        models: dict[str, Model],
+        key: str | None,
+        now_ms: Callable[[], float],
+        key_id: str = NO_KEY,
+    ):
+        self._provider, self._models, self.now_ms = provider, models, now_ms
+        self._first = (key_id, key)
+        self.keys: Keys
         self.dialect = BY_KIND[provider.kind]
         self.calls: dict[str, Call] = {}
         self.feed: Callable[[Input], None] = lambda _: None
         self.client: Client
-        self._head = self._embed_head = b""
 
     async def start(self, feed: Callable[[Input], None]) -> dict[str, Any]:
         """Open the pool. No time limits here: first token, stall and deadline are the selector's.
@@ -34,35 +42,37 @@ class HttpEdge:
         Raises ValueError (without the key) where address or key cannot stand in a request.
         """
         self.feed = feed
-        to, keyed = target(self._provider.url or ""), self.dialect.key_fields(self._key)
-        fields = {"Content-Type": "application/json", "Accept": self.dialect.ACCEPT}
-        head = post_head(to, self.dialect.PATH, fields | keyed)
-        if self.dialect.EMBEDDINGS is not None:
-            fields["Accept"] = "application/json"
-            self._embed_head = post_head(to, self.dialect.EMBEDDINGS.PATH, fields | keyed)
+        keys, to = Keys(self._provider), target(self._provider.url or "")
+        keys.hold(*self._first)
+        self._first = (NO_KEY, None)
         connect_s = self._provider.connect_timeout_ms / 1000
         self.client = Client(to, limit=self._provider.max_connections, connect_s=connect_s)
-        self._head = head
+        self.keys = keys
         return {"engine": self.dialect.NAME}
 
     def perform(self, effect: CallModel | CancelCall) -> None:
         """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
         match effect:
             case CallModel(call_id=call_id, run=run):
-                call = self._call(call_id, run, self._models[run.model])
-                self.calls[call_id] = call
-                self.client.send(call)
+                key_id, heads = self.keys.heads() or ("", NO_HEADS)
+                call = self._call(call_id, run, self._models[run.model], heads)
+                call.key_id, self.calls[call_id] = key_id, call
+                self.keys.begun(key_id)
+                if key_id:
+                    self.client.send(call)
+                else:  # the key was revoked: nothing is sent without one
+                    asyncio.get_running_loop().call_soon(call.cut, "auth")
             case CancelCall(call_id=call_id):
                 call = self.calls.get(call_id)
                 if call is not None:
                     self.client.cancel(call)
                     asyncio.get_running_loop().call_soon(call.cut, "cancelled")
 
-    def _call(self, call_id: str, run: RunModel, model: Model) -> Call:
+    def _call(self, call_id: str, run: RunModel, model: Model, heads: Heads) -> Call:
         name, embeddings = model.name or run.model, self.dialect.EMBEDDINGS
         if run.input and embeddings is not None:
-            return EmbedCall(self, call_id, name, _post(self._embed_head, embeddings.body(run, name)), run, embeddings)
-        request = _post(self._head, self.dialect.body(run, name, model))
+            return EmbedCall(self, call_id, name, _post(heads.embed, embeddings.body(run, name)), run, embeddings)
+        request = _post(heads.chat, self.dialect.body(run, name, model))
         return ChatCall(self, call_id, name, request, run, self._cut(run, model))
 
     def _cut(self, run: RunModel, model: Model) -> StopCut | None:
@@ -76,7 +86,7 @@ class HttpEdge:
         for call in list(self.calls.values()):
             self.client.cancel(call)
             call.cut("cancelled")
-        if self._head:  # started
+        if hasattr(self, "client"):  # started
             await self.client.close()
 
 

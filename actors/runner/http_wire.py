@@ -29,12 +29,21 @@ class _Surplus(Exception):
 
 def post_head(to: Target, path: str, fields: dict[str, str]) -> bytes:
     """A request's head up to the value of `Content-Length`. Raises ValueError, which names a field, not its value."""
-    lines = [f"POST {to.path}{path} HTTP/1.1", f"Host: {to.authority}"]
+    return _head("POST", to, path, fields) + b"Content-Length: "
+
+
+def get_request(to: Target, path: str, fields: dict[str, str]) -> bytes:
+    """A whole request without a body. Raises ValueError, as above."""
+    return _head("GET", to, path, fields) + b"\r\n"
+
+
+def _head(method: str, to: Target, path: str, fields: dict[str, str]) -> bytes:
+    lines = [f"{method} {to.path}{path} HTTP/1.1", f"Host: {to.authority}"]
     for name, value in fields.items():
         if not plain(value):
             raise ValueError(f"the value of {name} must be printable ASCII, without line breaks")
         lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, "Content-Length: "]).encode()
+    return "\r\n".join([*lines, ""]).encode()
 
 
 class Exchange:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from understudy.messages.generate import Attempt, Delta
-from understudy.messages.run import RunModel, RunText
+from understudy.messages.run import RunEnded, RunFailed, RunModel, RunText
 from understudy.messages.step import Effect
 from understudy.messages.tools import ToolCall
 
@@ -69,8 +69,8 @@ def tell(run: Conduct, piece: RunText) -> list[Effect]:
     return out
 
 
-def record(run: Conduct, outcome: str, now: float, status: int | None, served_by: str | None) -> Attempt:
-    """How the current attempt ended."""
+def record(run: Conduct, outcome: str, now: float, said: RunEnded | RunFailed | None) -> Attempt:
+    """How the current attempt ended, with what the runner said of it."""
     first = None if run.first_ms is None else round(run.first_ms - run.asked_ms, 3)
     return Attempt(
         model=run.model,
@@ -78,6 +78,7 @@ def record(run: Conduct, outcome: str, now: float, status: int | None, served_by
         first_token_ms=first,
         total_ms=round(now - run.asked_ms, 3),
         tokens=run.tokens,
-        status=status,
-        served_by=served_by,
+        status=said.status if isinstance(said, RunFailed) else None,
+        served_by=said.served_by if isinstance(said, RunEnded) else None,
+        key_id=None if said is None else said.key_id,
     )

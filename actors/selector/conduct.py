@@ -156,7 +156,7 @@ class Conduct:
             case RunEnded():
                 return self._ended(message, now)
             case RunFailed():
-                return self.fail(message.reason, now, status=message.status, retry_after_ms=message.retry_after_ms)
+                return self.fail(message.reason, now, message)
             case _:
                 return []
 
@@ -219,20 +219,19 @@ class Conduct:
         out += self.show(self.script.finish())
         out += self.announce_seam(self.script.seq)
         usage = ends.spent(self, message.usage)
-        self.tried.append(self._attempt("ok", now, served_by=message.served_by))
+        self.tried.append(self._attempt("ok", now, message))
         return out + self.finish(message.finish_reason, usage, now)
 
     # --- failing over ----------------------------------------------------------------------------------------------
 
-    def fail(
-        self, reason: RunFailure, now: float, *, status: int | None = None, retry_after_ms: int | None = None
-    ) -> list[Effect]:
-        """The current attempt is over; the next model goes on, or the run ends."""
+    def fail(self, reason: RunFailure, now: float, said: RunFailed | None = None) -> list[Effect]:
+        """The current attempt is over, the next model goes on, or the run ends."""
         if self.ending is not None:
             return []
         if self.resting:  # no attempt is under way
             return failover.give_up(self, reason, now) if reason in ("cancelled", "deadline") else []
-        failed = self._attempt(reason, now, status, retry_after_ms)
+        failed = self._attempt(reason, now, said)
+        retry_after_ms = None if said is None else said.retry_after_ms
         self._keep_for_later(reason)
         if not self.rests or reason not in ("busy", "no_responders"):  # waiting for room is told once per model
             self.tried.append(failed)
@@ -368,16 +367,11 @@ class Conduct:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _attempt(
-        self,
-        outcome: str,
-        now: float,
-        status: int | None = None,
-        retry_after_ms: int | None = None,
-        served_by: str | None = None,
-    ) -> Attempt:
+    def _attempt(self, outcome: str, now: float, said: RunEnded | RunFailed | None = None) -> Attempt:
+        """What is recorded of the current attempt, with what the runner said at its end."""
+        retry_after_ms = said.retry_after_ms if isinstance(said, RunFailed) else None
         self.news.append(News(self.model, outcome, retry_after_ms or 0))
         if retry_after_ms is not None:
             at_ms = now + retry_after_ms
             self.free_ms = at_ms if self.free_ms is None else min(self.free_ms, at_ms)
-        return attempt.record(self, outcome, now, status, served_by)
+        return attempt.record(self, outcome, now, said)

@@ -26,6 +26,7 @@ KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = None
+CHECK: str | None = "/models"
 VERSION = "2023-06-01"
 framing = Lines
 

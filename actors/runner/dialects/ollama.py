@@ -31,6 +31,7 @@ KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = ollama_embeddings
+CHECK: str | None = None
 framing = JsonLines
 
 FINISH = ("stop", "length")

@@ -28,6 +28,7 @@ KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = False
 EMBEDDINGS: Embeddings | None = openai_embeddings
+CHECK: str | None = "/models"
 framing = Lines
 
 TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"exceed_context_size")

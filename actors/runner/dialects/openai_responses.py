@@ -28,6 +28,7 @@ KNOWS_STOP: bool = False
 TELLS_LENGTH: bool = False
 NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = openai_embeddings
+CHECK: str | None = "/models"
 framing = Lines
 key_fields = openai_chat.key_fields
 

@@ -26,6 +26,7 @@ KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = True
 EMBEDDINGS: Embeddings | None = openai_embeddings
+CHECK: str | None = "/key"  # its list of models is open to everybody
 framing = Lines
 key_fields = openai_chat.key_fields
 

@@ -82,6 +82,7 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
             "blank": {"kind": "openai"},
             "keyed": {"kind": "openai", "url": "http://localhost:1", "key": {"env": "A", "file": "b"}},
             "here": {"kind": "local"},
+            "there": {"kind": "local", "key": {"vault": "x"}},
         },
         "models": {
             "a/b": {"provider": "nobody", "fallbacks": ["ghost"]},
@@ -100,6 +101,7 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
             "$.providers.lab.url",
             "$.providers.blank.url",
             "$.providers.keyed.key",
+            "$.providers.there.key",
             "$.models.a/b.provider",
             "$.models.a/b.fallbacks",
             "$.models.a:b",

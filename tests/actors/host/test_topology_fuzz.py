@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.actors.host.keys import KeyMissing, read_keys
+from understudy.actors.host.key_opener import Job, Wanted, read_key
+from understudy.actors.host.keys import KeyMissing
 from understudy.actors.host.strict_yaml import NotYaml, load
 from understudy.actors.host.topology import TopologyError, hash_of, parse, read
 
@@ -110,4 +111,4 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     keyed = {"kind": "openai", "url": "http://127.0.0.1:9/v1", "key": {"file": "key"}}
     topology = parse(yaml.safe_dump({"version": 1, "providers": {"lab": keyed}, "models": {}}), tmp_path)
     with pytest.raises(KeyMissing, match="as text"):
-        read_keys(topology, tmp_path)
+        read_key(Wanted("lab", topology.providers["lab"].key), Job((), str(tmp_path), str(tmp_path), ""))

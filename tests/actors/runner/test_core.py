@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from understudy.actors.runner import core
 from understudy.messages.events import ModelLoaded, ModelUnloaded
 from understudy.messages.generate import Parameters, Turn
+from understudy.messages.keys import KeyRefused
 from understudy.messages.run import (
     CancelRun,
     ModelLoad,
@@ -179,6 +180,26 @@ def test_another_model_behind_the_name_is_told(served: Any) -> None:
     desk = Desk()
     desk.ask("r1")
     assert desk.feed(CallEnded(1.0, "r1.0", "stop", 1, 1, served))[0].message.served_by == served
+
+
+def test_a_refused_key_is_told_once_until_it_is_taken_again() -> None:
+    desk = Desk()
+    desk.settings = core.Settings(models={"m/1": 2, "n": 1}, provider="lab")
+
+    def refused(run: str, key_id: str | None = "k1", status: int | None = 401) -> list[Any]:
+        desk.ask(run)
+        out = desk.feed(CallFailed(5.0, f"{run}.0", "auth", status, None, key_id))
+        assert out[0].message.key_id == key_id
+        return [e for e in out if isinstance(e, Store)]
+
+    (told,) = refused("r1")
+    assert told.event == KeyRefused(at_ms=5, provider="lab", key_id="k1", model="m/1", status=401) and told.key == "m_1"
+    assert refused("r2") == [] and len(refused("r3", "k2", 403)) == 1
+    assert refused("r4", None) == [], "a provider that wants a key and has none here"
+    assert refused("r5", "k3", None) == [], "nothing was sent"
+    desk.ask("r6")
+    send, _ = desk.feed(CallEnded(6.0, "r6.0", "stop", 1, 1, key_id="k1"))
+    assert send.message.key_id == "k1" and len(refused("r7")) == 1
 
 
 @pytest.mark.parametrize("reason", sorted(get_args(RunFailure)))

@@ -46,6 +46,17 @@ def test_room_after_a_rest(stage: Any) -> None:
     assert [a.outcome for a in s.ends()[0].attempts] == ["busy", "server_error", "no_responders", "ok"]
 
 
+def test_the_key_that_served_and_the_one_that_was_refused_are_recorded(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.failed("auth", status=401, key_id="k1")
+    s.text("Hi")
+    s.ended(key_id="k2")
+    s.stored()
+    attempts = s.stores("end.")[0].event.attempts
+    assert [(a.outcome, a.status, a.key_id) for a in attempts] == [("auth", 401, "k1"), ("ok", None, "k2")]
+
+
 def test_who_really_served_is_recorded_and_told(stage: Any) -> None:
     s = stage()
     s.ask()

@@ -1,0 +1,151 @@
+"""The keys of one provider in the process that uses them: which one new calls carry, and does the provider take one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import NamedTuple
+
+from understudy.actors.runner.address import Target, target
+from understudy.actors.runner.dialects import BY_KIND
+from understudy.actors.runner.http_pool import Client
+from understudy.actors.runner.http_wire import Exchange, Failure, get_request, post_head
+from understudy.messages.topology import Provider
+
+CHECK_S = 15.0
+NO_KEY = "none"
+"""The id where a provider wants no key."""
+
+
+class Heads(NamedTuple):
+    """Heads of requests, with a key in them, which is not shown."""
+
+    chat: bytes = b""
+    embed: bytes = b""  # where the dialect has embeddings
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return "Heads()"
+
+
+NO_HEADS = Heads()
+
+
+def said_id(key_id: str) -> str | None:
+    """A key's id as others are told; None where there is no key."""
+    return key_id if key_id not in ("", NO_KEY) else None
+
+
+class Keys:
+    """Request heads by key id. New calls carry the key in use; calls under way keep theirs."""
+
+    def __init__(self, provider: Provider) -> None:
+        """Raises ValueError (BadAddress) where the provider's address cannot be used."""
+        self._provider, self._dialect = provider, BY_KIND[provider.kind]
+        self._to: Target = target(provider.url or "")
+        self._heads: dict[str, Heads] = {}
+        self._texts: dict[str, str] = {}
+        self.in_use: str | None = None
+        self._in_hand: Counter[str] = Counter()
+        self._watched: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        """Ids alone."""
+        return f"Keys({', '.join(self._heads)})"
+
+    def hold(self, key_id: str, key: str | None) -> None:
+        """Have a key at hand; the first is used at once. Raises ValueError (without it) where it cannot be sent."""
+        keyed, embeddings = self._dialect.key_fields(key), self._dialect.EMBEDDINGS
+        fields = {"Content-Type": "application/json", "Accept": self._dialect.ACCEPT}
+        heads = Heads(post_head(self._to, self._dialect.PATH, fields | keyed))
+        if embeddings is not None:
+            fields["Accept"] = "application/json"
+            heads = Heads(heads.chat, post_head(self._to, embeddings.PATH, fields | keyed))
+        self._heads[key_id], self._texts[key_id] = heads, key or ""
+        if len(self._heads) == 1:
+            self.in_use = key_id
+
+    def use(self, key_id: str) -> None:
+        """For new calls from now on. Raises KeyError where it is not held."""
+        if key_id not in self._heads:
+            raise KeyError(key_id)
+        self.in_use = key_id
+
+    def forget(self, key_id: str) -> None:
+        """Calls under way end on it; no other begins. Where it was in use, none begins at all."""
+        self._heads.pop(key_id, None)
+        self._texts.pop(key_id, None)
+        if self.in_use == key_id:
+            self.in_use = None
+
+    def heads(self) -> tuple[str, Heads] | None:
+        """Id and request heads of the key in use; None: there is none, and nothing may be sent."""
+        return None if self.in_use is None else (self.in_use, self._heads[self.in_use])
+
+    def begun(self, key_id: str) -> None:
+        """A call is under way."""
+        self._in_hand[key_id] += 1
+
+    def ended(self, key_id: str) -> None:
+        """It is over."""
+        self._in_hand[key_id] -= 1
+        if self._watched is not None:
+            self._watched.set()
+
+    async def others_ended(self, key_id: str, within_ms: float) -> int:
+        """Wait until no call with another key is under way; how many still are when the time is over."""
+        watched = self._watched = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_ms / 1000):
+                while self._on_others(key_id):
+                    watched.clear()
+                    await watched.wait()
+        return self._on_others(key_id)
+
+    def _on_others(self, key_id: str) -> int:
+        return sum(count for other, count in self._in_hand.items() if other != key_id)
+
+    async def check(self, key_id: str) -> tuple[bool, str, int | None]:
+        """Does the provider take a key that is held? Raises KeyError where it is not."""
+        return await check(self._provider, self._texts[key_id])
+
+
+async def check(provider: Provider, key: str) -> tuple[bool, str, int | None]:
+    """Ask the provider something cheap with this key: whether it takes it, else why not, and the HTTP status."""
+    dialect, to = BY_KIND[provider.kind], target(provider.url or "")
+    if dialect.CHECK is None:
+        return True, f"{provider.kind} has nothing to ask with a key: not checked", None
+    exchange = _Check(get_request(to, dialect.CHECK, {"Accept": "application/json"} | dialect.key_fields(key)))
+    client = Client(to, limit=1, connect_s=provider.connect_timeout_ms / 1000)
+    try:
+        client.send(exchange)
+        async with asyncio.timeout(CHECK_S):
+            failure = await exchange.ended
+    except TimeoutError:
+        return False, f"the provider has not answered within {CHECK_S:g} s", None
+    finally:
+        client.cancel(exchange)
+        await client.close()
+    status = exchange.status
+    if status == 200 and failure is None:
+        return True, "", status
+    if status in (401, 403):
+        return False, f"the provider refuses the key ({status})", status
+    why = f"status {status}" if status else "no connection" if failure == "refused" else "no answer"
+    return False, f"whether the provider takes the key is not known: {why}", status or None
+
+
+class _Check(Exchange):
+    """Its body is of no interest."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__(request)
+        self.ended: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+
+    def on_end(self, failure: Failure | None) -> None:
+        """Over."""
+        if not self.ended.done():
+            self.ended.set_result(failure)
