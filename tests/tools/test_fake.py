@@ -100,7 +100,7 @@ async def test_answers_have_the_shape_of_openai_and_keep_the_limits(wire: Wire) 
 
 async def test_models_keys_and_bad_bodies(wire: Wire) -> None:
     assert (await wire.whole("nobody"))["error"]["code"] == "model_not_found"
-    wire.fake.require_key = "k"
+    wire.fake.accepted = {"mine": "k"}
     assert (await wire.whole("ok"))["error"]["code"] == "invalid_api_key"
     wire.http.headers["Authorization"] = "Bearer k"
     async with wire.http.get(wire.fake.url + "/models") as answer:
@@ -220,7 +220,7 @@ async def test_slow_models_keep_their_pace_and_the_log_is_served(wire: Wire) -> 
     async with wire.http.get(wire.fake.root + "/control/log") as answer:
         row = (await answer.json())["requests"][0]
     assert 0 < row.pop("started_ms") + 250 <= row.pop("ended_ms") + 1 <= time.time() * 1000
-    expected = {"model": "paced", "stream": True, "prefill_chars": 0, "ended": "done", "status": 200}
+    expected = {"model": "paced", "stream": True, "prefill_chars": 0, "ended": "done", "status": 200, "key": ""}
     assert row == {**expected, "tokens_sent": 3}
 
 

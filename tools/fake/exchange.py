@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -30,11 +31,17 @@ class Seen(Struct):
     ended: Literal["open", "done", "fault", "client_closed", "stopped"] = "open"
     status: int | None = None  # HTTP status, once known
     tokens_sent: int = 0  # content chunks written to a stream
+    key: str = ""  # `key_hash` of what the request came with
     request: ChatRequest | None = None  # as received; not part of /control/log
 
     def public(self) -> dict[str, Any]:
         """Return what /control/log shows."""
         return {field: getattr(self, field) for field in self.__struct_fields__ if field != "request"}
+
+
+def key_hash(key: str | None) -> str:
+    """Return what the log shows of a key; '' for none."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12] if key else ""
 
 
 class Exchange(Struct, frozen=True):

@@ -31,7 +31,7 @@ from understudy.tools.fake import (
     openrouter_shape,
     responses_shape,
 )
-from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, steps
+from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, key_hash, steps
 from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
 LOG_SIZE = 10_000
@@ -146,19 +146,26 @@ async def _give(http: web.Request, x: Exchange) -> web.StreamResponse:
     return await (_stream(http, x) if x.request.stream else _whole(http, x))
 
 
+class _Keys(msgspec.Struct):
+    accepted: dict[str, str] | None
+
+
 class FakeProvider:
     """The server as an async context manager, on a free port unless told otherwise.
 
     `faults` are merged over the built-in table and may be changed while it runs. Attributes to look at:
     `url` (base URL for clients, ends in /v1), `root` (without /v1), `log` (newest last, at most 10000),
-    `connections_closed` (requests whose client left before the end of the answer).
+    `connections_closed` (requests whose client left before the end of the answer), `checks` (GETs that only ask
+    whether a key is good). `accepted` holds the keys that are good, by any name, and may be changed while it runs;
+    None: no key is asked for.
     """
 
     def __init__(
         self, faults: Mapping[str, Fault] | None = None, *, require_key: str | None = None, port: int = 0
     ) -> None:
         self.faults = {**built_in_faults(), **(faults or {})}
-        self.require_key = require_key
+        self.accepted: dict[str, str] | None = None if require_key is None else {"required": require_key}
+        self.checks: deque[Seen] = deque(maxlen=LOG_SIZE)
         self.log: deque[Seen] = deque(maxlen=LOG_SIZE)
         self.connections_closed = 0
         self.port = port
@@ -178,8 +185,11 @@ class FakeProvider:
             app.router.add_post(shape.PATH, partial(self._chat, shape))
         for path, face in embeddings.PATHS.items():
             app.router.add_post(path, partial(self._embed, face))
-        app.router.add_get("/v1/models", self._models)
+        for base in ("/v1", "/api/v1"):
+            app.router.add_get(f"{base}/models", self._models)
+        app.router.add_get("/api/v1/key", self._key)
         app.router.add_get("/control/log", self._control_log)
+        app.router.add_post("/control/keys", self._control_keys)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         try:
@@ -197,22 +207,48 @@ class FakeProvider:
             await self._runner.cleanup()
 
     def _key_problem(self, http: web.Request, shape: Shape = openai_shape) -> web.Response | None:
-        if self.require_key is None or shape.key_of(http.headers) == self.require_key:
+        if self.accepted is None or shape.key_of(http.headers) in self.accepted.values():
             return None
         return _json(401, shape.problem(401, "Incorrect API key provided.", "invalid_api_key"))
 
+    def _checked(self, http: web.Request, shape: Shape, body: dict[str, Any]) -> web.Response:
+        """Answer a GET that needs a key, and note which one it came with."""
+        answer = self._key_problem(http, shape) or _json(200, body)
+        now = time.time() * 1000
+        seen = Seen(http.path, False, 0, now, now, "done", answer.status, key=key_hash(shape.key_of(http.headers)))
+        self.checks.append(seen)
+        return answer
+
     async def _models(self, http: web.Request) -> web.Response:
+        """List models; OpenRouter's list is open to everybody, as its own is."""
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "understudy-fake"} for name in self.faults]
-        return self._key_problem(http) or _json(200, {"object": "list", "data": rows})
+        body = {"object": "list", "data": rows}
+        if http.path.startswith("/api/"):
+            return _json(200, body)
+        return self._checked(http, anthropic_shape if "x-api-key" in http.headers else openai_shape, body)
+
+    async def _key(self, http: web.Request) -> web.Response:
+        """Tell about the key, as OpenRouter does."""
+        return self._checked(http, openrouter_shape, {"data": {"label": "fake", "limit": None, "usage": 0}})
 
     async def _control_log(self, _: web.Request) -> web.Response:
         rows = [seen.public() for seen in self.log]
-        return _json(200, {"requests": rows, "connections_closed": self.connections_closed})
+        checks = [seen.public() for seen in self.checks]
+        return _json(200, {"requests": rows, "checks": checks, "connections_closed": self.connections_closed})
+
+    async def _control_keys(self, http: web.Request) -> web.Response:
+        """Take other keys from now on: {"accepted": {name: key} or null}."""
+        try:
+            self.accepted = msgspec.json.decode(await http.read(), type=_Keys).accepted
+        except msgspec.DecodeError as error:
+            return _json(400, openai_shape.problem(400, f"Invalid request body: {error}"))
+        return _json(200, {"accepted": list(self.accepted or {})})
 
     async def _embed(self, face: embeddings.Face, http: web.Request) -> web.StreamResponse:
         """Answer one request for vectors; it is noted in the log as one without stream."""
         shape = ollama_shape if face == "ollama" else openai_shape
         seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000, ended="done")
+        seen.key = key_hash(shape.key_of(http.headers))
         self.log.append(seen)
         refused = self._key_problem(http, shape)
         if refused is not None:
@@ -241,6 +277,7 @@ class FakeProvider:
     async def _chat(self, shape: Shape, http: web.Request) -> web.StreamResponse:
         """Answer one chat request and note in the log how that ended."""
         seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000)
+        seen.key = key_hash(shape.key_of(http.headers))
         self.log.append(seen)
         try:
             response = await self._answer(http, shape, seen)
