@@ -11,6 +11,7 @@ COMMANDS = {
     "status": "what runs here: processes, models",
     "reload": "apply the changed topology file to what runs",
     "restart": "restart processes one after the other, without failing a request",
+    "keys": "provider keys in an encrypted vault: add, rotate, revoke, list, audit, test, rewrap",
     "check": "validate topology.yaml without starting anything",
     "ask": "one request from the command line",
     "models": "the catalogue: every model and how it is",

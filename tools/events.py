@@ -66,5 +66,6 @@ def line(change: Change) -> str:
     at = datetime.fromtimestamp(event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
     name = tag_of(type(event)).rsplit(".", 1)[0]
     names = ("model", "from_model", "outcome", "reason", "by", "mode", "task", "total_ms", "seams", "run_id", "hash")
+    names += ("provider", "name", "key_id", "was", "status")
     facts = [f"{n}={getattr(event, n)}" for n in names if getattr(event, n, None) not in (None, "")]
     return f"{change.seq:>8}  {at}  {name:18}  {'  '.join(facts)}"

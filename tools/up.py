@@ -10,14 +10,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from understudy.actors.host.bus_side import CannotStart
+from understudy.actors.host.key_desk import vault_path
+from understudy.actors.host.key_keeper import VARIABLE, Keeper, KeeperFailed, task_for
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import TopologyError, read
+from understudy.actors.host.vault_root import VaultError
+from understudy.messages.topology import Topology
 from understudy.tools.common import DEFAULT_STATE, show
 
 
@@ -26,6 +31,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", type=Path, default=Path("topology.yaml"), help="default: ./topology.yaml")
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="log, store, locks (default: ./state)")
     parser.add_argument("--nats", metavar="URL", help="join this server instead of starting one")
+    parser.add_argument("--passphrase-fd", type=int, default=-1, metavar="N",
+                        help="read the vault's passphrase from descriptor N, not from the terminal")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="progress as JSON lines")
 
 
@@ -38,11 +45,18 @@ def run(args: argparse.Namespace) -> int:
             print(problem, file=sys.stderr)
         print(f"{len(error.problems)} problem(s) in {args.topology}; see `understudy check`", file=sys.stderr)
         return 2
+    try:
+        keeper = Keeper.inherited() or _keeper(args, topology)
+    except (KeeperFailed, VaultError) as error:
+        print(error, file=sys.stderr)
+        return 1
     tell = _json_line if args.json else _line
 
     async def go() -> None:
         file = args.topology.resolve()
-        supervisor = Supervisor(topology, file.parent, args.state.resolve(), tell, url=args.nats, file=file)
+        supervisor = Supervisor(
+            topology, file.parent, args.state.resolve(), tell, url=args.nats, file=file, keeper=keeper
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop.set)
@@ -54,6 +68,21 @@ def run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _keeper(args: argparse.Namespace, topology: Topology) -> Keeper | None:
+    """Starts who keeps what can be had only once. With keys in variables this program is then replaced by itself,
+    without them: what a process was started with cannot be taken out of its memory otherwise."""
+    vault = vault_path(topology, args.topology.resolve().parent, args.state.resolve())
+    task = task_for(topology, vault, args.passphrase_fd)
+    if task is None:
+        return None
+    keeper = Keeper.start(task)
+    if task.variables:
+        rest = {name: value for name, value in os.environ.items() if name not in task.variables}
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**rest, VARIABLE: keeper.bequeath()})
+    return keeper
 
 
 def _json_line(word: str, **facts: Any) -> None:
@@ -83,6 +112,8 @@ def _line(word: str, **facts: Any) -> None:
             text = f"dead letters   {facts['count']} so far: messages nobody could read, see actors.log"
         case "provisioned":
             text = f"provisioned    {', '.join(facts['done'])}"
+        case "key_not_announced":
+            text = f"keys           the log was not told: {facts['why']}"
         case "order_done":
             text = f"order done     {'; '.join(facts['problems']) or 'ok'}"
         case "ready":
