@@ -108,12 +108,12 @@ async def test_an_order_that_fails_in_an_unforeseen_way_ends_alone(running: Any)
         done, _ = await order(operator, Reload())
         assert done.refused and "fallbacks" in " ".join(done.problems)
         rewrite(running)
-        supervisor.folder, folder = None, supervisor.folder  # stands for a mistake in our own code
+        supervisor.desk, desk = None, supervisor.desk  # stands for a mistake in our own code
         try:
             done, _ = await order(operator, Reload())
         finally:
-            supervisor.folder = folder
-        assert done.done and "internal: TypeError at keys.py:" in " ".join(done.problems)
+            supervisor.desk = desk
+        assert done.done and "internal: AttributeError at operations.py:" in " ".join(done.problems)
         done, lines = await order(operator, Reload())
         assert not done.problems and "nothing differs" in lines[0]
     assert pids(running) == before and not running.running.done()

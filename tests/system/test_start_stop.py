@@ -146,4 +146,5 @@ async def test_an_endpoint_off_loopback_is_refused(kit: Any, tmp_path: Path, url
 
 async def test_a_missing_key_is_said_before_anything_starts(kit: Any, fake: Any, tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="no key in the file"):
-        kit.System(fake, tmp_path, kit.topology_of(fake.url, "key"))
+        await kit.System(fake, tmp_path, kit.topology_of(fake.url, "key")).supervisor.run()
+    assert not (tmp_path / "nats").exists()

@@ -23,6 +23,7 @@ BENCHES = {
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
     "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
+    "rotation": "a provider's key is rotated under load: no failed request, no use of the old one",
     "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
@@ -38,6 +39,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "generate": ("quick",),
     "providers": ("quick",),
     "realserver": ("serve",),
+    "rotation": ("quick",),
     "steady": ("seconds",),
 }
 
