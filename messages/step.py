@@ -138,6 +138,7 @@ class CallEnded(Struct, frozen=True):
     """The dialect's explicit terminator was seen. Token counts are None where the provider sent none.
 
     `served_by`: the model that the provider says it used, where it is not the one it was asked for.
+    `cost_usd`: the provider's own figure.
     """
 
     at_ms: float
@@ -148,6 +149,9 @@ class CallEnded(Struct, frozen=True):
     served_by: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     vectors: str = ""  # JSON
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_usd: str | None = None
 
 
 class CallFailed(Struct, frozen=True):
@@ -158,6 +162,7 @@ class CallFailed(Struct, frozen=True):
     reason: str
     status: int | None = None
     retry_after_ms: int | None = None
+    exhausted_until_ms: int | None = None
 
 
 class EdgeReady(Struct, frozen=True):

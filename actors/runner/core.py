@@ -224,6 +224,9 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
         completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
         estimated=ended.completion_tokens is None or ended.prompt_tokens is None,
+        cached_tokens=ended.cached_tokens or 0,
+        reasoning_tokens=ended.reasoning_tokens or 0,
+        cost_usd=ended.cost_usd,
     )
     end = RunEnded(
         run_id=run.run_id,
@@ -263,16 +266,26 @@ def _failed(state: State, failed: CallFailed) -> list[Effect]:
     reason = msgspec.convert(failed.reason, RunFailure)
     return [
         *_say(state, failed.call_id, call, failed.at_ms),
-        _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms),
+        _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms, failed.exhausted_until_ms),
         Wake(0, failed.call_id, 0),
     ]
 
 
 def _failure(
-    reply: str, run: RunModel, reason: RunFailure, status: int | None = None, retry_after_ms: int | None = None
+    reply: str,
+    run: RunModel,
+    reason: RunFailure,
+    status: int | None = None,
+    retry_after_ms: int | None = None,
+    exhausted_until_ms: int | None = None,
 ) -> Send:
     failed = RunFailed(
-        run_id=run.run_id, attempt=run.attempt, reason=reason, status=status, retry_after_ms=retry_after_ms
+        run_id=run.run_id,
+        attempt=run.attempt,
+        reason=reason,
+        status=status,
+        retry_after_ms=retry_after_ms,
+        exhausted_until_ms=exhausted_until_ms,
     )
     return Send(reply, failed)
 

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit, answers, failover, repeats, vectors
+from understudy.actors.selector import admit, answers, paying, repeats, vectors
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark, mark_of
-from understudy.actors.selector.state import Awaited, Settings, State, conducted
+from understudy.actors.selector.state import Awaited, Settings, State, barred, conducted
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
 from understudy.messages.catalogue import (
@@ -120,6 +120,7 @@ def _admitted(
         deciding=deciding,
         topology=topology,
         continues=state.knowledge.continues,
+        barred=partial(barred, state),
         script=Script(stops=parameters.stop),
         begun_ms=asked.at_ms,
         deadline_ms=deadline_ms,
@@ -133,13 +134,11 @@ def _admitted(
 
 def begin(state: State, run: Conduct, now: float) -> list[Effect]:
     """From here on the run is ours: its first attempt goes to a runner, then its decision to the trace."""
-    if run.ask.resume is not None:
-        failover.resume(run, run.ask.resume.text)
     state.runs[run.run_id] = run
     if run.mark.key:
         state.claims[run.mark.key] = run.run_id
     started = run.started(now)
-    attempt = conducted(state, run, now, partial(run.ask_next, now))
+    attempt = conducted(state, run, now, partial(paying.proceed, run, "", now))
     return [*attempt, Later(lambda: [run.record(), *started])]
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from understudy.messages.generate import Attempt, Delta
-from understudy.messages.run import RunModel, RunText
+from understudy.actors.selector.views import News
+from understudy.messages.generate import Attempt, Delta, Usage
+from understudy.messages.run import RunFailed, RunModel, RunText
 from understudy.messages.step import Effect
 from understudy.messages.tools import ToolCall
 
@@ -69,8 +70,23 @@ def tell(run: Conduct, piece: RunText) -> list[Effect]:
     return out
 
 
-def record(run: Conduct, outcome: str, now: float, status: int | None, served_by: str | None) -> Attempt:
-    """How the current attempt ended."""
+def record(
+    run: Conduct,
+    outcome: str,
+    now: float,
+    *,
+    told: RunFailed | None = None,
+    served_by: str | None = None,
+    usage: Usage | None = None,
+) -> Attempt:
+    """The current attempt is over: what it cost, what is news of its model. `told`: as its runner says."""
+    status, wait_ms, until_ms = None, None, None
+    if told is not None:
+        status, wait_ms, until_ms = told.status, told.retry_after_ms, told.exhausted_until_ms
+    run.purse.settle(outcome, status, usage)
+    run.news.append(News(run.model, outcome, wait_ms or 0, until_ms))
+    if wait_ms is not None:
+        run.free_ms = now + wait_ms if run.free_ms is None else min(run.free_ms, now + wait_ms)
     first = None if run.first_ms is None else round(run.first_ms - run.asked_ms, 3)
     return Attempt(
         model=run.model,

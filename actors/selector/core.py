@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from understudy.actors.selector import answers, repeats, takeover
+from understudy.actors.selector import answers, paying, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.order import Order
@@ -14,6 +14,7 @@ from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
+from understudy.messages.cost import ProviderExhausted, ProviderRestored, Reserved, ReserveRefused
 from understudy.messages.embed import Embed
 from understudy.messages.events import (
     AttemptEnded,
@@ -88,9 +89,11 @@ FOLDS = (
     ModelProbed,
     ModelPinned,
     ModelCleared,
+    ProviderExhausted,
+    ProviderRestored,
 )
 EMITS = (AttemptEnded, RequestEnded, ModelSwitched, ModelPinned, ModelCleared, FeedbackGiven)
-SENDS = ("runner.run", "runner.cancel", "selector.attach")
+SENDS = ("runner.run", "runner.cancel", "selector.attach", "ledger.reserve")
 OBSERVES = (SelectorBeat,)
 Fold = Knowledge
 
@@ -164,6 +167,9 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
             if run is None:
                 return [state.where.cancel(message)] if begins(message) else []
             return conducted(state, run, heard.at_ms, partial(run.hear, message, heard.at_ms))
+        case Reserved() | ReserveRefused():
+            run = state.runs.get(message.run_id)
+            return conducted(state, run, heard.at_ms, partial(paying.hear, run, message, heard.at_ms)) if run else []
         case RunnerBeat():
             state.local.beat(message, heard.at_ms)
             return []
@@ -217,6 +223,8 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     event = happened.event
     state.knowledge.apply(happened.seq, event)
     state.order.happened(event)
+    if isinstance(event, ProviderExhausted):
+        state.local.forget_exhausted([m for m in state.local.exhausted if state.knowledge.models[m].exhausted])
     if not isinstance(event, RequestBrief | RequestEnded):
         return []
     if isinstance(event, RequestBrief) and not happened.payload:  # an old one: nobody waits for it any longer
