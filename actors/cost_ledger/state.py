@@ -53,11 +53,9 @@ class State:
             return None
         pending.folded = True
         for name in pending.accounts:
-            rest = self.on_its_way[name] - pending.pusd
+            rest = self.on_its_way.pop(name, 0) - pending.pusd
             if rest:
                 self.on_its_way[name] = rest
-            else:
-                del self.on_its_way[name]
         return pending
 
     def used_pusd(self, account: str) -> int:

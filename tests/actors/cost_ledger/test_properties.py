@@ -11,14 +11,27 @@ from understudy.actors.cost_ledger import core
 
 LIMIT = 10
 ASK = st.tuples(st.just("ask"), st.integers(0, 7), st.integers(0, 1), st.integers(0, 4))
-DO = st.tuples(
-    st.sampled_from(["take", "take", "take", "lose", "fold", "fold", "attempt", "end", "end", "silent", "late", "crash", "full", "away"]),
-    st.integers(0, 7), st.integers(0, 1), st.integers(0, 4),
-)  # fmt: skip
+WORDS = (
+    "take",
+    "take",
+    "take",
+    "lose",
+    "fold",
+    "fold",
+    "attempt",
+    "end",
+    "end",
+    "silent",
+    "late",
+    "crash",
+    "full",
+    "away",
+)
+DO = st.tuples(st.sampled_from(WORDS), st.integers(0, 7), st.integers(0, 1), st.integers(0, 4))
 HISTORY = st.lists(st.one_of(ASK, DO), max_size=60)
 
 
-def play(d: Any, one: tuple[str, int, int, int], asked: dict[str, int], lost: list[Any]) -> None:
+def play(d: Any, one: tuple[str, int, int, int], asked: dict[str, int]) -> None:
     """One thing happens. Costs never exceed what was reserved; a run's end may leave attempts out."""
     what, n, attempt, usd = one
     run = f"r{n}"
@@ -29,8 +42,7 @@ def play(d: Any, one: tuple[str, int, int, int], asked: dict[str, int], lost: li
         case "take" if d.stores:
             d.take()
         case "lose" if d.stores:
-            lost.append(d.stores[0])  # the log has it, its word comes later
-            d.take(tell=False)
+            d.take(tell=False)  # the log has it, its word never comes
         case "fold":
             d.fold()
         case "attempt" if key in asked:
@@ -41,7 +53,6 @@ def play(d: Any, one: tuple[str, int, int, int], asked: dict[str, int], lost: li
         case "late":
             d.sweep(6_000)
         case "crash":
-            lost.clear()
             d.boot()
         case "full" if d.stores:
             d.refuse("log_full")
@@ -59,25 +70,27 @@ def test_no_order_of_events_overspends(desk: Any, history: list[Any]) -> None:
     d = desk(b={"scope": "all", "window": "month", "limit_usd": str(LIMIT)})
     asked: dict[str, int] = {}
     for one in history:
-        play(d, one, asked, [])
+        play(d, one, asked)
         assert d.used_by_the_log() <= LIMIT * d.pusd("1")
     d.settle()
     spent, reserved = map(d.pusd, d.budget("b"))
     assert spent + reserved == d.used_by_the_log()
     d.boot()
     d.settle()
-    assert tuple(map(d.pusd, d.budget("b"))) == (spent, reserved)
+    assert sum(map(d.pusd, d.budget("b"))) == spent + reserved
 
 
 @settings(max_examples=100, deadline=None)
 @given(history=HISTORY)
 def test_when_all_is_settled_the_ledger_is_the_sum_of_the_bills(desk: Any, history: list[Any]) -> None:
     d = desk(b={"scope": "all", "window": "month", "limit_usd": str(LIMIT)})
+    asked: dict[str, int] = {}
     for one in history:
-        play(d, one, {}, [])
+        play(d, one, asked)
     d.settle()
     for n in range(8):
         d.ended(f"r{n}", d.charge("0.25"), d.charge("0.5", 1))
+    d.sweep(1_000_000)  # what was reserved for a run that had ended
     d.settle()
     spent, reserved = map(d.pusd, d.budget("b"))
     assert (spent, reserved) == (d.used_by_the_log(), 0)
@@ -89,6 +102,6 @@ def test_the_same_play_finds_a_ledger_that_forgets_reservations(desk: Any, monke
     monkeypatch.setattr(core.State, "used_pusd", lambda state, account: 0)
     d = desk(b={"scope": "all", "window": "month", "limit_usd": str(LIMIT)})
     for n in range(8):
-        play(d, ("ask", n, 0, 4), {}, [])
+        play(d, ("ask", n, 0, 4), {})
         d.settle()
     assert d.used_by_the_log() > LIMIT * d.pusd("1")
