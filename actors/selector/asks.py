@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit, answers, paying, repeats, vectors
+from understudy.actors.selector import admit, answers, estimate, paying, repeats, vectors
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
@@ -26,6 +26,7 @@ from understudy.messages.catalogue import (
     PinTaken,
     Select,
 )
+from understudy.messages.cost import Estimate
 from understudy.messages.embed import Embed
 from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
@@ -42,6 +43,8 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
         return []
     try:
         match asked.message:
+            case Estimate():
+                return estimate.asked(state, asked, asked.message, settings.hash_key)
             case Select():
                 return [Send(asked.reply, _select(state, asked))]
             case Generate():

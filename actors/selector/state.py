@@ -15,6 +15,7 @@ from understudy.actors.selector.siblings import Siblings
 from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, LocalView, account_of
 from understudy.actors.selector.where import Where
 from understudy.messages.base import Message
+from understudy.messages.cost import Estimates
 from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect
 
@@ -59,6 +60,14 @@ class Awaited(NamedTuple):
     done: Callable[[int], Message]
 
 
+class Unanswered(NamedTuple):
+    """An estimate that waits for the ledger's part."""
+
+    reply: str
+    said: Estimates
+    until_ms: float
+
+
 @dataclass(slots=True)
 class State:
     """`knowledge` is the fold; the rest is this instance's own."""
@@ -77,6 +86,7 @@ class State:
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
     log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun
+    estimates: dict[str, Unanswered] = field(default_factory=dict[str, Unanswered])  # by id
     awaited: dict[str, Awaited] = field(default_factory=dict[str, Awaited])  # facts that a caller waits for, by id
 
 
