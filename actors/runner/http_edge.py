@@ -12,6 +12,7 @@ from understudy.actors.runner.http_call import Call, ChatCall, EmbedCall
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import post_head
 from understudy.actors.runner.output import StopCut
+from understudy.messages.prices import is_priced
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallModel, CancelCall, Input
 from understudy.messages.topology import Model, Provider
@@ -50,6 +51,7 @@ class HttpEdge:
         match effect:
             case CallModel(call_id=call_id, run=run):
                 call = self._call(call_id, run, self._models[run.model])
+                call.repeatable = not is_priced(self._models[run.model])  # one reservation pays for one call
                 self.calls[call_id] = call
                 self.client.send(call)
             case CancelCall(call_id=call_id):
