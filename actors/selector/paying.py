@@ -122,7 +122,8 @@ def _pass_over(run: Conduct, word: str, now: float) -> list[Effect]:
     hold = run.purse.waiting
     assert hold is not None
     run.purse.waiting = None
-    run.purse.charges.append(charge(hold, 0, "not_run"))
+    if word != "budget_exhausted":  # else the ledger has nothing to release
+        run.purse.charges.append(charge(hold, 0, "not_run"))
     run.purse.reject(word)
     run.chain.pop(0)
     return proceed(run, hold.reason, now)
