@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.actors.cost_ledger import core as cost_ledger
 from understudy.actors.health_tracker import core as health_tracker
 from understudy.actors.host import snapshots
 from understudy.actors.host.log_sync import Blocks
@@ -33,7 +34,7 @@ from understudy.messages.step import Booted, CaughtUp, Happened, Heard
 from understudy.messages.topology import Topology
 from understudy.messages.wire import decode, encode, reader_of
 
-CORES: dict[str, Any] = {"selector": selector, "health_tracker": health_tracker}
+CORES: dict[str, Any] = {"selector": selector, "health_tracker": health_tracker, "cost_ledger": cost_ledger}
 EACH = pytest.mark.parametrize("actor", sorted(CORES))
 LOG = StreamState("2026-11-21T12:00:00Z", 1, 1000)
 STREAM = "TTA_EVT"
