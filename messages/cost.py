@@ -81,10 +81,11 @@ class ListBudgets(Ask, tag="ledger.budgets.v1", frozen=True, kw_only=True):
 
 
 class Budgets(Message, tag="ledger.listed.v1", frozen=True, kw_only=True):
-    """The answer to `ListBudgets`, at position `as_of_seq` of the log."""
+    """The answer to `ListBudgets`, at position `as_of_seq` of the log. `left_off`: so many others were used less."""
 
     as_of_seq: Count
     budgets: tuple[BudgetState, ...]
+    left_off: Count = 0
 
 
 class Estimate(Generate, tag="model.estimate.v1", frozen=True, kw_only=True):

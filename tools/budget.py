@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         )
         for one in found.budgets:
             print(_row(one))
+        if found.left_off:
+            print(f"and {found.left_off} that were used less")
         return 0
 
     return with_client(args, job, operator=True)

@@ -66,6 +66,8 @@ SENDS: tuple[str, ...] = ()
 Fold = Book
 
 SWEEP = "sweep"
+LISTED = 1_000
+"""So many budgets are listed: each user has one, and all must fit into one message."""
 
 
 def step(state: State, message: Input, settings: Settings) -> list[Effect]:
@@ -255,11 +257,14 @@ def _quote(state: State, ask: Quote, now: int) -> Quoted:
 
 
 def _list(state: State, now: int) -> Budgets:
-    """Each budget with every key that has an account in a window that is not over; without any, as it is empty."""
+    """Each budget with every key that has an account in a window that is not over: where there are many, those that
+    were used most."""
     topology, found = state.book.topology, list[BudgetState]()
     accounts = {place_of(name): account.until_ms for name, account in state.book.accounts.items()}
     open_now = {place: until_ms for place, until_ms in accounts.items() if not 0 < until_ms <= now}
     open_now |= {place: until for place, until in places("", "", "", "", now).items() if place.scope == "all"}
     if topology is not None:
         found = [_state(state, one) for one in budgets.all_binding(topology, open_now)]
-    return Budgets(as_of_seq=state.book.seq, budgets=tuple(found))
+    most = sorted(found, key=lambda one: -pusd_of(one.spent_usd) - pusd_of(one.reserved_usd))[:LISTED]
+    shown = found if len(found) <= LISTED else most
+    return Budgets(as_of_seq=state.book.seq, budgets=tuple(shown), left_off=len(found) - len(shown))

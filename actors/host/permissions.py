@@ -115,7 +115,7 @@ def _guest(topology: Topology) -> User:
     # Reading the log (it holds no content) without consumers: a consumer could deliver where a guest may not publish.
     publish += [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"]
     publish.append("$SRV.>")
-    return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>"))
+    return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>", f"{app}.live.provider.>"))
 
 
 def merged(before: list[User], after: list[User]) -> list[User]:

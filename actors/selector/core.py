@@ -227,7 +227,8 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     state.knowledge.apply(happened.seq, event)
     state.order.happened(event)
     if isinstance(event, ProviderExhausted):
-        state.local.forget_exhausted([m for m in state.local.exhausted if state.knowledge.models[m].exhausted])
+        views = state.knowledge.models
+        state.local.forget_exhausted([m for m in state.local.exhausted if m not in views or views[m].exhausted])
     if not isinstance(event, RequestBrief | RequestEnded):
         return []
     if isinstance(event, RequestBrief) and not happened.payload:  # an old one: nobody waits for it any longer

@@ -143,7 +143,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         body=run.mark.body,
         degraded=isinstance(run.ending, Finished) and run.ending.degraded,
         decision=run.decision,
-        seal=run.seal,
+        seal=run.seal or seal_of(encode(run.decision)),  # it may end before its decision was recorded
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))

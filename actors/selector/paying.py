@@ -137,6 +137,8 @@ def drop_siblings(run: Conduct) -> None:
     """A quota of the model's account is used up: no other model that draws on it is tried in this run."""
     models = run.topology.models
     used_up = models[run.model].provider, quota_of(run.model, models[run.model])
+    if used_up[1] is None:
+        return
     for chain in (run.chain, run.later):
         for model in [m for m in chain if (models[m].provider, quota_of(m, models[m])) == used_up]:
             chain.remove(model)

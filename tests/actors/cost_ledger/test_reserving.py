@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from understudy.actors.cost_ledger import core
 from understudy.messages.cost import BudgetWarned, CostExpired, CostReserved, Reserve
 from understudy.messages.step import Asked, Stored
 
@@ -268,3 +269,12 @@ def test_events_hold_no_more_than_hashes(desk: Any) -> None:
     d.reserve(user="hash1", conversation="hash2")
     (event,) = [e for e in d.log if isinstance(e, CostReserved)]
     assert (event.user, event.conversation, event.provider, event.most_usd) == ("hash1", "hash2", "lab", "1")
+
+
+def test_a_long_list_shows_what_was_used_most(desk: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(core, "LISTED", 3)
+    d = desk(b={"scope": "user", "window": "day", "limit_usd": "9"})
+    for n in range(5):
+        assert d.reserve(f"r{n}", usd=str(n + 1), user=f"u{n}")
+    assert [d.budget("b", f"u{n}")[1] for n in range(5)] == ["0", "0", "3", "4", "5"]
+    assert d.answer("list").left_off == 2

@@ -163,7 +163,7 @@ def subscribes(house: House, seat: Seat) -> list[str]:
 
 def guest(how: str) -> list[str]:
     if how == "subscribe":
-        return ["_INBOX.>", "tta.live.model.>"]
+        return ["_INBOX.>", "tta.live.model.>", "tta.live.provider.>"]
     log = ("STREAM.INFO.TTA_EVT", "DIRECT.GET.TTA_EVT", "DIRECT.GET.TTA_EVT.>")
     return ["tta.ask.model.>", "tta.ask.feedback.>", "$SRV.>", *(f"$JS.API.{v}" for v in log)]
 
