@@ -126,27 +126,25 @@ class Client:
             text = f"{error.text} {ADVICE['invalid']}"
             raise AnswerFailed(Failed(code="invalid", text=text, path=error.path)) from None
         limit_s = (asked.deadline_ms or DEFAULT_DEADLINE_MS) / 1000 + GRACE_S
-        return await self._ask("model.embed", asked, Embedded, timeout_s=limit_s)
+        return await self.ask("model.embed", asked, Embedded, timeout_s=limit_s)
 
     async def select(self, prompt: Prompt, **fields: Any) -> Selected:
         """The decision alone: which models would be tried, in which order, and why not the others."""
-        return await self._ask("model.select", _ask_of(Select, prompt, fields), Selected)
+        return await self.ask("model.select", _ask_of(Select, prompt, fields), Selected)
 
     async def models(self) -> Models:
         """All models and how they are."""
-        return await self._ask("model.list", ListModels(), Models)
+        return await self.ask("model.list", ListModels(), Models)
 
     async def feedback(self, run_id: str, rating: float, reason: str | None = None) -> FeedbackTaken:
         """What you thought of an answer: `rating` from 0 to 1."""
-        return await self._ask(
-            "feedback.give", GiveFeedback(run_id=run_id, rating=rating, reason=reason), FeedbackTaken
-        )
+        return await self.ask("feedback.give", GiveFeedback(run_id=run_id, rating=rating, reason=reason), FeedbackTaken)
 
     async def pin(self, conversation_id: str, model: str | None) -> PinTaken:
         """Have a conversation answered by this model (id or alias) from now on; None clears the pin."""
-        return await self._ask("model.pin", PinModel(conversation_id=conversation_id, model=model), PinTaken)
+        return await self.ask("model.pin", PinModel(conversation_id=conversation_id, model=model), PinTaken)
 
-    async def _ask(self, name: str, ask: Ask, answer: type[M], timeout_s: float = 5.0) -> M:
+    async def ask(self, name: str, ask: Ask, answer: type[M], timeout_s: float = 5.0) -> M:
         """One question, one answer; offered again while nobody listens. Raises AnswerFailed."""
         until = asyncio.get_running_loop().time() + NOBODY_S
         while True:

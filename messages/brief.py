@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from understudy.messages.base import Part
 from understudy.messages.events import Event
+from understudy.messages.money import Charge
 
 
 class AttemptBrief(Part, frozen=True, kw_only=True):
@@ -26,3 +27,10 @@ class RequestBrief(Event, tag="request.ended.v1", frozen=True, kw_only=True):
     attempts: tuple[AttemptBrief, ...] = ()
     claim: str = ""
     body: str = ""
+
+
+class ChargesBrief(Event, tag="request.ended.v1", frozen=True, kw_only=True):
+    """See `RequestEnded`: what a run cost."""
+
+    run_id: str
+    charges: tuple[Charge, ...] = ()

@@ -8,7 +8,8 @@ from msgspec import Meta
 
 from understudy.messages.base import Ask, Message
 from understudy.messages.generate import Attempt, Requirements, Usage
-from understudy.messages.units import Key, ModelId, PositiveMs, Usd, Word
+from understudy.messages.money import UsdText
+from understudy.messages.units import Key, ModelId, PositiveMs, Word
 
 Text = Annotated[str, Meta(min_length=1, max_length=4_000_000)]
 MOST_INPUTS = 128
@@ -47,6 +48,7 @@ class Embedded(Message, tag="model.embedded.v1", frozen=True, kw_only=True):
     usage: Usage
     attempts: tuple[Attempt, ...]
     recorded: bool = True
-    cost_usd: Usd = 0.0
+    cost_usd: UsdText = "0"
+    cost_estimated: bool = False
     total_ms: float = 0.0
     labels: tuple[str, ...] = ()

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from understudy.messages.base import Message
 from understudy.messages.generate import Attempt, FinishReason, Parameters, Usage
+from understudy.messages.money import Charge, UsdText
 from understudy.messages.run import Continuation
 from understudy.messages.topology import Topology
-from understudy.messages.units import Count, ModelId, Usd, Word
+from understudy.messages.units import Count, ModelId, Word
 
 Health = Literal["healthy", "degraded", "unavailable"]
 
@@ -69,7 +70,10 @@ def seal_of(decision: bytes) -> str:
 
 
 class AttemptEnded(Event, tag="attempt.ended.v1", frozen=True, kw_only=True):
-    """One model tried in vain. (The successful attempt stands inside `RequestEnded`.)"""
+    """One model tried in vain. (The successful attempt stands inside `RequestEnded`.)
+
+    `exhausted_until_ms`: see `RunFailed`. `charge`: what the attempt cost, where its model has a price.
+    """
 
     run_id: str
     attempt: Count
@@ -80,6 +84,8 @@ class AttemptEnded(Event, tag="attempt.ended.v1", frozen=True, kw_only=True):
     tokens: Count = 0
     status: int | None = None
     retry_after_ms: int | None = None
+    exhausted_until_ms: int | None = None
+    charge: Charge | None = None
 
 
 class RequestEnded(Event, tag="request.ended.v1", frozen=True, kw_only=True):
@@ -102,7 +108,8 @@ class RequestEnded(Event, tag="request.ended.v1", frozen=True, kw_only=True):
     text_chars: Count = 0
     tool_calls: Count = 0
     vectors: Count = 0
-    cost_usd: Usd = 0.0
+    cost_usd: UsdText = "0"
+    charges: tuple[Charge, ...] = ()  # of every attempt for which something was reserved
     total_ms: float = 0.0
     conversation: str = ""  # keyed hash
     user: str = ""  # keyed hash

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from understudy.messages.base import Ask, Message, Part
+from understudy.messages.money import UsdText
 from understudy.messages.tools import AUTO, CallId, Format, Kind, Tool, ToolCall, ToolPart
 from understudy.messages.units import Count, Key, ModelId, PositiveMs, PositiveTokens, Ratio, Tokens, Usd, Word
 
@@ -26,6 +27,8 @@ FailCode = Literal[
     "unknown_task",
     "too_large",
     "no_allowed_model",
+    "budget_exhausted",
+    "ledger_down",
     "overloaded",
     "deadline_exceeded",
     "context_too_long",
@@ -47,6 +50,8 @@ ADVICE: dict[str, str] = {
     "unknown_task": "Use a task that the topology names, or leave `task` out.",
     "too_large": "Send less: the request exceeds the size named in the text.",
     "no_allowed_model": "Relax the requirements; `rejected` counts the candidates per reason.",
+    "budget_exhausted": "Wait for the next window, ask for less (`max_tokens`), or have the operator raise the budget.",
+    "ledger_down": "Nobody can say what may be spent, so no priced model is run; try again, or allow a free model.",
     "overloaded": "Wait `retry_after_ms`, then send the same request.",
     "deadline_exceeded": "Give more `deadline_ms` or ask for less; `resumable`: the text so far can be continued.",
     "context_too_long": "Shorten the conversation: no allowed model has a larger window.",
@@ -126,11 +131,18 @@ class Generate(Ask, tag="model.generate.v1", frozen=True, kw_only=True):
 
 
 class Usage(Part, frozen=True, kw_only=True):
-    """Tokens of a whole answer, all attempts together. `estimated`: the provider sent no count, so we counted."""
+    """Tokens of a whole answer, all attempts together. `estimated`: the provider sent no count, so we counted.
+
+    `cached_tokens` are part of the prompt's, `reasoning_tokens` of the completion's: 0 where the provider names none.
+    `cost_usd` is the provider's own figure, where it sends one.
+    """
 
     prompt_tokens: Tokens = 0
     completion_tokens: Tokens = 0
     estimated: bool = False
+    cached_tokens: Tokens = 0
+    reasoning_tokens: Tokens = 0
+    cost_usd: UsdText | None = None
 
 
 class Parameters(Part, frozen=True, kw_only=True):
@@ -208,7 +220,10 @@ class Seam(Message, tag="model.seam.v1", frozen=True, kw_only=True):
 
 
 class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
-    """The whole answer. `recorded: false` means that the log, or its disk, had not confirmed the outcome in time."""
+    """The whole answer. `recorded: false` means that the log, or its disk, had not confirmed the outcome in time.
+
+    `cost_usd`: of all attempts; `cost_estimated`: at least one is booked with all that was reserved for it.
+    """
 
     run_id: str
     text: str | None
@@ -223,7 +238,8 @@ class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
     seams: Count = 0
     degraded: bool = False
     recorded: bool = True
-    cost_usd: Usd = 0.0
+    cost_usd: UsdText = "0"
+    cost_estimated: bool = False
     total_ms: float = 0.0
     labels: tuple[str, ...] = ()
 

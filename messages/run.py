@@ -124,7 +124,10 @@ class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
 
 
 class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
-    """The attempt is over without a whole answer."""
+    """The attempt is over without a whole answer.
+
+    `exhausted_until_ms`: the provider says that a quota of the whole account is used up until then (Unix milliseconds).
+    """
 
     run_id: str
     attempt: Count
@@ -132,6 +135,7 @@ class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
     status: int | None = None
     retry_after_ms: int | None = None
     key_id: str | None = None  # see `Attempt`
+    exhausted_until_ms: int | None = None
 
 
 class CancelRun(Message, tag="runner.cancel.v1", frozen=True, kw_only=True):

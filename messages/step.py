@@ -138,7 +138,7 @@ class CallEnded(Struct, frozen=True):
     """The dialect's explicit terminator was seen. Token counts are None where the provider sent none.
 
     `served_by`: the model that the provider says it used, where it is not the one it was asked for. `key_id`: of the
-    key that it was asked with.
+    key that it was asked with. `cost_usd`: the provider's own figure.
     """
 
     at_ms: float
@@ -150,6 +150,9 @@ class CallEnded(Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     vectors: str = ""  # JSON
     key_id: str | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_usd: str | None = None
 
 
 class CallFailed(Struct, frozen=True):
@@ -161,6 +164,7 @@ class CallFailed(Struct, frozen=True):
     status: int | None = None
     retry_after_ms: int | None = None
     key_id: str | None = None
+    exhausted_until_ms: int | None = None
 
 
 class EdgeReady(Struct, frozen=True):

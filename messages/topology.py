@@ -12,6 +12,7 @@ from msgspec import Meta, field
 
 from understudy.messages.base import Finite, Part
 from understudy.messages.generate import Capability
+from understudy.messages.money import UsdText
 from understudy.messages.run import Continuation
 from understudy.messages.units import Count, ModelId, Positive, PositiveMs, PositiveTokens, Ratio, Usd, Word
 
@@ -75,6 +76,10 @@ class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True)
     fallbacks: tuple[ModelId, ...] = ()
     usd_per_mtok_in: Usd = 0.0
     usd_per_mtok_out: Usd = 0.0
+    usd_per_mtok_cached: Usd | None = None  # of the prompt, read from a cache; none: as the rest of it
+    usd_per_mtok_reasoning: Usd | None = None  # of the completion, not shown; none: as the rest of it
+    usd_per_request: Usd = 0.0
+    price_known: bool = True  # not: what it costs nobody can say before (see `policy.unknown_price_reserve_usd`)
     licence: str = "unknown"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tokens_per_s: Annotated[float, Meta(gt=0)] | None = None  # a limit on purpose (demo, politeness)
@@ -109,8 +114,25 @@ class Weights(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fit: Annotated[float, Meta(ge=0)] = 0.05
 
 
+class Budget(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """At most so much may be spent in each window (UTC), by each key of the scope apart.
+
+    `match`: only these keys; none: each. Keys are providers, models, or keyed hashes of users and conversations.
+    Requests that name no user share one budget; a request without a conversation is in none.
+    """
+
+    scope: Literal["all", "provider", "model", "user", "conversation"]
+    window: Literal["day", "month", "conversation"]
+    limit_usd: UsdText
+    match: tuple[str, ...] = ()
+
+
 class Policy(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """House rules of selection. The reference values are where a score is one half."""
+    """House rules of selection. The reference values are where a score is one half.
+
+    `unknown_price_reserve_usd`: a model whose price nobody knows is not free. It is used only where this says what to
+    reserve for a request to it.
+    """
 
     weights: Weights = Weights()
     speed_reference_ms: PositiveMs = 500
@@ -118,6 +140,7 @@ class Policy(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True
     chain_length: Positive = 8
     failover_ratio: Ratio = 0.2
     failover_minimum: Count = 10
+    unknown_price_reserve_usd: UsdText | None = None
 
 
 class ActorPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,4 +179,5 @@ class Topology(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     latency: dict[Word, Latency] = field(default_factory=_latencies)
     tasks: dict[Word, Task] = field(default_factory=lambda: {"general": Task()})
     policy: Policy = Policy()
+    budgets: dict[Word, Budget] = {}
     actors: dict[Word, ActorPlan] = {}

@@ -16,6 +16,7 @@ COMMANDS = {
     "ask": "one request from the command line",
     "models": "the catalogue: every model and how it is",
     "watch": "model-change announcements, live",
+    "budget": "every budget: spent, reserved, limit, end of its window",
     "events": "the event log: outcomes, changes, topologies",
     "bench": "measure what `up` starts",
     "evaluate": "judge the secret and PII scanners by labelled rows",

@@ -9,6 +9,7 @@ import msgspec
 
 from understudy.actors.health_tracker.history import History, Record, number_of
 from understudy.messages.events import Event, ModelDegraded, ModelProbed, ModelRecovered, ModelUnavailable
+from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Store, Stored, StoreFailed
 
@@ -75,7 +76,7 @@ class Watch(Record):
 
     def costs(self) -> bool:
         """Would a probe cost money?"""
-        return self.declared.usd_per_mtok_in > 0 or self.declared.usd_per_mtok_out > 0
+        return is_priced(self.declared)
 
 
 @dataclass(slots=True)

@@ -64,7 +64,8 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
     app = topology.app
     publish = [f"{app}.evt.{name}{tail}" for name in plan.emits for tail in _tails(seat)]
     publish += [f"{app}.obs.{name}.{seat.instance}" for name in plan.observes]
-    publish += [f"{app}.ask.{name}.*" for name in plan.sends]
+    shared = {name for other in topology.actors.values() for name in other.asks}  # asked without a key
+    publish += [f"{app}.ask.{name}" if name in shared else f"{app}.ask.{name}.*" for name in plan.sends]
     publish += _inboxes_of_askers(topology, plan, seat, seats)
     publish.append(f"{app}.dead.{seat.actor}.{seat.instance}")
     if plan.folds:
@@ -114,7 +115,7 @@ def _guest(topology: Topology) -> User:
     # Reading the log (it holds no content) without consumers: a consumer could deliver where a guest may not publish.
     publish += [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"]
     publish.append("$SRV.>")
-    return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>"))
+    return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>", f"{app}.live.provider.>"))
 
 
 def merged(before: list[User], after: list[User]) -> list[User]:

@@ -13,7 +13,8 @@ from understudy.actors.host.spawn import Child
 from understudy.messages.slugs import slug
 from understudy.messages.topology import Topology
 
-SELECTION_ONLY = ("quality", "capabilities", "continues", "fallbacks", "usd_per_mtok_in", "usd_per_mtok_out", "licence")
+SELECTION_ONLY = ("quality", "capabilities", "continues", "fallbacks", "usd_per_mtok_in", "usd_per_mtok_out", "licence",
+                  "usd_per_mtok_cached", "usd_per_mtok_reasoning", "usd_per_request", "price_known")  # fmt: skip
 """What selectors alone look at in a model; they fold it from `topology.applied`, so no process needs a restart."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import re
 import types
 import typing
 from pathlib import Path
@@ -18,12 +19,15 @@ import msgspec
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.strict_yaml import NotYaml, load
 from understudy.actors.runner.address import RIGHT, BadAddress, target
+from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
 from understudy.messages.topology import ActorPlan, BusPlan, Model, Topology
 from understudy.messages.wire import tag_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_REQUEST_BYTES = 1_024
+MONTH_DAYS = 32
+HASH = re.compile(r"[0-9a-f]{32}")
 ROOM_BYTES = 65_536
 """So much larger than a request is the largest message that may carry it on."""
 
@@ -172,6 +176,7 @@ def check(topology: Topology, folder: Path) -> list[Problem]:
     _check_tasks(topology, problems)
     _check_seats(topology, problems)
     _check_sizes(topology.bus, problems)
+    _check_money(topology, problems)
     for name, plan in topology.actors.items():
         _check_actor(name, plan, problems)
     return problems
@@ -300,6 +305,30 @@ def _check_sizes(bus: BusPlan, problems: list[Problem]) -> None:
     elif not MIN_REQUEST_BYTES <= bus.max_request_bytes <= bus.max_payload_bytes - ROOM_BYTES:
         right = f"give {MIN_REQUEST_BYTES} to max_payload_bytes - {ROOM_BYTES} = {bus.max_payload_bytes - ROOM_BYTES}"
         problems.append(Problem("$.bus.max_request_bytes", str(bus.max_request_bytes), right))
+
+
+def _check_money(topology: Topology, problems: list[Problem]) -> None:
+    """Budgets whose keys there are, whose windows the log remembers; and somebody who keeps the books."""
+    keys = {"provider": topology.providers, "model": topology.models}
+    for name, budget in topology.budgets.items():
+        path = f"$.budgets.{name}"
+        if budget.window == "conversation" and budget.scope != "conversation":
+            problems.append(Problem(f"{path}.window", "'conversation'", "this scope has day or month"))
+        if budget.scope == "all" and budget.match:
+            problems.append(Problem(f"{path}.match", "keys", "the scope `all` has none: leave it out"))
+        for key in budget.match:
+            if budget.scope in keys and key not in keys[budget.scope]:
+                problems.append(_unknown(f"{path}.match", key, keys[budget.scope]))
+            if budget.scope in ("user", "conversation") and not HASH.fullmatch(key):
+                right = "give its keyed hash, 32 hex digits, as it stands in the log's events"
+                problems.append(Problem(f"{path}.match", _shown(key), right))
+        if budget.window == "month" and topology.log.max_age_days < MONTH_DAYS:
+            right = f"a budget per month needs at least {MONTH_DAYS}: what was spent is folded from the log"
+            problems.append(Problem("$.log.max_age_days", str(topology.log.max_age_days), right))
+    priced = next((f"$.models.{m}" for m, declared in topology.models.items() if is_priced(declared)), None)
+    needed = "$.budgets" if topology.budgets else priced
+    if needed is not None and topology.actors and "cost_ledger" not in topology.actors:
+        problems.append(Problem(needed, "nobody who keeps the books", "declare the actor cost_ledger"))
 
 
 def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:

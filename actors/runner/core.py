@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import Event, ModelLoaded, ModelUnloaded
@@ -229,6 +230,9 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
         completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
         estimated=ended.completion_tokens is None or ended.prompt_tokens is None,
+        cached_tokens=ended.cached_tokens or 0,
+        reasoning_tokens=ended.reasoning_tokens or 0,
+        cost_usd=ended.cost_usd,
     )
     end = RunEnded(
         run_id=run.run_id,
@@ -269,7 +273,7 @@ def _failed(state: State, failed: CallFailed, settings: Settings) -> list[Effect
     reason = msgspec.convert(failed.reason, RunFailure)
     return [
         *_say(state, failed.call_id, call, failed.at_ms),
-        _failure(call.reply, call.run, reason, failed.status, failed.retry_after_ms, failed.key_id),
+        _failure(call.reply, call.run, reason, failed),
         Wake(0, failed.call_id, 0),
         *_key_refused(state, call.run.model, failed, settings),
     ]
@@ -286,23 +290,18 @@ def _key_refused(state: State, model: str, failed: CallFailed, settings: Setting
     return [Store(event, f"key.refused.{key_id}.{state.instance}.{now}", key=slug(model))]
 
 
-def _failure(
-    reply: str,
-    run: RunModel,
-    reason: RunFailure,
-    status: int | None = None,
-    retry_after_ms: int | None = None,
-    key_id: str | None = None,
-) -> Send:
-    failed = RunFailed(
-        run_id=run.run_id,
-        attempt=run.attempt,
-        reason=reason,
-        status=status,
-        retry_after_ms=retry_after_ms,
-        key_id=key_id,
-    )
-    return Send(reply, failed)
+def _failure(reply: str, run: RunModel, reason: RunFailure, failed: CallFailed | None = None) -> Send:
+    """The attempt's end, with what its call says of it."""
+    said = RunFailed(run_id=run.run_id, attempt=run.attempt, reason=reason)
+    if failed is not None:
+        said = replace(
+            said,
+            status=failed.status,
+            retry_after_ms=failed.retry_after_ms,
+            key_id=failed.key_id,
+            exhausted_until_ms=failed.exhausted_until_ms,
+        )
+    return Send(reply, said)
 
 
 def _forget(state: State, call_id: str) -> Call | None:

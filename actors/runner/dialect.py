@@ -52,6 +52,9 @@ class Piece(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     failure: RunFailure | None = None
+    cached_tokens: int | None = None  # of the prompt's
+    reasoning_tokens: int | None = None  # of the completion's
+    cost_usd: str | None = None  # the provider's own figure
     model: str | None = None
     done: bool = False  # the dialect's terminator: an answer is whole only with it and a `finish`
 
@@ -65,6 +68,9 @@ class Piece(msgspec.Struct, gc=False):
             self.prompt_tokens = later.prompt_tokens
         if later.completion_tokens is not None:
             self.completion_tokens = later.completion_tokens
+        self.cached_tokens = self.cached_tokens if later.cached_tokens is None else later.cached_tokens
+        self.reasoning_tokens = self.reasoning_tokens if later.reasoning_tokens is None else later.reasoning_tokens
+        self.cost_usd = self.cost_usd if later.cost_usd is None else later.cost_usd
         if later.model is not None:
             self.model = later.model
 

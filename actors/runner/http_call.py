@@ -16,6 +16,7 @@ from understudy.actors.runner.http_keys import Keys, said_id
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure
 from understudy.actors.runner.output import InvalidOutput, Output, StopCut
+from understudy.actors.runner.quotas import exhausted_until_ms
 from understudy.actors.runner.sse import Malformed
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallText, Input
@@ -70,14 +71,17 @@ class Call(Exchange):
             self.cut("refused_connection" if failure == "refused" else "broken_stream")
         else:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.headers}
-            reason = self._edge.dialect.reason_of(self.status, self._error[:ERROR_BYTES])
-            self.cut(reason, retry_after_ms(headers, time.time()))
+            edge, error = self._edge, self._error[:ERROR_BYTES]
+            wait_ms = retry_after_ms(headers, time.time())
+            until_ms = exhausted_until_ms(self._name, self.status, headers, error, edge.now_ms())
+            self.cut(edge.dialect.reason_of(self.status, error), wait_ms, until_ms)
 
-    def cut(self, reason: RunFailure, retry_after_ms: int | None = None) -> None:
+    def cut(self, reason: RunFailure, wait_ms: int | None = None, exhausted_until_ms: int | None = None) -> None:
         """Over without a whole answer; what is held goes out first."""
         if self.over():
             edge, status, key_id = self._edge, self.status or None, said_id(self.key_id)
-            edge.feed(CallFailed(edge.now_ms(), self._call_id, reason, status, retry_after_ms, key_id))
+            now = edge.now_ms()
+            edge.feed(CallFailed(now, self._call_id, reason, status, wait_ms, key_id, exhausted_until_ms))
 
     def over(self) -> bool:
         """Leave the calls in hand. False if it had."""
@@ -194,9 +198,19 @@ class ChatCall(Call):
             self.cut("invalid_output")
             return
         if self.over():
-            tokens = end.prompt_tokens, end.completion_tokens
-            served, key_id = served_by(end.model, self._name), said_id(self.key_id)
-            ended = CallEnded(edge.now_ms(), self._call_id, finish, *tokens, served, calls, key_id=key_id)
+            ended = CallEnded(
+                edge.now_ms(),
+                self._call_id,
+                finish,
+                end.prompt_tokens,
+                end.completion_tokens,
+                served_by=served_by(end.model, self._name),
+                tool_calls=calls,
+                key_id=said_id(self.key_id),
+                cached_tokens=end.cached_tokens,
+                reasoning_tokens=end.reasoning_tokens,
+                cost_usd=end.cost_usd,
+            )
             edge.feed(ended)
 
 

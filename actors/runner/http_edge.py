@@ -12,6 +12,7 @@ from understudy.actors.runner.http_call import Call, ChatCall, EmbedCall
 from understudy.actors.runner.http_keys import NO_HEADS, NO_KEY, Heads, Keys
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.output import StopCut
+from understudy.messages.prices import is_priced
 from understudy.messages.run import RunModel
 from understudy.messages.step import CallModel, CancelCall, Input
 from understudy.messages.topology import Model, Provider
@@ -55,7 +56,9 @@ class HttpEdge:
         match effect:
             case CallModel(call_id=call_id, run=run):
                 key_id, heads = self.keys.heads() or ("", NO_HEADS)
-                call = self._call(call_id, run, self._models[run.model], heads)
+                model = self._models[run.model]
+                call = self._call(call_id, run, model, heads)
+                call.repeatable = not is_priced(model)  # one reservation pays for one call
                 call.key_id, self.calls[call_id] = key_id, call
                 self.keys.begun(key_id)
                 if key_id:

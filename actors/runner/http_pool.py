@@ -39,7 +39,8 @@ class Client:
         A request on a reused connection that ends at once without one byte of an answer is sent again, once, on a new
         one. RFC 9110 (9.2.2) leaves a POST to who knows what it does: here a server that closes an idle connection is
         the common cause, which must not count as a failure of its model, and a generation that nobody saw changes
-        nothing but a bill. The time limit (`STALE_S`) keeps work that made a server fall from being repeated.
+        nothing but a bill; where there is a bill, the exchange is not `repeatable`. The time limit (`STALE_S`) keeps
+        work that made a server fall from being repeated.
         """
         while self._idle:
             connection = self._idle.pop()

@@ -53,10 +53,11 @@ class Exchange:
     `Client.send`, `finish` or `cancel`, and none after `finish` or `cancel`.
     """
 
-    __slots__ = ("connection", "headers", "opening", "request", "status")
+    __slots__ = ("connection", "headers", "opening", "repeatable", "request", "status")
 
     def __init__(self, request: bytes) -> None:
         self.request = request
+        self.repeatable = True  # it may be sent again where a connection was lost before one byte of an answer
         self.status = 0  # of the response; 0 before its head
         self.headers: list[tuple[bytes, bytes]] = []
         self.connection: Connection | None = None
@@ -184,6 +185,7 @@ class Connection(asyncio.Protocol):
         """Gone, by either side."""
         exchange, pool = self._detach(), self._pool
         stale = self.used and not self._answered and pool.loop.time() - self.sent_at < STALE_S
+        stale = stale and exchange is not None and exchange.repeatable
         pool.lost(self, exchange if stale else None)
         if exchange is not None and not stale:
             exchange.on_end(None if exc is None and self._ends_with_connection() else "broken")

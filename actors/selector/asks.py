@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit, answers, failover, repeats, vectors
+from understudy.actors.selector import admit, answers, estimate, paying, repeats, vectors
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.marks import Mark, mark_of
-from understudy.actors.selector.state import Awaited, Settings, State, conducted
+from understudy.actors.selector.state import Awaited, Settings, State, barred, conducted
 from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
 from understudy.messages.catalogue import (
@@ -26,6 +26,7 @@ from understudy.messages.catalogue import (
     PinTaken,
     Select,
 )
+from understudy.messages.cost import Estimate
 from understudy.messages.embed import Embed
 from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
@@ -42,6 +43,8 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
         return []
     try:
         match asked.message:
+            case Estimate():
+                return estimate.asked(state, asked, asked.message, settings.hash_key)
             case Select():
                 return [Send(asked.reply, _select(state, asked))]
             case Generate():
@@ -120,6 +123,7 @@ def _admitted(
         deciding=deciding,
         topology=topology,
         continues=state.knowledge.continues,
+        barred=partial(barred, state),
         script=Script(stops=parameters.stop),
         begun_ms=asked.at_ms,
         deadline_ms=deadline_ms,
@@ -133,13 +137,11 @@ def _admitted(
 
 def begin(state: State, run: Conduct, now: float) -> list[Effect]:
     """From here on the run is ours: its first attempt goes to a runner, then its decision to the trace."""
-    if run.ask.resume is not None:
-        failover.resume(run, run.ask.resume.text)
     state.runs[run.run_id] = run
     if run.mark.key:
         state.claims[run.mark.key] = run.run_id
     started = run.started(now)
-    attempt = conducted(state, run, now, partial(run.ask_next, now))
+    attempt = conducted(state, run, now, partial(paying.proceed, run, "", now))
     return [*attempt, Later(lambda: [run.record(), *started])]
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from understudy.messages.generate import Attempt, Delta
+from understudy.actors.selector.views import News
+from understudy.messages.generate import Attempt, Delta, Usage
 from understudy.messages.run import RunEnded, RunFailed, RunModel, RunText
 from understudy.messages.step import Effect
 from understudy.messages.tools import ToolCall
@@ -69,8 +70,22 @@ def tell(run: Conduct, piece: RunText) -> list[Effect]:
     return out
 
 
-def record(run: Conduct, outcome: str, now: float, said: RunEnded | RunFailed | None) -> Attempt:
-    """How the current attempt ended, with what the runner said of it."""
+def record(
+    run: Conduct,
+    outcome: str,
+    now: float,
+    *,
+    told: RunEnded | RunFailed | None = None,
+    usage: Usage | None = None,
+) -> Attempt:
+    """The current attempt is over: what it cost, what is news of its model. `told`: as its runner says."""
+    status, wait_ms, until_ms = None, None, None
+    if isinstance(told, RunFailed):
+        status, wait_ms, until_ms = told.status, told.retry_after_ms, told.exhausted_until_ms
+    run.purse.settle(outcome, status, usage)
+    run.news.append(News(run.model, outcome, wait_ms or 0, until_ms))
+    if wait_ms is not None:
+        run.free_ms = now + wait_ms if run.free_ms is None else min(run.free_ms, now + wait_ms)
     first = None if run.first_ms is None else round(run.first_ms - run.asked_ms, 3)
     return Attempt(
         model=run.model,
@@ -78,7 +93,7 @@ def record(run: Conduct, outcome: str, now: float, said: RunEnded | RunFailed | 
         first_token_ms=first,
         total_ms=round(now - run.asked_ms, 3),
         tokens=run.tokens,
-        status=said.status if isinstance(said, RunFailed) else None,
-        served_by=said.served_by if isinstance(said, RunEnded) else None,
-        key_id=None if said is None else said.key_id,
+        status=status,
+        served_by=told.served_by if isinstance(told, RunEnded) else None,
+        key_id=None if told is None else told.key_id,
     )

@@ -6,6 +6,7 @@ Every candidate that is dropped gets one closed reason word; every score is a fi
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.base import Part
 from understudy.messages.catalogue import Candidate
 from understudy.messages.generate import Requirements
+from understudy.messages.prices import is_priced
 from understudy.messages.topology import Model, Policy, Topology, Weights
 
 Rejection = Literal[
@@ -26,6 +28,8 @@ Rejection = Literal[
     "too_expensive",
     "wrong_location",
     "not_named",
+    "unknown_price",
+    "quota_exhausted",
 ]
 
 
@@ -36,6 +40,7 @@ class Local(Part, frozen=True, kw_only=True):
     in_flight: int
     slots: int
     suspect: bool = False
+    exhausted: bool = False  # a quota that it draws on is used up, and the log does not say so yet
 
 
 def idle(declared: Model) -> Local:
@@ -148,6 +153,10 @@ def reject(
         return "not_named"
     if need.location is not None and (need.location == "local") != is_local:
         return "wrong_location"
+    if view.price_refused:
+        return "unknown_price"
+    if view.exhausted or local.exhausted:
+        return "quota_exhausted"
     if view.status == "unavailable":
         return "unhealthy"
     if local.instances == 0:
@@ -159,12 +168,17 @@ def reject(
         return "context_too_small"
     if _quality(view, q.task) < min_quality:
         return "below_quality"
-    price = max(declared.usd_per_mtok_in, declared.usd_per_mtok_out)
-    if need.max_usd_per_mtok is not None and price > need.max_usd_per_mtok:
+    if need.max_usd_per_mtok is not None and _too_dear(declared, need.max_usd_per_mtok):
         return "too_expensive"
     if need.max_latency_ms is not None and (view.first_token_ms or 0.0) > need.max_latency_ms:
         return "too_slow"
     return None
+
+
+def _too_dear(declared: Model, limit: float) -> bool:
+    """A price that nobody knows is above every limit; a limit of 0 allows no price of any kind."""
+    price = max(declared.usd_per_mtok_in, declared.usd_per_mtok_out)
+    return price > limit or not declared.price_known or (limit == 0 and is_priced(declared))
 
 
 def rank(view: ModelView, local: Local) -> int:
@@ -217,7 +231,8 @@ def steady_parts(view: ModelView, task: str, policy: Policy) -> Steady:
     """See `Steady`."""
     declared = view.declared
     ratio = view.success_ratio()
-    price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2
+    known = declared.price_known
+    price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2 if known else math.inf
     return (
         _quality(view, task) * (1.0 if ratio is None else ratio),
         policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from understudy.actors.selector import attempt, ends, failover
+from understudy.actors.selector import attempt, ends, failover, paying
 from understudy.actors.selector.attempt import Beside
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.marks import Mark
+from understudy.actors.selector.purse import Purse
 from understudy.actors.selector.text import Script
 from understudy.actors.selector.views import News
 from understudy.actors.selector.where import Where, begins
@@ -68,12 +69,14 @@ class Conduct:
     deciding: Callable[[], SelectionMade]
     topology: Topology
     continues: Callable[[str], Continuation]  # how a model goes on with another's text, as far as the log tells now
+    barred: Callable[[str, float], str | None]  # why a model may not be tried now, though it is in the chain
     begun_ms: float
     deadline_ms: float
     emergency_reply: str | None = None
     conversation: str = ""
     user: str = ""
     mark: Mark = field(default_factory=Mark)
+    purse: Purse = field(default_factory=Purse)
 
     attempt: int = -1
     model: str = ""
@@ -129,8 +132,8 @@ class Conduct:
         return Started(run_id=self.run_id, instance=self.where.instance, model=model, deadline_ms=left)
 
     def ask_next(self, now: float) -> list[Effect]:
-        """Ask the chain's next model."""
-        self.attempt += 1
+        """Ask the chain's next model, which is paid for by now (`paying.proceed`)."""
+        self.attempt = self.attempt + 1 if self.purse.held is None else self.purse.attempt
         self.model = self.chain.pop(0)
         self.runner, self.first_ms, self.pieces, self.tokens, self.exact = "", None, 0, 0, True
         self.asked_ms = now
@@ -144,7 +147,7 @@ class Conduct:
 
     def hear(self, message: Message, now: float) -> list[Effect]:
         """An answer of a runner; one of an abandoned attempt is fenced off."""
-        over = self.ending is not None or self.resting
+        over = self.ending is not None or self.idle
         if over or getattr(message, "attempt", self.attempt) != self.attempt:
             return [self.where.cancel(message)] if begins(message) else []
         match message:
@@ -156,7 +159,7 @@ class Conduct:
             case RunEnded():
                 return self._ended(message, now)
             case RunFailed():
-                return self.fail(message.reason, now, message)
+                return self.fail(message.reason, now, told=message)
             case _:
                 return []
 
@@ -209,35 +212,39 @@ class Conduct:
             return self.fail("text_lost", now)
         out = self._more(message, now) if message.text else []
         if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
-            return out + self.fail("refused", now)
+            return out + self.fail("refused", now, usage=message.usage)
         self.beside.calls, self.beside.vectors = message.tool_calls, message.vectors
         silent = not (self.script.added() or self.script.stop_begun or self.beside.holds_any())
         if silent and message.finish_reason != "refusal":
             if self.continued:
                 failover.mute(self)
-            return self.fail("empty", now)
+            return self.fail("empty", now, usage=message.usage)
         out += self.show(self.script.finish())
         out += self.announce_seam(self.script.seq)
         usage = ends.spent(self, message.usage)
-        self.tried.append(self._attempt("ok", now, message))
+        self.tried.append(attempt.record(self, "ok", now, told=message, usage=message.usage))
         return out + self.finish(message.finish_reason, usage, now)
 
     # --- failing over ----------------------------------------------------------------------------------------------
 
-    def fail(self, reason: RunFailure, now: float, said: RunFailed | None = None) -> list[Effect]:
-        """The current attempt is over, the next model goes on, or the run ends."""
+    @property
+    def idle(self) -> bool:
+        """No attempt is under way: there is no room anywhere, or the ledger has not answered yet."""
+        return self.resting or self.purse.waiting is not None
+
+    def fail(
+        self, reason: RunFailure, now: float, *, told: RunFailed | None = None, usage: Usage | None = None
+    ) -> list[Effect]:
+        """The current attempt is over; the next model goes on, or the run ends. `told`: as its runner says."""
         if self.ending is not None:
             return []
-        if self.resting:  # no attempt is under way
+        if self.idle:
             return failover.give_up(self, reason, now) if reason in ("cancelled", "deadline") else []
-        failed = self._attempt(reason, now, said)
-        retry_after_ms = None if said is None else said.retry_after_ms
+        failed = attempt.record(self, reason, now, told=told, usage=usage)
         self._keep_for_later(reason)
         if not self.rests or reason not in ("busy", "no_responders"):  # waiting for room is told once per model
             self.tried.append(failed)
-        out: list[Effect] = (
-            [] if reason in ("busy", "no_responders") else [ends.attempt_ended(self, failed, now, retry_after_ms)]
-        )
+        out: list[Effect] = [] if reason in ("busy", "no_responders") else [ends.attempt_ended(self, failed, now, told)]
         if self.runner and reason in ("first_token_timeout", "stall_timeout", "deadline", "cancelled", "text_lost"):
             started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
             out.append(self.where.cancel(started))
@@ -248,12 +255,14 @@ class Conduct:
         over = over or (reason == "refused" and self.ask.on_refusal != "next")
         if not over and failover.used_up(self, reason):
             return out + failover.cut_by_length(self, now)
+        if told is not None and told.exhausted_until_ms is not None:
+            paying.drop_siblings(self)
         if not over and not self.chain and self.later:
             return out + failover.rest(self, reason, now)
         free = len(self.tried) == 1 or reason in failover.NOT_ITS_FAULT
         if over or not self.chain or not (free or self.may_fail_over):
             return out + failover.give_up(self, reason, now)
-        return out + failover.fail_over(self, reason, now)
+        return out + paying.proceed(self, reason, now)
 
     def _keep_for_later(self, reason: RunFailure) -> None:
         """Models to ask once more when no other is left: those without room, and once each those that lost us."""
@@ -286,8 +295,8 @@ class Conduct:
         if self.ending is not None:
             return []
         out: list[Effect] = []
-        if not self.resting:
-            self.tried.append(self._attempt("cancelled", now))
+        if not self.idle:
+            self.tried.append(attempt.record(self, "cancelled", now))
         if self.runner:
             started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
             out.append(self.where.cancel(started))
@@ -302,7 +311,10 @@ class Conduct:
         if self.ending is not None or generation != self.attempt:
             return []
         if self.resting:
-            return failover.rested(self, now)
+            failover.rested(self)
+            return paying.proceed(self, self.broken, now)
+        if self.purse.waiting is not None:
+            return paying.woke(self, now)
         if now < self.due_ms:
             return [Wake(self.due_ms, self.run_id, self.attempt)]
         if now >= self.deadline_ms:
@@ -364,14 +376,3 @@ class Conduct:
     def say(self, message: Message) -> list[Effect]:
         """To everybody who waits."""
         return self.callers.say(message)
-
-    # --- helpers ---------------------------------------------------------------------------------------------------
-
-    def _attempt(self, outcome: str, now: float, said: RunEnded | RunFailed | None = None) -> Attempt:
-        """What is recorded of the current attempt, with what the runner said at its end."""
-        retry_after_ms = said.retry_after_ms if isinstance(said, RunFailed) else None
-        self.news.append(News(self.model, outcome, retry_after_ms or 0))
-        if retry_after_ms is not None:
-            at_ms = now + retry_after_ms
-            self.free_ms = at_ms if self.free_ms is None else min(self.free_ms, at_ms)
-        return attempt.record(self, outcome, now, said)

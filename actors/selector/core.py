@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from understudy.actors.selector import answers, repeats, takeover
+from understudy.actors.selector import answers, estimate, paying, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.order import Order
@@ -14,6 +14,7 @@ from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
+from understudy.messages.cost import Estimate, ProviderExhausted, ProviderRestored, Quoted, Reserved, ReserveRefused
 from understudy.messages.embed import Embed
 from understudy.messages.events import (
     AttemptEnded,
@@ -67,6 +68,7 @@ ASKS: dict[str, type[Ask | Message]] = {
     "model.generate": Generate,
     "model.embed": Embed,
     "model.select": Select,
+    "model.estimate": Estimate,
     "model.list": ListModels,
     "model.describe": DescribeModel,
     "feedback.give": GiveFeedback,
@@ -88,9 +90,11 @@ FOLDS = (
     ModelProbed,
     ModelPinned,
     ModelCleared,
+    ProviderExhausted,
+    ProviderRestored,
 )
 EMITS = (AttemptEnded, RequestEnded, ModelSwitched, ModelPinned, ModelCleared, FeedbackGiven)
-SENDS = ("runner.run", "runner.cancel", "selector.attach")
+SENDS = ("runner.run", "runner.cancel", "selector.attach", "ledger.reserve", "ledger.quote")
 OBSERVES = (SelectorBeat,)
 Fold = Knowledge
 
@@ -164,6 +168,11 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
             if run is None:
                 return [state.where.cancel(message)] if begins(message) else []
             return conducted(state, run, heard.at_ms, partial(run.hear, message, heard.at_ms))
+        case Reserved() | ReserveRefused():
+            run = state.runs.get(message.run_id)
+            return conducted(state, run, heard.at_ms, partial(paying.hear, run, message, heard.at_ms)) if run else []
+        case Quoted():
+            return estimate.quoted(state, message)
         case RunnerBeat():
             state.local.beat(message, heard.at_ms)
             return []
@@ -217,6 +226,9 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     event = happened.event
     state.knowledge.apply(happened.seq, event)
     state.order.happened(event)
+    if isinstance(event, ProviderExhausted):
+        views = state.knowledge.models
+        state.local.forget_exhausted([m for m in state.local.exhausted if m not in views or views[m].exhausted])
     if not isinstance(event, RequestBrief | RequestEnded):
         return []
     if isinstance(event, RequestBrief) and not happened.payload:  # an old one: nobody waits for it any longer
@@ -265,6 +277,7 @@ def _sweep(state: State, woke: Woke, settings: Settings) -> list[Effect]:
             out += _gone(state, instance, "silent", now)
     for instance in state.siblings.silent(limit, now):
         out += takeover.selector_gone(state, instance, now, now)
+    out += estimate.sweep(state, now)
     if woke.generation % VANISH_SWEEPS == 0:
         out += [probe for run in state.runs.values() for probe in run.probes()]
     if woke.generation % FORGET_SWEEPS == 0:
@@ -278,6 +291,8 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
     kind, *rest = tail.split(".")
     if rest[:1] == ["attach"]:
         return repeats.unheard(state, rest[1:], unheard.at_ms)
+    if rest[2:] == ["quote"]:
+        return estimate.unheard(state, rest[0])
     run = state.runs.get(rest[0]) if rest else None
     if run is None:
         return []

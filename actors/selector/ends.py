@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from understudy.messages.embed import Embedded
 from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
+from understudy.messages.run import RunFailed
 from understudy.messages.slugs import slug
 from understudy.messages.step import Store
 from understudy.messages.wire import WireError, decode, encode
@@ -28,8 +29,9 @@ def failed(run: Conduct, code: FailCode, now: float) -> Failed:
     """What the caller hears when no whole answer came about."""
     return Failed(
         code=code,
-        text=ADVICE[code],
+        text=f"{run.purse.words} {ADVICE[code]}" if code == "budget_exhausted" else ADVICE[code],
         run_id=run.run_id,
+        rejected=run.purse.rejected,
         attempts=tuple(run.tried),
         last_seq=run.script.seq - 1,
         resumable=_resumable(run, code),
@@ -40,6 +42,8 @@ def failed(run: Conduct, code: FailCode, now: float) -> Failed:
 
 def _retry_after_ms(run: Conduct, code: FailCode, now: float) -> int | None:
     """When it is worth trying again: once the first provider that asked for patience has had it."""
+    if code == "budget_exhausted" and run.purse.until_ms is not None:
+        return max(0, math.ceil(run.purse.until_ms - now))
     if code == "all_failed" and run.free_ms is not None:
         return max(0, math.ceil(run.free_ms - now))
     return RETRY_AFTER_MS if code == "overloaded" else None
@@ -67,6 +71,8 @@ def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degra
         last_seq=run.script.seq - 1,
         seams=run.seams,
         degraded=degraded,
+        cost_usd=run.purse.cost_usd(),
+        cost_estimated=run.purse.estimated(),
         total_ms=round(now - run.begun_ms, 3),
         labels=run.ask.labels,
     )
@@ -80,6 +86,8 @@ def embedded(run: Conduct, usage: Usage, now: float) -> Embedded:
         vectors=cast(tuple[tuple[float, ...], ...], msgspec.Raw(run.beside.vectors.encode())),
         usage=usage,
         attempts=tuple(run.tried),
+        cost_usd=run.purse.cost_usd(),
+        cost_estimated=run.purse.estimated(),
         total_ms=round(now - run.begun_ms, 3),
         labels=run.ask.labels,
     )
@@ -125,6 +133,8 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         text_chars=sum(map(len, run.script.pieces)),
         tool_calls=len(run.beside.calls) if outcome == "finished" else 0,
         vectors=len(run.embed.input) if run.embed is not None and outcome == "finished" else 0,
+        cost_usd=run.purse.cost_usd(),
+        charges=run.purse.in_all(),
         total_ms=round(now - run.begun_ms, 3),
         conversation=run.conversation,
         user=run.user,
@@ -133,7 +143,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         body=run.mark.body,
         degraded=isinstance(run.ending, Finished) and run.ending.degraded,
         decision=run.decision,
-        seal=run.seal,
+        seal=run.seal or seal_of(encode(run.decision)),  # it may end before its decision was recorded
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))
@@ -202,13 +212,14 @@ def as_message(end: RequestEnded, stream: bool) -> End:
         seams=end.seams,
         degraded=end.degraded,
         cost_usd=end.cost_usd,
+        cost_estimated=any(charge.by == "estimated" for charge in end.charges),
         total_ms=end.total_ms,
         labels=end.labels,
     )
 
 
-def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, retry_after_ms: int | None) -> Store:
-    """One model tried in vain."""
+def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, told: RunFailed | None) -> Store:
+    """One model tried in vain. `told`: as its runner says."""
     event = AttemptEnded(
         at_ms=int(now),
         run_id=run.run_id,
@@ -219,7 +230,9 @@ def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, retry_after
         total_ms=failed_attempt.total_ms,
         tokens=failed_attempt.tokens,
         status=failed_attempt.status,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=told.retry_after_ms if told is not None else None,
+        exhausted_until_ms=told.exhausted_until_ms if told is not None else None,
+        charge=run.purse.last,
     )
     return Store(event, f"attempt.{run.run_id}.{run.attempt}", key=slug(failed_attempt.model))
 

@@ -72,10 +72,9 @@ def rest(run: Conduct, reason: str, now: float) -> list[Effect]:
     return [*out, Wake(now + wait_ms, run.run_id, run.attempt)]
 
 
-def rested(run: Conduct, now: float) -> list[Effect]:
-    """Ask those that had no room again, in their order."""
+def rested(run: Conduct) -> None:
+    """Those that had no room may be asked again, in their order."""
     run.resting, run.chain, run.later = False, run.later, []
-    return fail_over(run, run.broken, now)
 
 
 def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
@@ -135,7 +134,9 @@ def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
     code: FailCode = ENDS.get(reason, "all_failed")
     if now >= run.deadline_ms and code != "cancelled":
         code = "deadline_exceeded"
-    if all(a.outcome in ("busy", "no_responders") for a in run.tried) and code not in ("cancelled", "caller_fault"):
+    if not run.tried and (refused := run.purse.refused()) is not None and code == "all_failed":
+        code = refused
+    elif all(a.outcome in ("busy", "no_responders") for a in run.tried) and code not in ("cancelled", "caller_fault"):
         code = "overloaded"
     return run.end_failed(code, now)
 

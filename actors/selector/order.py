@@ -20,6 +20,7 @@ from understudy.actors.selector.choose import Decision, Local, Question, Rejecte
 from understudy.actors.selector.views import Knowledge, LocalView, ModelView
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import Candidate
+from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import Event, RequestEnded, TopologyApplied
 from understudy.messages.topology import Topology, Weights
 
@@ -36,7 +37,8 @@ def local_of(local: LocalView, model: str, now: float) -> Local:
     """What this instance sees of a model right now, in the form that is recorded."""
     busy, slots = local.load(model)
     instances = len(local.instances.get(model, {}))
-    return Local(instances=instances, in_flight=busy, slots=slots, suspect=local.is_suspect(model, now))
+    return Local(instances=instances, in_flight=busy, slots=slots, suspect=local.is_suspect(model, now),
+                 exhausted=local.is_exhausted(model, now))  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -64,9 +66,9 @@ class _Kind:
     seen: Seen = field(default_factory=lambda: Seen({}, ()))
 
 
-def _stand(view: ModelView, sight: Local) -> tuple[int, bool]:
+def _stand(view: ModelView, sight: Local) -> tuple[int, bool, bool]:
     """All that a decision draws from a sight, besides recording it."""
-    return choose.rank(view, sight), sight.instances == 0
+    return choose.rank(view, sight), sight.instances == 0, sight.exhausted
 
 
 class Order:
@@ -86,7 +88,7 @@ class Order:
     def happened(self, event: Event) -> None:
         """A fact was folded: what it is about must be looked at again."""
         match event:
-            case TopologyApplied():
+            case TopologyApplied() | ProviderExhausted() | ProviderRestored():
                 self._knowledge = None
             case RequestBrief() | RequestEnded():
                 self._touched.update(attempt.model for attempt in event.attempts)
@@ -126,6 +128,8 @@ class Order:
             self._absent.clear()
             self._windows = sorted({view.declared.context_tokens for view in knowledge.models.values()})
             self._touched = set(knowledge.models)
+        if now >= local.exhausted_end_ms:
+            local.forget_exhausted([m for m, until_ms in local.exhausted.items() if until_ms <= now])
         looked_at = local.take_touched()
         looked_at.update(m for m in self._suspects if not local.is_suspect(m, now))
         if not looked_at and not self._touched:
@@ -190,8 +194,8 @@ class Order:
         before = kind.seen.surviving
         surviving = dict(before)
         for model in sorted(kind.stale | kind.resighted):
-            told = self._sights[model][1]
-            if told is None or model in kind.rejected:
+            sight, told = self._sights[model]
+            if told is None or (model in kind.rejected and not sight.exhausted):
                 surviving.pop(model, None)
             else:
                 surviving[model] = told

@@ -12,9 +12,10 @@ from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.failover import NOT_ITS_FAULT
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
-from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, LocalView
+from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, LocalView, account_of
 from understudy.actors.selector.where import Where
 from understudy.messages.base import Message
+from understudy.messages.cost import Estimates
 from understudy.messages.events import SelectionMade
 from understudy.messages.step import Effect
 
@@ -59,6 +60,14 @@ class Awaited(NamedTuple):
     done: Callable[[int], Message]
 
 
+class Unanswered(NamedTuple):
+    """An estimate that waits for the ledger's part."""
+
+    reply: str
+    said: Estimates
+    until_ms: float
+
+
 @dataclass(slots=True)
 class State:
     """`knowledge` is the fold; the rest is this instance's own."""
@@ -77,6 +86,7 @@ class State:
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
     log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun
+    estimates: dict[str, Unanswered] = field(default_factory=dict[str, Unanswered])  # by id
     awaited: dict[str, Awaited] = field(default_factory=dict[str, Awaited])  # facts that a caller waits for, by id
 
 
@@ -99,15 +109,31 @@ def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Eff
     return effects
 
 
+def barred(state: State, model: str, now: float) -> str | None:
+    """Why a model may not be tried now, though it was allowed when the chain was made."""
+    view = state.knowledge.models.get(model)
+    spent = (view is not None and view.exhausted) or state.local.is_exhausted(model, now)
+    return "quota_exhausted" if spent else None
+
+
+def _sharing(knowledge: Knowledge, model: str) -> list[str]:
+    """All models that draw on the same quota as this one."""
+    view = knowledge.models.get(model)
+    account = account_of(model, view.declared) if view is not None else ""
+    return [m for m, v in knowledge.models.items() if account and account_of(m, v.declared) == account]
+
+
 def _note(state: State, run: Conduct, now: float) -> None:
     """Trust, suspicion, load; a request's further failovers are paid from the budget, unless no model was at fault."""
-    for model, outcome, wait_ms in run.news:
+    for model, outcome, wait_ms, until_ms in run.news:
         if outcome == "asked":
             state.local.asked(model)
-            if run.attempt > 1 and run.tried[-1].outcome not in NOT_ITS_FAULT:
+            if run.attempt > 1 and run.tried and run.tried[-1].outcome not in NOT_ITS_FAULT:
                 state.budget.used += 1
             continue
         state.local.answered(model)
+        if until_ms is not None and until_ms > now:
+            state.local.exhaust(_sharing(state.knowledge, model), until_ms)
         if outcome == "ok":
             state.local.trust(model)
         elif outcome not in BLAMELESS and outcome != "invalid_output":  # a sound endpoint

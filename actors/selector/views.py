@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from understudy.messages.brief import RequestBrief
+from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import (
     AttemptEnded,
     Event,
@@ -24,6 +26,7 @@ from understudy.messages.events import (
     RequestEnded,
     TopologyApplied,
 )
+from understudy.messages.prices import quota_of
 from understudy.messages.run import CALLERS_FAULT, Continuation, RunnerBeat
 from understudy.messages.topology import Model, Topology
 
@@ -53,6 +56,8 @@ class ModelView:
     since_seq: int = 0  # log position of its last load or change: what a probe found holds from there on
     probed: Continuation = "none"
     probe_word: ProbeWord | None = None
+    exhausted: bool = False  # a quota of its provider's account is used up
+    price_refused: bool = False  # nobody knows what it costs, and the policy says nothing of that
 
     def continues(self) -> Continuation:
         """How it goes on with another model's text: as declared, or as probed; unknown is none."""
@@ -95,6 +100,7 @@ class Knowledge:
     models: dict[str, ModelView] = field(default_factory=dict[str, ModelView])
     ended: dict[str, Ended] = field(default_factory=dict[str, Ended])  # by claim, oldest first
     pins: dict[str, str] = field(default_factory=dict[str, str])  # conversation -> model, oldest first
+    exhausted: set[str] = field(default_factory=set[str])  # accounts of providers whose quota is used up
 
     def apply(self, seq: int, event: Event) -> None:
         """Fold one fact. A position at or below ours was folded before, so it is skipped."""
@@ -127,6 +133,12 @@ class Knowledge:
                     del self.pins[next(iter(self.pins))]
             case ModelCleared():
                 self.pins.pop(event.conversation, None)
+            case ProviderExhausted() | ProviderRestored():
+                (self.exhausted.add if isinstance(event, ProviderExhausted) else self.exhausted.discard)(
+                    f"{event.provider} {event.quota}"
+                )
+                for model, view in self.models.items():
+                    view.exhausted = account_of(model, view.declared) in self.exhausted
             case _:
                 pass
 
@@ -138,6 +150,8 @@ class Knowledge:
             if view.declared != declared:
                 view.declared = declared
                 view.anew(self.seq)
+            view.exhausted = account_of(model_id, declared) in self.exhausted
+            view.price_refused = not declared.price_known and event.body.policy.unknown_price_reserve_usd is None
             self.models[model_id] = view
 
     def _status(self, model: str, status: Health, error: str | None) -> None:
@@ -186,6 +200,12 @@ class Knowledge:
                 view.count(True, attempt.first_token_ms)
 
 
+def account_of(model_id: str, declared: Model) -> str:
+    """What a model shares with others of its provider: `<provider> <quota>`; '' for a model with limits of its own."""
+    quota = quota_of(model_id, declared)
+    return f"{declared.provider} {quota}" if quota is not None else ""
+
+
 @dataclass(slots=True)
 class Instance:
     """A runner instance as its beats tell."""
@@ -201,6 +221,7 @@ class News(NamedTuple):
     model: str
     outcome: str
     wait_ms: float = 0.0  # so long its provider wants to be left alone
+    exhausted_until_ms: int | None = None  # so long a quota of its provider's account is used up
 
 
 @dataclass(slots=True)
@@ -218,6 +239,8 @@ class LocalView:
     instances: dict[str, dict[str, Instance]] = field(default_factory=dict[str, dict[str, Instance]])
     suspects: dict[str, Suspect] = field(default_factory=dict[str, Suspect])
     in_flight: dict[str, int] = field(default_factory=dict[str, int])
+    exhausted: dict[str, float] = field(default_factory=dict[str, float])  # model -> until when, before the log says it
+    exhausted_end_ms: float = math.inf  # when the first of them may be tried again
     touched: set[str] = field(default_factory=set[str])  # models seen differently since `take_touched`
 
     def take_touched(self) -> set[str]:
@@ -294,6 +317,23 @@ class LocalView:
         """Is it still to be avoided?"""
         known = self.suspects.get(model)
         return known is not None and known.until_ms > now_ms
+
+    def exhaust(self, models: list[str], until_ms: float) -> None:
+        """A quota that these draw on is used up, as an attempt of ours has just been told."""
+        self.exhausted.update(dict.fromkeys(models, until_ms))
+        self.exhausted_end_ms = min(self.exhausted.values(), default=math.inf)
+        self.touched.update(models)
+
+    def forget_exhausted(self, models: list[str]) -> None:
+        """The log says it now, or the time is over."""
+        for model in models:
+            if self.exhausted.pop(model, None) is not None:
+                self.touched.add(model)
+        self.exhausted_end_ms = min(self.exhausted.values(), default=math.inf)
+
+    def is_exhausted(self, model: str, now_ms: float) -> bool:
+        """Is it known here, and not from the log, that its quota is used up?"""
+        return bool(self.exhausted) and self.exhausted.get(model, 0.0) > now_ms
 
     def load(self, model: str) -> tuple[int, int]:
         """Requests in flight and slots over all living instances."""

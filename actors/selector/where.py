@@ -26,6 +26,10 @@ class Where:
         """Where the runner answers."""
         return f"{self.inbox}.run.{run_id}.{attempt}"
 
+    def reserve_subject(self) -> str:
+        """Where the ledger is asked."""
+        return f"{self.app}.ask.ledger.reserve"
+
     def cancel(self, started: RunStarted | RunText) -> Send:
         """Tell a runner's instance that nobody waits for this attempt any longer."""
         subject = f"{self.app}.ask.runner.cancel.{started.instance}"

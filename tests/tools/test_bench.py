@@ -42,3 +42,20 @@ def test_bench_generate_measures_every_arm_and_prints_its_probes(root: Path):
     assert min(detail["fsync_ms"], detail["echo_ms"]) > 0
     for arm, medians in detail["medians"].items():
         assert medians["p50"] > 0 and medians["ttft"] > 0 and medians["rate"] > 0, arm
+
+
+@pytest.mark.timeout(150)
+def test_bench_budget_counts_and_finds_a_ledger_that_forgets(root: Path):
+    code = "from understudy.tools.cli import main; main(['bench', 'budget', '--quick', '--json'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=140
+    )
+    report = json.loads(done.stdout)
+    values = {one["id"]: one["value"] for one in report["bars"]}
+    assert (values["answered"], values["refused"], values["control_caught"]) == (100, 20, 1)
+    assert values["ledger_error_usd"] == values["overspent_usd"] == values["killed_unbooked_usd"] == 0
+    rounds = report["detail"]["rounds"]
+    assert float(rounds["control"]["billed_usd"]) > float(report["detail"]["limit_usd"])
+    known = rounds["killed"]["charged_by"]
+    assert known["nobody told"] + known.get("estimated", 0) > 0, "the kills struck in the middle"
+    assert done.returncode == 0

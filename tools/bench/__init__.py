@@ -15,6 +15,7 @@ import importlib
 import inspect
 
 BENCHES = {
+    "budget": "a budget for 100 of 400 requests at once: who is answered, the ledger beside the vendor's bill, kills",
     "bus": "select beside a bare echo, our relay beside a bare relay, memory of a selector",
     "chaos": "kills, stops and cut connections under load: one end and the exact text for every request",
     "coldstart": "a log of 2 million events: until a selector is ready, with and without a snapshot; bytes per request",
@@ -31,6 +32,7 @@ BENCHES = {
 """Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
+    "budget": ("quick",),
     "bus": ("quick",),
     "chaos": ("seed", "round", "keep"),
     "coldstart": ("events",),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from understudy.tools.fake import openai_shape
+from understudy.tools.fake.bill import cost
 from understudy.tools.fake.exchange import Exchange, line
 from understudy.tools.fake.script import ChatRequest, StreamOptions
 
@@ -17,6 +18,7 @@ COMMENT: bytes = openai_shape.COMMENT
 ID: str = "gen-fake"
 SERVED_BY = "FakeProvider"
 USD_PER_TOKEN = 1e-6
+DAY_S, MINUTE_S = 86_400, 60
 key_of = openai_shape.key_of
 problem = openai_shape.problem
 fault_error = openai_shape.fault_error
@@ -30,24 +32,32 @@ def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
     return found
 
 
-def _dressed(body: dict[str, Any], native: str | None) -> dict[str, Any]:
+def quota_headers(window: str, now_s: float) -> dict[str, str]:
+    """Return what the platform's own 429 says of a used up quota of free models; the reset is in Unix milliseconds."""
+    seconds, limit = (DAY_S, 50) if window == "day" else (MINUTE_S, 20)
+    reset_s = (int(now_s) // seconds + 1) * seconds
+    return {"X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset_s * 1000)}
+
+
+def _dressed(body: dict[str, Any], x: Exchange) -> dict[str, Any]:
     """Return the body with what OpenRouter adds."""
     if "choices" not in body:
         return body
     for choice in body["choices"]:
-        choice["native_finish_reason"] = choice["finish_reason"] and (native or choice["finish_reason"])
+        choice["native_finish_reason"] = choice["finish_reason"] and (x.fault.native_reason or choice["finish_reason"])
     usage = body.get("usage")
     if usage is not None:
-        usage |= {"cost": usage["total_tokens"] * USD_PER_TOKEN, "is_byok": False}
+        own = cost(x.fault, usage["prompt_tokens"], usage["completion_tokens"]) if x.fault.price is not None else None
+        usage |= {"cost": usage["total_tokens"] * USD_PER_TOKEN if own is None else float(own), "is_byok": False}
     return {**body, "provider": SERVED_BY}
 
 
 def _events(data: bytes, x: Exchange) -> bytes:
     """Return the same events, dressed; `[DONE]` and nothing stay as they are."""
-    out, native = b"", x.fault.native_reason
+    out = b""
     for event in data.split(b"\n\n")[:-1]:
         field = event.removeprefix(b"data: ")
-        out += event + b"\n\n" if field == b"[DONE]" else line(_dressed(msgspec.json.decode(field), native))
+        out += event + b"\n\n" if field == b"[DONE]" else line(_dressed(msgspec.json.decode(field), x))
     return out
 
 
@@ -79,4 +89,4 @@ def error_event(x: Exchange) -> bytes:
 
 def whole(x: Exchange) -> dict[str, Any]:
     """Return the answer of a request without stream, an error under 200 included."""
-    return _dressed(openai_shape.whole(x), x.fault.native_reason)
+    return _dressed(openai_shape.whole(x), x)

@@ -31,6 +31,17 @@ HeaderValue = Annotated[str, Meta(pattern=r"^[\t -~]*\Z")]
 Continues = Literal["native", "restart", "ignore", "preamble", "repeat", "eat_space", "late"]
 
 
+Decimals = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?\Z")]
+
+
+class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model's answers cost: USD per token, and per answer, as decimal strings."""
+
+    prompt: Decimals = "0"
+    completion: Decimals = "0"
+    request: Decimals = "0"
+
+
 class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one model name behaves. The defaults are a healthy, instant model.
 
@@ -74,6 +85,10 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vectors: Literal["few", "null", "empty"] | None = None  # what is wrong with embeddings
     fail_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0  # share of requests the fault strikes
     seed: int = 0  # of fail_ratio
+    price: Price | None = None
+    quota_reset: Literal["day", "minute"] | None = (
+        None  # X-RateLimit-* of a used up quota, until 00:00 UTC or 60 s ahead
+    )
     fail_first: Count | None = None  # only the first so many requests of a model id; null: all
     fail_every: Annotated[int, Meta(ge=1)] = 1  # strikes the first of every so many requests of a model id
     continues: Continues = "native"  # what it does with a last assistant message (prefill)
@@ -83,7 +98,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 # What a record keeps while its fault does not strike (fail_ratio, fail_first, fail_every): its pace and its manners.
 KEPT = (
-    *("docs", "delay_ms", "first_token_delay_ms", "gap_ms", "chunks", "split_utf8", "comments"),
+    *("docs", "price", "delay_ms", "first_token_delay_ms", "gap_ms", "chunks", "split_utf8", "comments"),
     *("continues", "instructed", "instructed_continues"),
 )
 

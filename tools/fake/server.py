@@ -5,7 +5,8 @@
         assert provider.log[-1].ended == "client_closed"
 
 Paths: POST /v1/chat/completions, /v1/responses, /api/v1/chat/completions, /v1/messages, /api/chat, /v1/embeddings,
-/api/v1/embeddings, /api/embed; GET /v1/models, /control/log. Times in the log are Unix milliseconds.
+/api/v1/embeddings, /api/embed; GET /v1/models, /control/log, /control/bill. Times in the log are Unix
+milliseconds.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from understudy.tools.fake import (
     openrouter_shape,
     responses_shape,
 )
+from understudy.tools.fake.bill import Bill
 from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, key_hash, steps
 from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
@@ -104,6 +106,7 @@ async def _whole(http: web.Request, x: Exchange) -> web.StreamResponse:
         await response.prepare(http)
         await _forever()
     data = encode(x.shape.whole(x))
+    x.seen.tokens_sent = len(x.reply.tokens)
     if fault.reset_after is not None:
         x.seen.ended = "fault"
         _abort(http)
@@ -128,6 +131,8 @@ def _json(
 def _refusal(fault: Fault, shape: Shape) -> web.Response:
     """Return a record's error status, with its headers and words."""
     headers = dict(fault.headers)
+    if fault.quota_reset is not None:
+        headers |= openrouter_shape.quota_headers(fault.quota_reset, time.time())
     if fault.retry_after_date_s is not None:
         headers["Retry-After"] = formatdate(time.time() + fault.retry_after_date_s, usegmt=True)
     body = fault.body if isinstance(fault.body, str) else shape.fault_error(fault)
@@ -168,6 +173,7 @@ class FakeProvider:
         self.checks: deque[Seen] = deque(maxlen=LOG_SIZE)
         self.log: deque[Seen] = deque(maxlen=LOG_SIZE)
         self.connections_closed = 0
+        self.bill = Bill()
         self.port = port
         self.root = ""
         self._counts: Counter[str] = Counter()
@@ -190,6 +196,7 @@ class FakeProvider:
         app.router.add_get("/api/v1/key", self._key)
         app.router.add_get("/control/log", self._control_log)
         app.router.add_post("/control/keys", self._control_keys)
+        app.router.add_get("/control/bill", self._control_bill)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         try:
@@ -274,6 +281,9 @@ class FakeProvider:
             _abort(http)
         return _json(200, msgspec.Raw(data[: len(data) // 2] if fault.cut_after is not None else data))
 
+    async def _control_bill(self, _: web.Request) -> web.Response:
+        return _json(200, self.bill.public(self.log))
+
     async def _chat(self, shape: Shape, http: web.Request) -> web.StreamResponse:
         """Answer one chat request and note in the log how that ended."""
         seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000)
@@ -297,7 +307,10 @@ class FakeProvider:
         if refused is None:
             found = self._accept(await http.read(), http, shape, seen)
             if isinstance(found, Exchange):
-                return await _give(http, found)
+                try:
+                    return await _give(http, found)
+                finally:
+                    self.bill.add(seen, found.fault, found.reply.prompt_tokens)
             refused = found
         seen.status = refused.status
         return refused

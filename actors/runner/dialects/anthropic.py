@@ -159,6 +159,7 @@ def read(data: bytes) -> Piece:
             piece = Piece(model=event.message.model)
             if event.message.usage is not None:  # its output_tokens are a beginning, not a count
                 piece.prompt_tokens = _prompt(event.message.usage)
+                piece.cached_tokens = count(event.message.usage.cache_read_input_tokens)
             return piece
         case "content_block_start" if event.content_block is not None:
             return _begun(event.index, event.content_block)

@@ -59,9 +59,16 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -149,6 +156,10 @@ def read(data: bytes) -> Piece:
     if chunk.usage is not None:
         piece.prompt_tokens = count(chunk.usage.prompt_tokens)
         piece.completion_tokens = count(chunk.usage.completion_tokens)
+        if (prompt := chunk.usage.prompt_tokens_details) is not None:
+            piece.cached_tokens = count(prompt.cached_tokens)
+        if (completion := chunk.usage.completion_tokens_details) is not None:
+            piece.reasoning_tokens = count(completion.reasoning_tokens)
     if chunk.choices:
         choice = chunk.choices[0]
         delta = choice.delta

@@ -37,9 +37,16 @@ CUT = {"max_output_tokens": "length", "content_filter": "refusal"}
 REASONING = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
@@ -155,6 +162,10 @@ def _ended(response: _Response | None, finish: str | None) -> Piece:
         if response.usage is not None:
             piece.prompt_tokens = count(response.usage.input_tokens)
             piece.completion_tokens = count(response.usage.output_tokens)
+            if (prompt := response.usage.input_tokens_details) is not None:
+                piece.cached_tokens = count(prompt.cached_tokens)
+            if (completion := response.usage.output_tokens_details) is not None:
+                piece.reasoning_tokens = count(completion.reasoning_tokens)
     return piece
 
 

@@ -16,6 +16,7 @@ from understudy.actors.runner.dialect import Piece
 from understudy.actors.runner.dialects import openai_chat, openai_embeddings
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
+from understudy.messages.money import usd_said
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
 
@@ -41,8 +42,13 @@ class _Choice(msgspec.Struct, gc=False):
     native_finish_reason: str | None = None
 
 
+class _Usage(msgspec.Struct, gc=False):
+    cost: msgspec.Raw = msgspec.Raw()
+
+
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
+    usage: _Usage | None = None
 
 
 class _Availability(msgspec.Struct, gc=False):
@@ -75,6 +81,9 @@ def read(data: bytes) -> Piece:
         choices = _native.decode(data).choices
         if choices and choices[0].native_finish_reason in BROKEN:
             piece.failure = "error_event"
+    if piece.prompt_tokens is not None and piece.failure is None:
+        usage = _native.decode(data).usage
+        piece.cost_usd = usd_said(bytes(usage.cost).decode().strip('"')) if usage is not None else None
     return piece
 
 

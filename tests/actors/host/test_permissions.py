@@ -14,6 +14,7 @@ SEATS = [
     Seat("selector", "s2"),
     Seat("runner", "r1", ("m_1", "m_2")),
     Seat("health_tracker", "h1"),
+    Seat("cost_ledger", "l1"),
 ]
 
 
@@ -59,6 +60,9 @@ YES: list[tuple[str, str, str]] = [
     ("h1", "publish", "tta.ask.runner.run.m_1"),
     ("h1", "publish", "tta.evt.model.degraded.m_1"),
     ("h1", "subscribe", "tta.obs.process.gone.x"),
+    ("s1", "publish", "tta.ask.ledger.reserve"),
+    ("l1", "publish", "_INBOX_A.s1.run.x.0.reserve"),
+    ("l1", "publish", "tta.evt.cost.reserved"),
     ("guest", "publish", "tta.ask.model.generate"),
     ("guest", "publish", "tta.ask.model.cancel.s1"),
     ("guest", "publish", "tta.ask.feedback.give"),
@@ -91,6 +95,11 @@ NO: list[tuple[str, str, str]] = [
     ("s1", "subscribe", "$SRV.PING.runner"),
     ("h1", "publish", "tta.evt.request.ended"),
     ("guest", "publish", "tta.ask.runner.run.m_1"),
+    ("guest", "publish", "tta.ask.ledger.reserve"),
+    ("h1", "publish", "tta.ask.ledger.reserve"),
+    ("l1", "publish", "_INBOX_A.h1.x"),
+    ("s1", "publish", "tta.evt.cost.reserved"),
+    ("guest", "subscribe", "tta.live.budget.warned"),
     ("guest", "publish", "tta.evt.request.ended"),
     ("guest", "publish", "tta.obs.runner.beat.m_1"),
     ("guest", "publish", "tta.live.model.degraded.m_1"),
@@ -123,7 +132,7 @@ def test_only_the_operator_may_do_everything(found: dict[str, User]) -> None:
 
 
 def test_one_user_per_process_and_two_more(found: dict[str, User]) -> None:
-    assert set(found) == {"s1", "s2", "r1", "h1", "operator", "guest"}
+    assert set(found) == {"s1", "s2", "r1", "h1", "l1", "operator", "guest"}
     assert found["guest"].password == "" and found["s1"].password == "pw-s1"
 
 

@@ -135,7 +135,7 @@ def publishes(house: House, seat: Seat) -> list[str]:
     found = [f"tta.obs.{o}.{seat.instance}" for o in plan.observes]
     for event in plan.emits:
         found += [f"tta.evt.{event}.{s}" for s in seat.slugs] or [f"tta.evt.{event}", f"tta.evt.{event}.*"]
-    found += [f"tta.ask.{sent}.*" for sent in plan.sends]
+    found += [f"tta.ask.{sent}" if sent.startswith("ledger.") else f"tta.ask.{sent}.*" for sent in plan.sends]
     found += [f"_INBOX_A.{s.instance}.>" for s in asked_by(house, seat)]
     found += ["_INBOX.>"] if {a.split(".")[0] for a in plan.asks} & set(GUEST_FAMILIES) else []
     found.append(f"tta.dead.{seat.actor}.{seat.instance}")
@@ -163,7 +163,7 @@ def subscribes(house: House, seat: Seat) -> list[str]:
 
 def guest(how: str) -> list[str]:
     if how == "subscribe":
-        return ["_INBOX.>", "tta.live.model.>"]
+        return ["_INBOX.>", "tta.live.model.>", "tta.live.provider.>"]
     log = ("STREAM.INFO.TTA_EVT", "DIRECT.GET.TTA_EVT", "DIRECT.GET.TTA_EVT.>")
     return ["tta.ask.model.>", "tta.ask.feedback.>", "$SRV.>", *(f"$JS.API.{v}" for v in log)]
 
@@ -226,7 +226,7 @@ WIDE = (">", "tta.>", "tta.ask.>", "tta.evt.>", "tta.obs.>", "tta.live.>", "tta.
         "*.ask.model.generate")  # fmt: skip
 
 NAMES = ("selector-1", "selector-2", "runner-demo_story-lead", "runner-demo_story-second", "runner-lab",
-         "health_tracker-1", "guest")  # fmt: skip
+         "health_tracker-1", "cost_ledger-1", "guest")  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["publish", "subscribe"])

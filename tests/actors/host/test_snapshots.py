@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.actors.cost_ledger import core as cost_ledger
 from understudy.actors.health_tracker import core as health_tracker
 from understudy.actors.host import snapshots
 from understudy.actors.host.log_sync import Blocks
 from understudy.actors.host.snapshots import Snapshots, Unusable
 from understudy.actors.selector import core as selector
 from understudy.bus.port import StreamState
+from understudy.messages.cost import CostExpired, CostReserved, ProviderExhausted, ProviderRestored
 from understudy.messages.events import (
     AttemptEnded,
     Event,
@@ -28,12 +30,13 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.generate import Attempt
+from understudy.messages.money import Charge
 from understudy.messages.run import ModelLoad, RunnerBeat
 from understudy.messages.step import Booted, CaughtUp, Happened, Heard
 from understudy.messages.topology import Topology
 from understudy.messages.wire import decode, encode, reader_of
 
-CORES: dict[str, Any] = {"selector": selector, "health_tracker": health_tracker}
+CORES: dict[str, Any] = {"selector": selector, "health_tracker": health_tracker, "cost_ledger": cost_ledger}
 EACH = pytest.mark.parametrize("actor", sorted(CORES))
 LOG = StreamState("2026-11-21T12:00:00Z", 1, 1000)
 STREAM = "TTA_EVT"
@@ -46,28 +49,32 @@ def topology(*models: str) -> Topology:
     return msgspec.convert({"version": 1, "models": declared, "providers": {"p": provider}}, Topology)
 
 
-MODELS = st.sampled_from(["a", "b", "c", "org/unknown:1"])
+MODELS = st.sampled_from(["a", "b", "c:free", "org/unknown:1"])
 TIMES = st.integers(0, 2_000_000_000_000)
 MS = st.floats(0, 1e6, allow_nan=False) | st.none()
 STATUS = st.sampled_from(["healthy", "degraded", "unavailable"])
 ATTEMPTS = st.builds(
     Attempt, model=MODELS, outcome=st.sampled_from(["ok", "ok", "busy", "server_error"]), first_token_ms=MS
 )
+CHARGES = st.builds(
+    Charge, attempt=st.integers(0, 2), model=MODELS, cost_usd=st.sampled_from(["0", "1.5"]), by=st.just("usage")
+)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(
         TopologyApplied,
         at_ms=TIMES,
         hash=st.sampled_from(["h1", "h2"]),
-        body=st.sampled_from([topology("a", "b"), topology("b", "c"), topology("a", "b", "c")]),
+        body=st.sampled_from([topology("a", "b"), topology("b", "c:free"), topology("a", "b", "c:free")]),
     ),
     st.builds(
         RequestEnded, at_ms=TIMES, run_id=st.just("r"), instance=st.just("s"), outcome=st.just("finished"),
         task=st.just("t"), as_of_seq=st.just(0), topology=st.just("h"), digest=st.just("d"),
-        attempts=st.lists(ATTEMPTS, max_size=3).map(tuple),
+        attempts=st.lists(ATTEMPTS, max_size=3).map(tuple), charges=st.lists(CHARGES, max_size=2).map(tuple),
     ),
     st.builds(
         AttemptEnded, at_ms=TIMES, run_id=st.just("r"), attempt=st.just(1), model=MODELS,
         reason=st.sampled_from(["server_error", "refused", "busy", "stall_timeout", "rate_limited"]),
+        charge=st.none() | CHARGES, exhausted_until_ms=st.none() | TIMES,
     ),
     st.builds(ModelLoaded, at_ms=TIMES, model=MODELS, instance=st.just("i"), engine=st.just("e")),
     st.builds(ModelDegraded, at_ms=TIMES, model=MODELS, reason=st.just("x"), was=STATUS),
@@ -76,6 +83,15 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         retry_at_ms=TIMES, opened=st.integers(0, 9),
     ),
     st.builds(ModelRecovered, at_ms=TIMES, model=MODELS, was=STATUS, by=st.just("probe")),
+    st.builds(
+        CostReserved, at_ms=TIMES, run_id=st.just("r"), attempt=st.integers(0, 2), model=MODELS, provider=st.just("p"),
+        most_usd=st.sampled_from(["0.000001", "2"]), until_ms=TIMES, user=st.sampled_from(["", "u"]),
+    ),
+    st.builds(
+        CostExpired, at_ms=TIMES, run_id=st.just("r"), attempt=st.integers(0, 2), model=MODELS, cost_usd=st.just("2")
+    ),
+    st.builds(ProviderExhausted, at_ms=TIMES, provider=st.just("p"), quota=st.just("free"), until_ms=TIMES),
+    st.builds(ProviderRestored, at_ms=TIMES, provider=st.just("p"), quota=st.just("free")),
 )  # fmt: skip
 LOGS = st.lists(EVENTS, max_size=40).map(
     lambda events: [TopologyApplied(at_ms=0, hash="h0", body=topology("a", "b")), *events]

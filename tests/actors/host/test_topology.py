@@ -124,6 +124,46 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
     )
 
 
+BUDGET = {"scope": "user", "window": "day", "limit_usd": "0.5"}
+BUDGETS: list[tuple[dict[str, Any], str | None]] = [
+    (BUDGET, None),
+    (BUDGET | {"window": "month"}, "$.log.max_age_days"),
+    (BUDGET | {"window": "conversation"}, "$.budgets.b.window"),
+    (BUDGET | {"window": "week"}, "$.budgets.b.window"),
+    (BUDGET | {"scope": "conversation", "window": "conversation"}, None),
+    (BUDGET | {"scope": "all", "match": ["x"]}, "$.budgets.b.match"),
+    (BUDGET | {"scope": "model", "match": ["x"]}, "$.budgets.b.match"),
+    (BUDGET | {"scope": "model", "match": ["m"]}, None),
+    (BUDGET | {"scope": "provider", "match": ["lab"]}, None),
+    (BUDGET | {"match": ["anna"]}, "$.budgets.b.match"),
+    (BUDGET | {"match": ["0123456789abcdef" * 2]}, None),
+    (BUDGET | {"limit_usd": 0.5}, "$.budgets.b.limit_usd"),
+    (BUDGET | {"limit_usd": "-1"}, "$.budgets.b.limit_usd"),
+    (BUDGET | {"limit_usd": "1e3"}, "$.budgets.b.limit_usd"),
+    (BUDGET | {"limt": "1"}, "$.budgets.b.limt"),
+]
+
+
+@pytest.mark.parametrize(("budget", "path"), BUDGETS)
+def test_budgets(tmp_path: Path, budget: dict[str, Any], path: str | None) -> None:
+    lab = {"lab": {"kind": "openai", "url": "http://localhost:1/v1"}}
+    raw = {"version": 1, "providers": lab, "models": {"m": {"provider": "lab"}}, "budgets": {"b": budget}}
+    if path is None:
+        assert parse(yaml.safe_dump(raw), tmp_path).budgets
+    else:
+        assert [p.path for p in problems(raw, tmp_path)] == [path]
+
+
+def test_somebody_has_to_keep_the_books(tmp_path: Path, root: Path) -> None:
+    raw = yaml.safe_load((root / "topology.yaml").read_text())
+    raw["providers"]["lab"] = {"kind": "openai", "url": "http://localhost:1/v1"}
+    raw["models"] = {"m": {"provider": "lab", "usd_per_mtok_out": 1.0}}
+    raw |= {"aliases": {}, "tasks": {"general": {}}}
+    assert parse(yaml.safe_dump(raw), tmp_path).models
+    del raw["actors"]["cost_ledger"]
+    assert [p.path for p in problems(raw, tmp_path)] == ["$.models.m"]
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [

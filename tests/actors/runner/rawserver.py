@@ -253,8 +253,9 @@ class Caller:
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
 
-    def send(self, body: bytes = b"{}", enough: bytes = b"") -> Noted:
+    def send(self, body: bytes = b"{}", enough: bytes = b"", repeatable: bool = True) -> Noted:
         noted = Noted(self.client, self.head, body, enough)
+        noted.repeatable = repeatable
         self.client.send(noted)
         assert noted.order == [], "nothing is called from within send"
         return noted

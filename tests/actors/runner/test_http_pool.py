@@ -175,6 +175,16 @@ async def test_a_reused_connection_that_ends_without_a_byte_is_asked_again_once(
         assert (server.accepted, server.bodies[3:]) == (3, [b"3", b"3"])
 
 
+@both_loops
+async def test_what_has_a_price_is_not_asked_again() -> None:
+    """One reservation pays for one call."""
+    async with Server(then(one(HELLO), hang_up()), always(HELLO)) as server, Caller(server.url) as caller:
+        await caller.ask(b"1")
+        paid = caller.send(b"2", repeatable=False)
+        assert await paid.ended() == (0, b"", "broken")
+        assert (server.accepted, server.bodies) == (1, [b"1", b"2"])
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @both_loops
 async def test_asked_again_before_all_who_wait_and_within_the_limit(reset: bool) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from understudy.actors.selector.choose import Decision, Local, Question, Rejection, decide
 from understudy.actors.selector.views import Knowledge
+from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import ModelDegraded, ModelUnavailable, TopologyApplied
 from understudy.messages.generate import Requirements
 from understudy.messages.topology import Topology
@@ -78,7 +79,35 @@ def test_the_rest_of_the_reasons() -> None:
     question = ask(needs={"max_latency_ms": 800})
     decision = run(knowledge, question, y=Local(instances=0, in_flight=0, slots=0))
     assert decision.rejected == {"x": "unhealthy", "y": "not_loaded", "slow": "too_slow"}
-    assert {r for r, _, _ in ROWS} | {"unhealthy", "not_loaded", "too_slow"} == set(get_args(Rejection))
+    late = {"unhealthy", "not_loaded", "too_slow", "unknown_price", "quota_exhausted"}
+    assert {r for r, _, _ in ROWS} | late == set(get_args(Rejection))
+
+
+def test_an_unknown_price_is_not_free() -> None:
+    models = {
+        "router": {**GOOD, "price_known": False},
+        "free": GOOD | {"usd_per_mtok_in": 0.0, "usd_per_mtok_out": 0.0},
+    }
+    assert run(know(models), ask()).rejected == {"router": "unknown_price"}
+    allowed = know(models, policy={"unknown_price_reserve_usd": "0.05"})
+    assert run(allowed, ask()).rejected == {}
+    assert run(allowed, ask()).chain[-1].parts["cost"] == 0.0
+    assert run(allowed, ask(needs={"max_usd_per_mtok": 100.0})).rejected == {"router": "too_expensive"}
+
+
+def test_who_allows_no_cost_gets_no_price_per_request_either() -> None:
+    free = {**GOOD, "usd_per_mtok_in": 0.0, "usd_per_mtok_out": 0.0}
+    knowledge = know({"fee": {**free, "usd_per_request": 0.01}, "free": free})
+    assert run(knowledge, ask(needs={"max_usd_per_mtok": 0})).rejected == {"fee": "too_expensive"}
+
+
+def test_a_quota_of_an_account_is_shared_by_its_free_models_alone() -> None:
+    free = {**GOOD, "usd_per_mtok_in": 0.0, "usd_per_mtok_out": 0.0}
+    knowledge = know({"a:free": free, "b:free": free, "c": free, "d:free": {**free, "provider": "here"}})
+    knowledge.apply(2, ProviderExhausted(at_ms=0, provider="p1", quota="free", until_ms=9))
+    assert run(knowledge, ask()).rejected == {"a:free": "quota_exhausted", "b:free": "quota_exhausted"}
+    knowledge.apply(3, ProviderRestored(at_ms=0, provider="p1", quota="free"))
+    assert run(knowledge, ask()).rejected == {}
 
 
 def test_a_window_that_just_fits() -> None:

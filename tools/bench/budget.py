@@ -1,0 +1,282 @@
+"""Eight selectors, 400 requests at once, a budget for 100: who is answered, and the ledger beside the vendor's bill.
+
+Three rounds and a control. `exact`: each request costs what is reserved for it. `half`: each costs half of that.
+`killed`: the ledger, two selectors and the provider's runner are killed -9 in the middle; what an attempt cost that
+nobody told is booked as reserved. `control`: the exact round under a ledger that forgets what it has reserved, which
+the same counting must find to overspend. The fake provider keeps the bill, in arithmetic of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from understudy.actors.cost_ledger import core as cost_ledger
+from understudy.actors.host.logs import Log
+from understudy.actors.host.loop import Host, settings_of
+from understudy.actors.host.permissions import Seat, inbox_of
+from understudy.actors.host.supervisor import Supervisor
+from understudy.bus.client import AnswerFailed, Client
+from understudy.bus.nats_bus import NatsBus
+from understudy.messages.cost import Budgets, CostReserved, ListBudgets
+from understudy.messages.events import RequestEnded
+from understudy.messages.topology import Topology
+from understudy.tools.bench.report import Bar, Result, bar
+from understudy.tools.bench.stage import fake_provider, machine, pids, topology_on
+
+SELECTORS, REQUESTS, AFFORDED = 8, 400, 100
+TOKENS, USD_PER_TOKEN = 32, Decimal("0.0000025")
+LIMIT_USD = TOKENS * USD_PER_TOKEN * AFFORDED
+DEADLINE_MS, MARGIN_MS = 12_000, 3_000
+SETTLE_S = 40.0
+KILL_AT = (5, 10, 20, 30)
+"""So many answers are out when the ledger, two selectors and the runner are killed."""
+MID_TEXT_S = 0.2
+SLOTS, FEW_SLOTS = 512, 24
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """How much is asked; the quick one only shows that the bench works."""
+
+    selectors: int = SELECTORS
+    requests: int = REQUESTS
+
+
+QUICK = Scale(selectors=2, requests=120)
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """One round, counted: what callers heard, what the vendor bills, what the ledger has booked (USD)."""
+
+    answered: int
+    refused: int
+    others: dict[str, int]
+    billed_usd: str
+    booked_usd: str
+    charged_by: dict[str, int]  # of all attempts, how their cost is known
+    seconds: float
+
+    @property
+    def overspent_usd(self) -> Decimal:
+        """What the vendor bills beyond the budget."""
+        return max(Decimal(0), Decimal(self.billed_usd) - LIMIT_USD)
+
+    @property
+    def error_usd(self) -> Decimal:
+        """How far ledger and bill are apart."""
+        return abs(Decimal(self.billed_usd) - Decimal(self.booked_usd))
+
+    @property
+    def unbooked_usd(self) -> Decimal:
+        """What was billed and is not booked."""
+        return max(Decimal(0), Decimal(self.billed_usd) - Decimal(self.booked_usd))
+
+
+async def measure(quick: bool = False) -> Result:
+    """All rounds, one after the other."""
+    scale = QUICK if quick else Scale()
+    exact = await _round(scale, {"chunks": TOKENS})
+    half = await _round(scale, {"chunks": TOKENS // 2, "gap_ms": 5})
+    killed = await _round(scale, {"chunks": TOKENS, "gap_ms": 15}, kill=True)
+    control = await _round(scale, {"chunks": TOKENS}, forgetful=True)
+    overspent = max(one.overspent_usd for one in (exact, half, killed))
+    bars = (
+        bar("answered", exact.answered, "of 400", AFFORDED, better="higher"),
+        bar("refused", exact.refused, "of 400", scale.requests - AFFORDED, better="higher"),
+        _usd("ledger_error_usd", max(exact.error_usd, half.error_usd), 1e-9),
+        _usd("overspent_usd", overspent, 0.0),
+        bar("half_answered", half.answered, "of 400", AFFORDED, better="higher"),
+        _usd("killed_unbooked_usd", killed.unbooked_usd, 0.0),
+        bar("control_caught", control.overspent_usd > 0, "", 1, better="higher"),
+    )
+    rounds = {"exact": exact, "half": half, "killed": killed, "control": control}
+    return Result(bench="budget", bars=bars, detail={**machine(), "limit_usd": str(LIMIT_USD), "rounds": rounds})
+
+
+def _usd(name: str, value: Decimal, limit: float) -> Bar:
+    """A bar of money, not rounded."""
+    return Bar(id=name, value=float(value), unit="USD", bar=limit, holds=value <= Decimal(repr(limit)))
+
+
+# --- a round -----------------------------------------------------------------------------------------------------
+
+
+async def _round(scale: Scale, pace: dict[str, Any], *, kill: bool = False, forgetful: bool = False) -> Count:
+    price = {"completion": str(USD_PER_TOKEN)}
+    with tempfile.TemporaryDirectory(prefix="understudy-budget-") as folder:
+        faults = Path(folder) / "faults.json"
+        faults.write_text(json.dumps({"ok": {"price": price, **pace}}))
+        async with (
+            fake_provider(faults) as fake,
+            _running(_topology(fake.url, scale, FEW_SLOTS if kill else SLOTS), forgetful) as supervisor,
+            await Client.connect(supervisor.url, user="operator", password=supervisor.operator_password) as client,
+        ):
+            began = time.monotonic()
+            heard: Counter[str] = Counter()
+            killing = asyncio.create_task(_kill(supervisor, heard)) if kill else None
+            await _ask(client, scale.requests, heard)
+            took_s = time.monotonic() - began
+            if killing is not None:
+                killing.cancel()
+            booked, billed = await _settled(client), await _bill(fake.url)
+            charged_by = await _charged_by(client)
+    answered, refused = heard.pop("finished", 0), heard.pop("budget_exhausted", 0)
+    return Count(
+        answered=answered, refused=refused, others=dict(heard), billed_usd=billed, booked_usd=booked,
+        charged_by=charged_by, seconds=round(took_s, 2),
+    )  # fmt: skip
+
+
+def _topology(url: str, scale: Scale, slots: int) -> Topology:
+    found = topology_on(
+        url,
+        {"ok": {"slots": slots, "usd_per_mtok_out": float(USD_PER_TOKEN * 1_000_000)}},
+        scale.selectors,
+        budgets={"house": {"scope": "all", "window": "day", "limit_usd": f"{LIMIT_USD:f}"}},
+        tasks={"general": {"latency": "interactive", "max_tokens": TOKENS}},
+    )
+    ledger = msgspec.structs.replace(found.actors["cost_ledger"], settings={"margin_ms": MARGIN_MS})
+    return msgspec.structs.replace(found, actors={**found.actors, "cost_ledger": ledger})
+
+
+async def _ask(client: Client, requests: int, heard: Counter[str]) -> None:
+    """All at once. `heard` counts the codes that callers hear."""
+
+    async def one(n: int) -> None:
+        try:
+            await client.generate(f"Request {n}.", deadline_ms=DEADLINE_MS)
+            heard["finished"] += 1
+        except AnswerFailed as failure:
+            heard[failure.failed.code] += 1
+
+    await asyncio.gather(*(one(n) for n in range(requests)))
+
+
+async def _charged_by(client: Client) -> dict[str, int]:
+    """From the log: how the cost of each reserved attempt became known."""
+    known: Counter[str] = Counter()
+    async for change in client.events():
+        match change.event:
+            case CostReserved():
+                known["nobody told"] += 1
+            case RequestEnded(charges=charges):
+                told = Counter(charge.by for charge in charges)
+                known.update(told)
+                known["nobody told"] -= len(charges) - told["not_run"]
+            case _:
+                pass
+    return dict(known)
+
+
+async def _kill(supervisor: Supervisor, heard: Counter[str]) -> None:
+    """kill -9 of the ledger, two selectors and the provider's runner, while requests are in flight."""
+    victims = [*pids(supervisor, "cost_ledger"), *pids(supervisor, "selector")[:2], *pids(supervisor, "runner")]
+    for answers, pid in zip(KILL_AT, victims, strict=True):
+        while heard["finished"] < answers:  # noqa: ASYNC110 - a counter that many tasks write
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(MID_TEXT_S)  # answers come in waves: strike between them
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def _settled(client: Client) -> str:
+    """What the ledger has booked, once nothing is reserved any longer: the last reservations expire by themselves."""
+    until = time.monotonic() + SETTLE_S
+    while True:
+        with contextlib.suppress(AnswerFailed):
+            (state,) = (await client.ask("ledger.budgets", ListBudgets(), Budgets)).budgets
+            if state.reserved_usd == "0":
+                return state.spent_usd
+        if time.monotonic() > until:
+            raise RuntimeError(f"the ledger still holds reservations after {SETTLE_S:g} s")
+        await asyncio.sleep(0.25)
+
+
+async def _bill(url: str) -> str:
+    """The vendor's own figure, once it has nothing under way."""
+    async with aiohttp.ClientSession() as session:
+        for _ in range(200):
+            async with session.get(url.removesuffix("/v1") + "/control/bill") as answer:
+                bill = await answer.json()
+            if not bill["open"]:
+                return bill["total_usd"]
+            await asyncio.sleep(0.1)
+    raise RuntimeError("the fake provider is still answering")
+
+
+# --- the system, and one with a broken ledger --------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _running(topology: Topology, forgetful: bool) -> AsyncGenerator[Supervisor, None]:
+    """The actors of a topology, ready. `forgetful`: with a broken ledger in this process, in the place of the real."""
+    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
+        supervisor = Supervisor(topology, Path.cwd(), Path(folder), _quiet)
+        if forgetful:
+            supervisor.processes = [p for p in supervisor.processes if p.seat.actor != "cost_ledger"]
+        task = asyncio.create_task(supervisor.run())
+        try:
+            async with asyncio.timeout(90):
+                await asyncio.wait(
+                    [task, asyncio.create_task(supervisor.ready.wait())], return_when=asyncio.FIRST_COMPLETED
+                )
+            if task.done():
+                task.result()
+            async with _forgetful(supervisor) if forgetful else contextlib.nullcontext():
+                yield supervisor
+        finally:
+            supervisor.stop.set()
+            await task
+
+
+def _quiet(word: str, **facts: Any) -> None:
+    """A bench says nothing of the actors' progress."""
+
+
+class Forgetful(cost_ledger.State):
+    """Sees what was spent and forgets what is reserved: the fault that the counting has to find."""
+
+    def used_pusd(self, account: str) -> int:
+        """Only what was settled."""
+        known = self.book.accounts.get(account)
+        return known.spent_pusd if known is not None else 0
+
+
+@contextlib.asynccontextmanager
+async def _forgetful(supervisor: Supervisor) -> AsyncGenerator[None, None]:
+    """The real core with that state, in a real host on the real bus."""
+    topology, seat = supervisor.topology, Seat("cost_ledger", "cost_ledger-1")
+    broken: Any = SimpleNamespace(**{k: v for k, v in vars(cost_ledger).items() if not k.startswith("__")})
+    broken.State = Forgetful
+    bus = await NatsBus.open(
+        supervisor.url, name="broken-ledger", app=topology.app, user="operator",
+        password=supervisor.operator_password, inbox_prefix=inbox_of(seat.instance),
+    )  # fmt: skip
+    plan, stop, ready = topology.actors["cost_ledger"], asyncio.Event(), asyncio.Event()
+    log = Log(seat.actor, seat.instance, io.BytesIO())  # nobody reads it
+    host = Host(
+        broken, bus, plan, seat, app=topology.app, settings=settings_of(broken, plan, {}), edge=None, log=log
+    )  # fmt: skip
+    running = asyncio.create_task(host.run(stop, lambda _: ready.set()))
+    try:
+        await asyncio.wait_for(ready.wait(), 20)
+        yield
+    finally:
+        stop.set()
+        await running
+        await bus.close()

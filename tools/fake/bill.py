@@ -1,0 +1,51 @@
+"""What a vendor would bill for what the fake has sent, in exact arithmetic of its own: nothing of ours is used here.
+
+The prompt and the request's fee are billed once an answer has begun, completion tokens as they were sent: also those of
+streams that broke or that nobody read to their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Context, Decimal
+from typing import Any
+
+from understudy.tools.fake.exchange import Seen
+from understudy.tools.fake.script import Fault
+
+_exact = Context(prec=60)
+
+
+def cost(fault: Fault, prompt_tokens: int, completion_tokens: int) -> Decimal:
+    """USD of one answer."""
+    price = fault.price
+    if price is None:
+        return Decimal(0)
+    each = ((price.prompt, prompt_tokens), (price.completion, completion_tokens), (price.request, 1))
+    total = Decimal(0)
+    for usd, count in each:
+        total = _exact.add(total, _exact.multiply(Decimal(usd), Decimal(count)))
+    return total
+
+
+class Bill:
+    """All answers so far, per model."""
+
+    def __init__(self) -> None:
+        self._usd: dict[str, Decimal] = {}
+        self._answers: dict[str, int] = {}
+
+    def add(self, seen: Seen, fault: Fault, prompt_tokens: int) -> None:
+        """One answer is over, however it ended."""
+        if seen.status == 200:
+            usd = cost(fault, prompt_tokens, seen.tokens_sent)
+            self._usd[seen.model] = _exact.add(self._usd.get(seen.model, Decimal(0)), usd)
+            self._answers[seen.model] = self._answers.get(seen.model, 0) + 1
+
+    def public(self, log: Iterable[Seen]) -> dict[str, Any]:
+        """What /control/bill shows. `open`: answers under way, which are not in it yet."""
+        total = Decimal(0)
+        for usd in self._usd.values():
+            total = _exact.add(total, usd)
+        models = {m: {"usd": f"{usd:f}", "answers": self._answers[m]} for m, usd in self._usd.items()}
+        return {"total_usd": f"{total:f}", "models": models, "open": sum(seen.ended == "open" for seen in log)}
