@@ -40,6 +40,7 @@ from understudy.messages.wire import WireError, decode, encode, made_of
 
 __all__ = ["Answer", "AnswerFailed", "Change", "Client", "Piece", "turns"]
 
+BATCH_DEADLINE_MS = 600_000
 Prompt = str | Sequence[Turn] | Sequence[dict[str, str]]
 M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Ask)
@@ -119,13 +120,18 @@ class Client:
         return Answer(self.bus, self.app, _ask_of(Generate, prompt, {**fields, "stream": True}), self._answers)
 
     async def embed(self, texts: str | Sequence[str], **fields: Any) -> Embedded:
-        """A vector per text; `fields` are those of the contract (model, dimensions, deadline_ms, ...)."""
+        """A vector per text; `fields` are those of the contract (model, dimensions, deadline_ms, ...).
+
+        Without a `deadline_ms` it is a minute, or ten with `traffic="batch"`.
+        """
+        patience = BATCH_DEADLINE_MS if fields.get("traffic") == "batch" else DEFAULT_DEADLINE_MS
+        said = {"input": [texts] if isinstance(texts, str) else list(texts), "deadline_ms": patience, **fields}
         try:
-            asked = made_of(Embed, {"input": [texts] if isinstance(texts, str) else list(texts), **fields})
+            asked = made_of(Embed, said)
         except WireError as error:
             text = f"{error.text} {ADVICE['invalid']}"
             raise AnswerFailed(Failed(code="invalid", text=text, path=error.path)) from None
-        limit_s = (asked.deadline_ms or DEFAULT_DEADLINE_MS) / 1000 + GRACE_S
+        limit_s = (asked.deadline_ms or patience) / 1000 + GRACE_S
         return await self.ask("model.embed", asked, Embedded, timeout_s=limit_s)
 
     async def select(self, prompt: Prompt, **fields: Any) -> Selected:

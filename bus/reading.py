@@ -9,7 +9,7 @@ both runs are one: numbers go on, and a seam tells where they meet.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -100,6 +100,11 @@ class Reading:
         self._from = self.model
         self.run_id, self.instance, self._next, self._seam = "", "", 0, None
 
+    def _held(self) -> dict[str, Any]:
+        """What a recorded end, which holds no content, leaves to the reader."""
+        thoughts = "".join(one.text for one in self.kept if one.kind == "reasoning")
+        return {"text": self.text, "tool_calls": self.tool_calls, "reasoning": thoughts or None}
+
     def _started(self, message: Started) -> tuple[list[Piece], Need]:
         if message.run_id == self.run_id:
             return [], ""
@@ -147,7 +152,7 @@ class Reading:
         if end.text is None and end.last_seq + 1 != self._next:
             return [], "resume"  # the log holds no text, and we do not hold all of it
         last_seq = end.last_seq + self._offset if end.last_seq >= 0 else self._offset - 1
-        said = {} if end.text is not None else {"text": self.text, "tool_calls": self.tool_calls}
+        said = {} if end.text is not None else self._held()
         self.finished = replace(end, last_seq=last_seq, **said)
         self.run_id, self.model = end.run_id, end.model
         return [self.finished], ""

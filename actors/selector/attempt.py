@@ -55,6 +55,14 @@ def order(run: Conduct, now: float) -> RunModel:
     )
 
 
+def first_due_ms(run: Conduct, now: float) -> float:
+    """When the first token must have come. Vectors come all at once: half of the time that is left is theirs."""
+    limit = run.latency.first_token_ms
+    if run.embed is not None:
+        limit = max(limit, (run.deadline_ms - now) / 2)
+    return min(now + limit, run.deadline_ms)
+
+
 def tell(run: Conduct, piece: RunText) -> list[Effect]:
     """A part of a tool call, or reasoning for those who asked for it. It is never held back."""
     if piece.kind == "reasoning":

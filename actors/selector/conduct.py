@@ -137,7 +137,7 @@ class Conduct:
         self.model = self.chain.pop(0)
         self.runner, self.first_ms, self.pieces, self.tokens, self.exact = "", None, 0, 0, True
         self.asked_ms = now
-        self.due_ms = min(now + self.latency.first_token_ms, self.deadline_ms)
+        self.due_ms = attempt.first_due_ms(self, now)
         self.news.append(News(self.model, "asked"))
         subject = self.where.run_subject(slug(self.model))
         inbox = self.where.inbox_of(self.run_id, self.attempt)

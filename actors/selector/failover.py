@@ -147,6 +147,7 @@ def _emergency(run: Conduct, words: str, now: float) -> list[Effect]:
         spoke = run.seam.from_model if run.seam else run.model
         run.seam = _seam(run, "restart", -1, spoke, "emergency", "all_failed")
     run.script.restart()
+    run.beside.thoughts.clear()
     out = run.show(run.script.add(words)) + run.show(run.script.finish()) + run.announce_seam(run.script.seq)
     return out + run.finish("stop", ends.spent(run, Usage(estimated=True)), now, degraded=True)
 

@@ -28,9 +28,10 @@ def is_structured(ask: Generate) -> bool:
 
 def needs(ask: Generate) -> Requirements:
     """The request's requirements, and the capabilities that follow from what it asks for."""
-    if not (ask.tools or ask.format):
+    tools = bool(ask.tools) or any(turn.tool_calls for turn in ask.messages)
+    if not (tools or ask.format):
         return ask.requirements
-    wanted = [*ask.requirements.capabilities, *(["tools"] if ask.tools else []), *(["json"] if ask.format else [])]
+    wanted = [*ask.requirements.capabilities, *(["tools"] if tools else []), *(["json"] if ask.format else [])]
     return replace(ask.requirements, capabilities=tuple(dict.fromkeys(wanted)))
 
 
@@ -50,30 +51,40 @@ def fault(ask: Generate) -> Fault | None:
 
 
 def _turns(ask: Generate) -> Fault | None:
-    """Every result answers a call of an assistant's turn before it."""
-    open_calls: set[str] = set()
+    """An assistant's calls are answered, each once, by the turns right after it, as vendors demand."""
+    made: set[str] = set()
+    waiting: set[str] = set()
     for i, turn in enumerate(ask.messages):
         path = f"$.messages[{i}]"
+        if waiting and turn.role != "tool":
+            return Fault(path, f"Before this turn come the results of the calls: {', '.join(sorted(waiting))}.")
         if turn.tool_calls and turn.role != "assistant":
             return Fault(f"{path}.tool_calls", f"A turn of the role {turn.role} calls no tools; the assistant's do.")
         for n, call in enumerate(turn.tool_calls):
-            if call.id in open_calls:
+            if call.id in made:
                 return Fault(f"{path}.tool_calls[{n}].id", "A call of this id was made before; ids are given once.")
             if not _is_object(call.arguments):
                 return Fault(f"{path}.tool_calls[{n}].arguments", "No text of a JSON object.")
-            open_calls.add(call.id)
+            made.add(call.id)
+            waiting.add(call.id)
         if (turn.role == "tool") != (turn.tool_call_id is not None):
             return Fault(
                 f"{path}.tool_call_id", "A turn of the role tool names the call that it answers; no other does."
             )
-        if turn.tool_call_id is not None and turn.tool_call_id not in open_calls:
-            return Fault(f"{path}.tool_call_id", "No assistant's turn before it made a call of this id.")
+        if turn.tool_call_id is not None:
+            if turn.tool_call_id not in waiting:
+                return Fault(f"{path}.tool_call_id", "No call of this id waits for a result here.")
+            waiting.discard(turn.tool_call_id)
+    if waiting:
+        return Fault("$.messages", f"The last calls have no results: {', '.join(sorted(waiting))}.")
     return None
 
 
 def _tools(ask: Generate) -> Fault | None:
     names = [tool.name for tool in ask.tools]
     for i, tool in enumerate(ask.tools):
+        if tool.name in (AUTO, NONE, REQUIRED):
+            return Fault(f"$.tools[{i}].name", f"{tool.name!r} is a word of `tool_choice`; give the tool another name.")
         if tool.name in names[:i]:
             return Fault(f"$.tools[{i}].name", f"A second tool {tool.name!r}; give each its own name.")
         try:

@@ -185,6 +185,7 @@ def test_tool_calls_and_reasoning_are_no_text() -> None:
     assert (reading.text, reading.tool_calls) == ("Let me see. ", calls)
     reading.take(finished(None, 5))
     assert reading.finished is not None and reading.finished.tool_calls == calls, "the log holds none"
+    assert reading.finished.reasoning == "hm"
     reading, _, _ = read(started(), *pieces[:4], seam("restart", -1, 4))
     assert reading.tool_calls == ()
 

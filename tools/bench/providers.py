@@ -1,8 +1,8 @@
 """Every dialect by every fault, streamed and not: what the runner says, what the selector does, what the caller sees.
 
-The expected cells stand in `provider_cells.json`, written before the dialects. Behind each faulty model stands a sound
-one of another dialect. Afterwards all that was written (log, trace, log lines) and every error is searched for the
-key, the prompts and the models' words.
+The expected cells stand in `provider_cells.json`; it says what they are older than. Behind each faulty model stands a
+sound one of another dialect. Afterwards all that was written (log, trace, log lines) and every error is searched for
+the key, the prompts and the models' words.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from understudy.tools.fake.embeddings import DIMENSIONS, vector
 from understudy.tools.fake.script import Message, script
 
 LOOKED = {"place": "the old mill", "closely": True}
+VECTORS_MS = 6_000
+"""Half of it until the next model is asked."""
 TEXTS = ("a lantern", "a crooked compass")
 REFUSAL = "I'm sorry, but I can't help with that."
 SHORT = 12
@@ -90,7 +92,7 @@ async def _single(client: Client, case: Case) -> Seen:
 
 async def _vectors(client: Client, case: Case) -> Seen:
     try:
-        return _seen(await client.embed(TEXTS, model=case.model))
+        return _seen(await client.embed(TEXTS, model=case.model, deadline_ms=VECTORS_MS))
     except AnswerFailed as failure:
         return _seen(failure.failed)
 

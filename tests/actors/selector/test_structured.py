@@ -31,6 +31,10 @@ def ask(*turns: dict[str, Any], **fields: Any) -> Generate:
         (ask(HI, {"role": "tool", "content": "x"}), "$.messages[1].tool_call_id"),
         (ask({**HI, "tool_call_id": "c1"}), "$.messages[0].tool_call_id"),
         (ask(HI, RESULT, CALLED), "$.messages[1].tool_call_id"),
+        (ask(HI, CALLED, HI), "$.messages[2]"),
+        (ask(HI, CALLED), "$.messages"),
+        (ask(HI, CALLED, RESULT, RESULT), "$.messages[3].tool_call_id"),
+        (ask(tools=[{"name": "auto"}]), "$.tools[0].name"),
         (ask(tools=[LOOK, LOOK]), "$.tools[1].name"),
         (ask(tools=[{**LOOK, "parameters": {"type": "nonsense"}}]), "$.tools[0].parameters"),
         (ask(tool_choice="required"), "$.tool_choice"),
@@ -66,6 +70,7 @@ def test_what_it_asks_of_a_model() -> None:
     assert structured.needs(plain) is plain.requirements and not structured.is_structured(plain)
     both = ask(requirements={"capabilities": ["json"]}, tools=[LOOK], format={"type": "json"})
     assert structured.needs(both).capabilities == ("json", "tools")
+    assert structured.needs(ask(HI, CALLED, RESULT)).capabilities == ("tools",), "who cannot read calls drops them"
     assert structured.is_structured(both) and structured.is_structured(ask(requirements={"capabilities": ["json"]}))
 
 

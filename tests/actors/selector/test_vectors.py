@@ -58,6 +58,23 @@ def test_the_next_one_is_asked_and_no_canned_words_stand_in(stage: Any) -> None:
     assert [f.code for f in s.said(Failed)] == ["all_failed"]
 
 
+def test_vectors_have_half_of_the_time_that_is_left(stage: Any) -> None:
+    """All of them come at once, so the first token's limit would be the whole work's."""
+    s = stage(MODELS)
+    embed(s, deadline_ms=50_000)
+    assert s.timers["r1"].at_ms == s.now + 25_000
+    s.wake()
+    assert s.call().model == "c" and outcome_of_attempt(s) == "first_token_timeout"
+    s = stage(MODELS)
+    embed(s, deadline_ms=12_000)
+    assert s.timers["r1"].at_ms == s.now + 10_000, "never less than the latency class gives"
+
+
+def outcome_of_attempt(s: Any) -> str:
+    (stored,) = s.stores("attempt.")
+    return stored.event.reason
+
+
 def test_an_empty_answer_is_none(stage: Any) -> None:
     s = stage(MODELS)
     embed(s)
