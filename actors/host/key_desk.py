@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from understudy.actors.host.key_keeper import Keeper, KeeperFailed, task_for
-from understudy.actors.host.key_opener import Done, Job, Wanted
+from understudy.actors.host.key_opener import Done, Job, Wanted, answer_of
 from understudy.actors.host.key_pipe import KeyPipe
 from understudy.actors.host.keys import KeyMissing, key_variables
 from understudy.actors.host.spawn import actor_environment
@@ -106,7 +106,7 @@ class KeyDesk:
         try:
             async with asyncio.timeout(OPEN_S):
                 said, _ = await process.communicate(msgspec.json.encode(job))
-            return msgspec.json.decode(said, type=Done)
+            return answer_of(said)
         except (TimeoutError, msgspec.DecodeError):
             raise KeyMissing("the process that reads keys did not answer; see `understudy keys test`") from None
         finally:

@@ -22,6 +22,14 @@ from understudy.actors.host.keys import KeyMissing, hash_key, text_of
 from understudy.actors.host.linux import hold_secrets
 from understudy.messages.topology import KeySource
 
+ANSWER = b"\nunderstudy key_opener: "
+"""What the answer begins with: libraries may print while they are imported."""
+
+
+def answer_of(said: bytes) -> Done:
+    """What the process said, among what else stands there. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(said.rpartition(ANSWER)[2].partition(b"\n")[0], type=Done)
+
 
 class Wanted(msgspec.Struct, frozen=True):
     """One provider's key. `secret_fd`: where the keeper says the variable's value or the vault's root key."""
@@ -134,7 +142,7 @@ def main() -> None:
     """Entry point of the process."""
     hold_secrets()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    sys.stdout.buffer.write(msgspec.json.encode(do(job)))
+    sys.stdout.buffer.write(ANSWER + msgspec.json.encode(do(job)) + b"\n")
     sys.stdout.flush()
 
 
