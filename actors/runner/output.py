@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner.dialect import CallPiece
-from understudy.actors.runner.schema import fits
+from understudy.actors.runner.schema import decoded, fits
 from understudy.messages.run import RunModel
 from understudy.messages.tools import AUTO, NONE, REQUIRED, CallId, ToolCall, ToolPart
 
@@ -107,8 +107,8 @@ def _is_whole(call: _Call) -> bool:
 
 def _decoded(text: str) -> Any:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError):
+        return decoded(text)
+    except ValueError:
         raise InvalidOutput from None
 
 

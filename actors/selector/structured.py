@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.runner.schema import BadSchema, check
+from understudy.actors.runner.schema import BadSchema, check, decoded
 from understudy.messages.generate import Capability, Generate, Requirements
 from understudy.messages.tools import AUTO, NONE, REQUIRED, Format
 
@@ -64,7 +64,7 @@ def _turns(ask: Generate) -> Fault | None:
             if call.id in made:
                 return Fault(f"{path}.tool_calls[{n}].id", "A call of this id was made before; ids are given once.")
             if not _is_object(call.arguments):
-                return Fault(f"{path}.tool_calls[{n}].arguments", "No text of a JSON object.")
+                return Fault(f"{path}.tool_calls[{n}].arguments", "No text of a JSON object, or one too deep.")
             made.add(call.id)
             waiting.add(call.id)
         if (turn.role == "tool") != (turn.tool_call_id is not None):
@@ -111,6 +111,6 @@ def _format(wanted: Format) -> Fault | None:
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(msgspec.json.decode(text), dict)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return isinstance(decoded(text), dict)
+    except ValueError:
         return False

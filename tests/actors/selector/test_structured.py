@@ -28,6 +28,10 @@ def ask(*turns: dict[str, Any], **fields: Any) -> Generate:
         (ask(HI, {**CALLED, "tool_calls": [CALL, CALL]}), "$.messages[1].tool_calls[1].id"),
         (ask(HI, {**CALLED, "tool_calls": [{**CALL, "arguments": "[1]"}]}), "$.messages[1].tool_calls[0].arguments"),
         (ask(HI, {**CALLED, "tool_calls": [{**CALL, "arguments": "{"}]}), "$.messages[1].tool_calls[0].arguments"),
+        (
+            ask(HI, {**CALLED, "tool_calls": [{**CALL, "arguments": '{"a":' * 1_200 + "1" + "}" * 1_200}]}),
+            "$.messages[1].tool_calls[0].arguments",
+        ),
         (ask(HI, {"role": "tool", "content": "x"}), "$.messages[1].tool_call_id"),
         (ask({**HI, "tool_call_id": "c1"}), "$.messages[0].tool_call_id"),
         (ask(HI, RESULT, CALLED), "$.messages[1].tool_call_id"),
