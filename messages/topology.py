@@ -19,7 +19,7 @@ from understudy.messages.units import Count, ModelId, Positive, PositiveMs, Posi
 DeclaredContinuation = Continuation | Literal["probe"]
 """The operator's word, or `probe`: the health tracker finds out with a known text, each time the model was loaded."""
 
-Refusable = Literal["temperature", "top_p", "seed", "stop"]
+Refusable = Literal["temperature", "top_p", "seed", "stop", "max_tokens"]
 """Parameters that some models take no word on. Stop strings are then watched for by the runner."""
 
 
@@ -72,7 +72,7 @@ class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True)
     quality: dict[str, Ratio] = {}
     capabilities: tuple[Capability, ...] = ("chat",)
     continues: DeclaredContinuation = "none"  # how it goes on with another model's text; `probe`: find out (if free)
-    refuses: tuple[Refusable, ...] = ()  # parameters that it answers with an error: they are left out
+    refuses: tuple[Refusable, ...] = ()  # answered with an error: left out; `max_tokens` goes by its newer name
     fallbacks: tuple[ModelId, ...] = ()
     usd_per_mtok_in: Usd = 0.0
     usd_per_mtok_out: Usd = 0.0

@@ -263,7 +263,11 @@ def _finish_reason(word: str) -> FinishReason:
 
 
 def _guess_tokens(run: RunModel) -> int:
-    return (sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input))) // 4 + 1
+    chars = sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input)) + len(run.prefill)
+    calls = [turn.tool_calls for turn in run.messages if turn.tool_calls]
+    if run.tools or run.format or calls:
+        chars += len(msgspec.json.encode((run.tools, run.format, calls)))
+    return chars // 4 + 1
 
 
 def _failed(state: State, failed: CallFailed, settings: Settings) -> list[Effect]:

@@ -7,7 +7,8 @@ answer into `Piece`s; the edge does the HTTP.
 from __future__ import annotations
 
 import email.utils
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,13 +24,26 @@ MOST_WAIT_MS = 86_400_000
 """A provider that asks to be left alone for longer than a day is taken to have said a day."""
 LARGEST_COUNT = 2**53
 """Counts of tokens from here on, or below 0, are no counts; JSON readers elsewhere hold none larger exactly."""
+MOST_ID_CHARS = 40
+"""What OpenAI takes as the id of a tool call; every vendor's own are shorter."""
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What readers of JSON raise of bytes that are not the dialect, or that nest too deeply."""
+EVENT_REASONS: dict[str, RunFailure] = {
+    **dict.fromkeys(("429", "rate_limit_exceeded", "rate_limit_error", "too_many_requests"), "rate_limited"),
+    **dict.fromkeys(("context_length_exceeded", "exceed_context_size_error"), "context_too_long"),
+    **dict.fromkeys(("402", "payment_required", "billing_error", "insufficient_quota"), "payment"),
+    **dict.fromkeys(("401", "403", "authentication", "authentication_error", "invalid_api_key", "permission_denied",
+                     "permission_error"), "auth"),
+}  # fmt: skip
+"""`code`, `type` or `error_type` of an error inside a stream (OpenAI, OpenRouter, Anthropic, llama.cpp)."""
+JSON_WORDS = "Answer with one JSON object and with nothing else: no words before or after it, no code fence."
 CONTINUE_WORDS = "Continue exactly from where this text stops, without repeating any of it: <<<{}>>>"
 
 
 class CallPiece(msgspec.Struct, gc=False):
     """A piece of a tool call: `arguments` is the next part of their text. `index` is the provider's own.
 
-    `whole`: it is a call of its own, whatever its index.
+    `whole`: it is a call of its own, whatever its index. `again`: all of the arguments, which may have come already.
     """
 
     index: int
@@ -37,17 +51,21 @@ class CallPiece(msgspec.Struct, gc=False):
     name: str = ""
     arguments: str = ""
     whole: bool = False
+    again: bool = False
 
 
 class Piece(msgspec.Struct, gc=False):
     """What one field of an answer meant.
 
-    `finish`: `stop`, `length`, `refusal`, `tool_calls`, or the provider's own word.
+    `finish`: `stop`, `length`, `refusal` or `tool_calls`; any other reason to end is none that we know.
+    `refused`: its text is a refusal, which says nothing of whether it has ended.
+    `text_again`: all the text of a part that has ended, which may have come already.
+    `fresh_tokens`, `written_tokens`: where a vendor counts the prompt without what came from its cache or went there.
     """
 
     text: str = ""
     reasoning: str = ""
-    calls: list[CallPiece] = []
+    calls: Sequence[CallPiece] = ()
     finish: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -56,12 +74,17 @@ class Piece(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None  # of the completion's
     cost_usd: str | None = None  # the provider's own figure
     model: str | None = None
+    refused: bool = False
+    text_again: str = ""
+    fresh_tokens: int | None = None
+    written_tokens: int | None = None
     done: bool = False  # the dialect's terminator: an answer is whole only with it and a `finish`
 
     def merge(self, later: Piece) -> None:
         """Add what a later field meant, except its text, which has gone out: this is the end's side of a stream."""
         self.done = later.done
         self.failure = later.failure
+        self.refused = self.refused or later.refused
         if later.finish is not None and self.finish != "refusal":
             self.finish = later.finish
         if later.prompt_tokens is not None:
@@ -73,6 +96,15 @@ class Piece(msgspec.Struct, gc=False):
         self.cost_usd = self.cost_usd if later.cost_usd is None else later.cost_usd
         if later.model is not None:
             self.model = later.model
+        if later.fresh_tokens is not None or later.written_tokens is not None:
+            self._merge_parts(later)
+
+    def _merge_parts(self, later: Piece) -> None:
+        """Each count is the latest of its own."""
+        self.fresh_tokens = self.fresh_tokens if later.fresh_tokens is None else later.fresh_tokens
+        self.written_tokens = self.written_tokens if later.written_tokens is None else later.written_tokens
+        if self.fresh_tokens is not None:
+            self.prompt_tokens = count(self.fresh_tokens + (self.written_tokens or 0) + (self.cached_tokens or 0))
 
 
 class Framing(Protocol):
@@ -89,7 +121,7 @@ class Dialect(Protocol):
     NAME: str  # the topology's `kind` of its providers
     PATH: str  # where requests go, behind the provider's `url`
     ACCEPT: str  # the media type of a streamed answer
-    KNOWS_STOP: bool  # the provider ends an answer at stop strings
+    LEAST_TOKENS: int  # a smaller limit of tokens is an error there: this one is sent, and the answer cut here
     TELLS_LENGTH: bool  # every server of the dialect says when the limit of tokens has cut an answer
     NEEDS_DONE: bool  # a reason to end is not enough: the terminator must follow
     EMBEDDINGS: Embeddings | None
@@ -98,6 +130,11 @@ class Dialect(Protocol):
     @staticmethod
     def key_fields(key: str | None) -> dict[str, str]:
         """Header fields that the provider wants, the key's among them."""
+        ...
+
+    @staticmethod
+    def stops(wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Those stop strings at which the provider itself ends an answer. The others are watched for here."""
         ...
 
     @staticmethod
@@ -135,6 +172,22 @@ def offered(run: RunModel) -> bool:
     return bool(run.tools) and (run.tool_choice != NONE or any(turn.tool_calls for turn in run.messages))
 
 
+def sent_stops(model: Model, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The stop strings that go out: what the provider knows, unless the model refuses them."""
+    return () if "stop" in model.refuses else known
+
+
+def call_id(said: str, allowed: str = "") -> str:
+    """A tool call's id as a vendor takes it, the same for the call and its result. It may be of another vendor.
+
+    `allowed`: besides letters and digits of ASCII, the only characters that the vendor takes; empty: it takes any.
+    """
+    known = not allowed or all(c.isascii() and (c.isalnum() or c in allowed) for c in said)
+    if known and len(said) <= MOST_ID_CHARS:
+        return said
+    return f"call_{hashlib.blake2b(said.encode(), digest_size=16).hexdigest()}"
+
+
 def sampling(run: RunModel, model: Model) -> dict[str, Any]:
     """Temperature, top_p and seed under the names that most vendors give them, without what the model refuses."""
     p = run.parameters
@@ -155,6 +208,18 @@ def served_by(said: str | None, name: str) -> str | None:
 def count(tokens: int | None) -> int | None:
     """A senseless count is none at all, and will be estimated: it must not cost the caller a whole answer."""
     return tokens if tokens is not None and 0 <= tokens < LARGEST_COUNT else None
+
+
+def event_reason(*words: Any) -> RunFailure:
+    """An error inside a stream, by the words or statuses that it names itself with; the first that we know counts.
+
+    What is the server's own trouble remains `error_event`.
+    """
+    for word in words:
+        reason = EVENT_REASONS.get(str(word)) if isinstance(word, str | int) else None
+        if reason is not None:
+            return reason
+    return "error_event"
 
 
 def reason_of(status: int, *, context: bool) -> RunFailure:

@@ -52,7 +52,7 @@ def vectors_of(dialect: Embeddings, data: bytes, run: RunModel) -> Vectors:
     """The answer, if it is one vector per text, all of one length and of finite numbers. Raises NoVectors."""
     try:
         found = dialect.read(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         reason = "broken_stream" if str(error) == CUT else "malformed"
         raise NoVectors("not the dialect", reason) from None
     sizes = {len(vector) for vector in found.vectors}

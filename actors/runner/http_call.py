@@ -22,7 +22,11 @@ from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.step import CallEnded, CallFailed, CallText, Input
 from understudy.messages.tools import Kind, ToolPart
 
+READING_FAULTS = (RecursionError, ValueError, TypeError, LookupError)
+"""What code of ours may raise of an answer that it did not expect: the call then ends `malformed`, and keeps no slot.
+Nothing of it is logged, as the text of such an error may hold the answer's."""
 ERROR_BYTES = 65_536
+OVER = -1  # one piece more has come than may be passed on
 ERROR_S = 1.0
 """So long after its head may the body of an error take; then the call fails with what is known."""
 
@@ -57,7 +61,10 @@ class Call(Exchange):
     def on_body(self, data: bytes) -> None:
         """A part of the answer, or of an error."""
         if self.status == 200:
-            self.take(data)
+            try:
+                self.take(data)
+            except READING_FAULTS:
+                self._unreadable()
             return
         self._error += data
         if len(self._error) >= ERROR_BYTES:
@@ -66,7 +73,10 @@ class Call(Exchange):
     def on_end(self, failure: Failure | None) -> None:
         """The response is over, for good or not."""
         if self.status == 200 and failure is None:
-            self.ended()
+            try:
+                self.ended()
+            except READING_FAULTS:
+                self._unreadable()
         elif self.status in (0, 200):
             self.cut("refused_connection" if failure == "refused" else "broken_stream")
         else:
@@ -105,6 +115,10 @@ class Call(Exchange):
     def flush(self) -> None:
         """Whatever is held goes out."""
 
+    def _unreadable(self) -> None:
+        self._edge.client.cancel(self)
+        self.cut("malformed")
+
     def _give_up(self) -> None:
         self._edge.client.cancel(self)
         self.on_end("broken")
@@ -113,13 +127,19 @@ class Call(Exchange):
 class ChatCall(Call):
     """Text is passed on as it arrives; the answer is whole with the dialect's terminator alone."""
 
-    __slots__ = ("_cut", "_end", "_framing", "_out", "_output")
+    __slots__ = ("_cut", "_end", "_framing", "_left", "_out", "_output", "_part_said", "_said")
 
     def __init__(self, edge: Edge, call_id: str, name: str, request: bytes, run: RunModel, cut: StopCut | None) -> None:
         super().__init__(edge, call_id, name, request, run)
         self._framing, self._end, self._out = edge.dialect.framing(), Piece(), Gather(self._say)
         self._output = Output(run) if run.tools or run.format else None
         self._cut = cut
+        self._said = False  # whether anything was passed on
+        self._part_said = False  # whether text has come since a part of it ended
+        limit = run.parameters.max_tokens
+        self._left = (
+            limit if limit < edge.dialect.LEAST_TOKENS else None
+        )  # pieces that may come, where we do the cutting
 
     def ended(self) -> None:
         """Before the dialect's terminator, any end is a failure; a clean one after the reason to end may not be."""
@@ -138,8 +158,13 @@ class ChatCall(Call):
         try:
             for field in self._framing.feed(data):
                 piece = read(field)
+                if self._left is not None:
+                    self._limit(piece)
+                if piece.text_again:
+                    self._tell_again(piece)
                 if piece.failure is None and piece.text:
                     text, count = text + piece.text, count + 1
+                    self._part_said = True
                 end.merge(piece)
                 if piece.reasoning or piece.calls:
                     self._pass_on(text, count)
@@ -151,14 +176,35 @@ class ChatCall(Call):
             end.failure = "malformed"
         except InvalidOutput:
             end.failure = "invalid_output"
-        self._pass_on(text, count)
-        if end.done and end.finish is not None:
+        if text:
+            self._pass_on(text, count)
+        if end.failure is not None:
+            self._edge.client.cancel(self)
+            self.cut(end.failure)
+        elif end.done and end.finish is not None:
             client = self._edge.client
             (client.cancel if self._cut is not None and self._cut.reached else client.finish)(self)
             self._end_well()
-        elif end.done or end.failure is not None:
+        elif end.done:
             self._edge.client.cancel(self)
-            self.cut(end.failure or "broken_stream")
+            self.cut("broken_stream")
+
+    def _limit(self, piece: Piece) -> None:
+        """A limit of tokens too small for the provider: pieces are counted, and what is too much is not passed on.
+
+        The answer is read to its end all the same, for what it has cost.
+        """
+        if self._left is not None and self._left > OVER and (piece.text or piece.reasoning or piece.calls):
+            self._left -= 1
+        if self._left == OVER:
+            piece.text, piece.reasoning, piece.calls, piece.text_again = "", "", (), ""
+
+    def _tell_again(self, piece: Piece) -> None:
+        """The whole text of a part, from a server that has sent it in no other way."""
+        if not self._part_said:
+            piece.text = piece.text_again
+        else:
+            self._part_said = False
 
     def _say(self, text: str, tokens: int, kind: Kind, call: ToolPart | None) -> None:
         self._edge.feed(CallText(self._edge.now_ms(), self._call_id, text, tokens, kind=kind, call=call))
@@ -169,29 +215,34 @@ class ChatCall(Call):
             text = self._cut.feed(text)
             if self._cut.reached and self._end.failure is None:
                 self._end.finish, self._end.done = "stop", True
-        self._add(text, count)
-
-    def _add(self, text: str, count: int) -> None:
         if self._output is not None:
             self._output.add(text)
+        self._said = self._said or bool(text)
         self._out.add(text, count)
 
     def _aside(self, piece: Piece) -> None:
         """Reasoning, and pieces of tool calls. Raises InvalidOutput."""
+        self._said = True
         if piece.reasoning:
             self._out.aside(piece.reasoning, 1, "reasoning", None)
         for part in piece.calls:
             self._output = self._output or Output(self._run)
-            self._out.aside(part.arguments, 1, "tool_call", self._output.part(part))
+            call = self._output.part(part)
+            self._out.aside(part.arguments, 1, "tool_call", call)
 
     def _end_well(self) -> None:
         end, edge = self._end, self._edge
-        finish, calls = end.finish or "stop", ()
+        finish, calls = "refusal" if end.refused else end.finish or "stop", ()
         if self._cut is not None:
-            self._add(self._cut.rest(), 1)
+            rest = self._cut.rest()
+            self._cut = None
+            self._pass_on(rest, 1)
+        if self._left == OVER and finish in ("stop", "tool_calls"):
+            finish = "length"
         if not edge.dialect.TELLS_LENGTH and (end.completion_tokens or 0) >= self._run.parameters.max_tokens:
             finish = "length" if finish == "stop" else finish
         try:
+            self._output = self._output or (Output(self._run) if finish == "tool_calls" else None)
             if self._output is not None:
                 finish, calls = self._output.judge(finish)
         except InvalidOutput:
@@ -202,8 +253,8 @@ class ChatCall(Call):
                 edge.now_ms(),
                 self._call_id,
                 finish,
-                end.prompt_tokens,
-                end.completion_tokens,
+                end.prompt_tokens or None,  # nobody reads nothing: a 0 is no count
+                end.completion_tokens or (None if self._said else end.completion_tokens),
                 served_by=served_by(end.model, self._name),
                 tool_calls=calls,
                 key_id=said_id(self.key_id),
@@ -245,7 +296,7 @@ class EmbedCall(Call):
                 edge.now_ms(),
                 self._call_id,
                 "stop",
-                found.prompt_tokens,
+                found.prompt_tokens or None,
                 0,
                 served_by=served,
                 vectors=vectors,

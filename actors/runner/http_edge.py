@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from understudy.actors.runner.address import target
+from understudy.actors.runner.dialect import sent_stops
 from understudy.actors.runner.dialects import BY_KIND
 from understudy.actors.runner.http_call import Call, ChatCall, EmbedCall
 from understudy.actors.runner.http_keys import NO_HEADS, NO_KEY, Heads, Keys
@@ -79,10 +80,11 @@ class HttpEdge:
         return ChatCall(self, call_id, name, request, run, self._cut(run, model))
 
     def _cut(self, run: RunModel, model: Model) -> StopCut | None:
-        """Stop strings are watched for here where the provider, or the model, knows none."""
-        stops = run.parameters.stop
-        known = self.dialect.KNOWS_STOP and "stop" not in model.refuses
-        return StopCut(stops) if stops and not known else None
+        """Stop strings are watched for here where the provider, or the model, knows them not."""
+        wanted = run.parameters.stop
+        known = sent_stops(model, self.dialect.stops(wanted))
+        ours = tuple(stop for stop in wanted if stop not in known)
+        return StopCut(ours) if ours else None
 
     async def stop(self) -> None:
         """End all calls and the pool."""

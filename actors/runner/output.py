@@ -20,17 +20,19 @@ class InvalidOutput(Exception):
 @dataclass(slots=True)
 class _Call:
     part: ToolPart
+    said_id: str
     arguments: str = ""
 
 
 class Output:
     """Collects what is judged at the end: tool calls, and the text where it must be JSON."""
 
-    __slots__ = ("_calls", "_run", "_text")
+    __slots__ = ("_calls", "_open", "_run", "_text")
 
     def __init__(self, run: RunModel) -> None:
         self._run = run
-        self._calls: dict[int, _Call] = {}  # by the provider's own index, which may begin anywhere
+        self._calls: list[_Call] = []
+        self._open: dict[int, _Call] = {}  # by the provider's own index, which may begin anywhere
         self._text: list[str] = []
 
     def add(self, text: str) -> None:
@@ -41,28 +43,42 @@ class Output:
     def part(self, piece: CallPiece) -> ToolPart:
         """Which call a piece belongs to, counted from 0; its id and name are told once.
 
-        Some servers repeat both with every piece, and some give no id. Raises InvalidOutput for a call without a name.
+        Some servers repeat both with every piece, some give no id, some the same to every call. Arguments that only
+        repeat what has come are taken out of the piece. Raises InvalidOutput for a call that nobody offered, or without
+        a name.
         """
-        key = -1 - len(self._calls) if piece.whole else piece.index
-        call = self._calls.get(key)
-        if call is not None:
+        call = None if piece.whole else self._open.get(piece.index)
+        if call is not None and not (piece.name and piece.id and call.said_id not in ("", piece.id)):
+            if piece.again and call.arguments:
+                piece.arguments = ""
             call.arguments += piece.arguments
             return ToolPart(index=call.part.index)
-        if not piece.name:
+        if not piece.name or not self._run.tools:
             raise InvalidOutput
         index = len(self._calls)
-        part = ToolPart(index=index, id=_id(piece.id) or f"call_{self._run.run_id}_{index}", name=piece.name)
-        self._calls[key] = _Call(part, piece.arguments)
+        part = ToolPart(index=index, id=self._new_id(piece.id, index), name=piece.name)
+        call = self._open[piece.index] = _Call(part, piece.id, piece.arguments)
+        self._calls.append(call)
         return part
+
+    def _new_id(self, said: str, index: int) -> str:
+        given = {call.part.id for call in self._calls}
+        known = _id(said)
+        if known is not None and known not in given:
+            return known
+        ours = f"call_{self._run.run_id}_{index}"
+        while ours in given:
+            ours += "_"
+        return ours
 
     def judge(self, finish: str) -> tuple[str, tuple[ToolCall, ...]]:
         """The finish reason and the calls. Raises InvalidOutput.
 
-        An answer that a limit has cut is what it is: whole calls are kept, and no JSON is expected.
+        An answer that a limit or a refusal has cut is what it is: whole calls are kept, and no JSON is expected.
         """
-        calls = tuple(self._whole(call) for call in self._calls.values() if finish != "length" or _is_whole(call))
         if finish not in ("stop", "tool_calls"):
-            return finish, calls
+            return finish, tuple(self._whole(call) for call in self._calls if self._survives(call))
+        calls = tuple(self._whole(call) for call in self._calls)
         if not _wanted(self._run, calls) or (finish == "tool_calls" and not calls):
             raise InvalidOutput
         if calls:
@@ -71,8 +87,17 @@ class Output:
             self._judge_json()
         return finish, ()
 
+    def _survives(self, call: _Call) -> bool:
+        """A last call without arguments may have been cut before them; one that another call follows was not."""
+        return (
+            self._is_offered(call) and _is_whole(call) and bool(call.arguments.strip() or call is not self._calls[-1])
+        )
+
+    def _is_offered(self, call: _Call) -> bool:
+        return call.part.name in {tool.name for tool in self._run.tools}
+
     def _whole(self, call: _Call) -> ToolCall:
-        if call.part.name not in {tool.name for tool in self._run.tools} or not _is_whole(call):
+        if not self._is_offered(call) or not _is_whole(call):
             raise InvalidOutput
         return ToolCall(id=call.part.id, name=call.part.name, arguments=call.arguments.strip() or "{}")
 

@@ -54,7 +54,7 @@ def exhausted_until_ms(name: str, status: int, headers: dict[str, str], body: by
 def _inside(body: bytes) -> dict[str, str]:
     try:
         error = _body.decode(body).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     inside = error.metadata.headers if error is not None and error.metadata is not None else None
     return {name.lower(): str(value) for name, value in (inside or {}).items()}

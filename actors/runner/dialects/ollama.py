@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner import dialect
-from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner.dialect import UNREADABLE, CallPiece, Piece, count, offered, sampling, turns
 from understudy.actors.runner.dialects import ollama_embeddings
 from understudy.actors.runner.dialects.openai_chat import function
 from understudy.actors.runner.embedding import Embeddings
@@ -27,9 +27,9 @@ from understudy.messages.topology import Model
 NAME: str = "ollama"
 PATH: str = "/api/chat"
 ACCEPT: str = "application/x-ndjson"
-KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = True
+LEAST_TOKENS: int = 1
 EMBEDDINGS: Embeddings | None = ollama_embeddings
 CHECK: str | None = None
 framing = JsonLines
@@ -75,6 +75,11 @@ def key_fields(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def stops(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """See `Dialect`."""
+    return wanted
+
+
 def body(run: RunModel, name: str, model: Model) -> bytes:
     """See `Dialect`."""
     p = run.parameters
@@ -83,8 +88,8 @@ def body(run: RunModel, name: str, model: Model) -> bytes:
         "num_predict": p.max_tokens,
         **sampling(run, model),
     }
-    if p.stop and "stop" not in model.refuses:
-        options["stop"] = p.stop
+    if known := dialect.sent_stops(model, p.stop):
+        options["stop"] = known
     names = {call.id: call.name for turn in run.messages for call in turn.tool_calls}
     messages = [_message(turn, names) for turn in turns(run)]
     fields: dict[str, Any] = {"model": name, "messages": messages, "stream": True, "options": options}
@@ -110,13 +115,13 @@ def read(data: bytes) -> Piece:
     """See `Dialect`."""
     try:
         line = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Piece(failure="malformed")
     if line.error is not None:
         return Piece(failure="error_event")
     message = line.message or _Message()
     text, thinking = message.content or "", message.thinking or ""
-    calls = [_call(call) for call in message.tool_calls or ()]
+    calls = [_call(call) for call in message.tool_calls] if message.tool_calls else ()
     if not line.done:
         return Piece(text=text, reasoning=thinking, calls=calls, model=line.model)
     return Piece(
@@ -139,5 +144,10 @@ def _call(call: _ToolCall) -> CallPiece:
 
 
 def reason_of(status: int, payload: bytes) -> RunFailure:
-    """See `Dialect`. A 404 has two wordings, and both mean that the model is not there."""
+    """See `Dialect`. A 404 has two wordings, and both mean that the model is not there.
+
+    That a model knows no tools is a 400, but the request is sound: another model may serve it.
+    """
+    if status == 400 and b"does not support tools" in payload:
+        return "no_endpoints"
     return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG))

@@ -7,12 +7,12 @@ and no text comes after its reason to end.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from understudy.actors.runner import dialect
-from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner.dialect import JSON_WORDS, UNREADABLE, CallPiece, Piece, count, offered, sampling, turns
 from understudy.actors.runner.dialects import openai_embeddings
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
@@ -24,13 +24,24 @@ from understudy.messages.topology import Model
 NAME: str = "openai"
 PATH: str = "/chat/completions"
 ACCEPT: str = "text/event-stream"
-KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = False
+LEAST_TOKENS: int = 1
 EMBEDDINGS: Embeddings | None = openai_embeddings
 CHECK: str | None = "/models"
 framing = Lines
 
+MOST_STOPS = 4
+FINISH = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "refusal",
+    **dict.fromkeys(("eos", "eos_token", "stop_sequence"), "stop"),  # text-generation-inference and its like
+    "max_tokens": "length",
+}
+"""The neutral word of a `finish_reason`. An answer that ends for any other is not whole (`abort`, '')."""
 TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"exceed_context_size")
 """What OpenAI, vLLM and llama.cpp say of a request that does not fit into the context."""
 
@@ -86,6 +97,11 @@ def key_fields(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def stops(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """See `Dialect`. More are an error."""
+    return wanted[:MOST_STOPS]
+
+
 def body(run: RunModel, name: str, model: Model) -> bytes:
     """See `Dialect`."""
     return msgspec.json.encode(fields(run, name, model))
@@ -93,23 +109,32 @@ def body(run: RunModel, name: str, model: Model) -> bytes:
 
 def fields(run: RunModel, name: str, model: Model) -> dict[str, Any]:
     """The request as fields, for those who add to it."""
-    p = run.parameters
+    conversation = turns(run)
+    limit = "max_completion_tokens" if "max_tokens" in model.refuses else "max_tokens"
     found: dict[str, Any] = {
         "model": name,
-        "messages": [_message(turn) for turn in turns(run)],
+        "messages": [_message(turn) for turn in (*json_words(run, conversation), *conversation)],
         "stream": True,
         "stream_options": {"include_usage": True},
-        "max_tokens": p.max_tokens,
+        limit: run.parameters.max_tokens,
         **sampling(run, model),
     }
-    if p.stop and "stop" not in model.refuses:
-        found["stop"] = p.stop
+    if known := dialect.sent_stops(model, stops(run.parameters.stop)):
+        found["stop"] = known
     if offered(run):
         found["tools"] = [{"type": "function", "function": function(tool)} for tool in run.tools]
         found["tool_choice"] = _choice(run.tool_choice)
     if run.format is not None:
         found["response_format"] = _response_format(run.format)
     return found
+
+
+def json_words(run: RunModel, conversation: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """A line of ours where JSON without a schema is wanted and no turn says so: OpenAI then answers with an error."""
+    if run.format is None or run.format.schema is not None:
+        return ()
+    said = any("json" in turn.content.lower() for turn in conversation)
+    return () if said else (Turn(role="system", content=JSON_WORDS),)
 
 
 def function(tool: Tool) -> dict[str, Any]:
@@ -121,10 +146,12 @@ def function(tool: Tool) -> dict[str, Any]:
 def _message(turn: Turn) -> dict[str, Any]:
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.tool_calls:
-        calls = [(call.id, {"name": call.name, "arguments": call.arguments}) for call in turn.tool_calls]
+        calls = [
+            (dialect.call_id(call.id), {"name": call.name, "arguments": call.arguments}) for call in turn.tool_calls
+        ]
         message["tool_calls"] = [{"id": i, "type": "function", "function": call} for i, call in calls]
     if turn.tool_call_id is not None:
-        message["tool_call_id"] = turn.tool_call_id
+        message["tool_call_id"] = dialect.call_id(turn.tool_call_id)
     return message
 
 
@@ -148,10 +175,10 @@ def read(data: bytes) -> Piece:
         return Piece(done=True)
     try:
         chunk = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Piece(failure="malformed")
     if chunk.error is not None:
-        return Piece(failure="error_event")
+        return Piece(failure=error_reason(chunk.error))
     piece = Piece(model=chunk.model)
     if chunk.usage is not None:
         piece.prompt_tokens = count(chunk.usage.prompt_tokens)
@@ -167,15 +194,24 @@ def read(data: bytes) -> Piece:
             piece.text = delta.content or ""
             piece.reasoning = delta.reasoning or delta.reasoning_content or ""
             if delta.refusal:
-                piece.text, piece.finish = piece.text + delta.refusal, "refusal"
+                piece.text, piece.refused = piece.text + delta.refusal, True
             if delta.tool_calls:
                 piece.calls = [_call(call) for call in delta.tool_calls]
         if choice.finish_reason is not None:
-            refused = piece.finish == "refusal" or choice.finish_reason == "content_filter"
-            piece.finish = "refusal" if refused else choice.finish_reason
+            piece.finish = FINISH.get(choice.finish_reason)
             if choice.finish_reason == "error":
                 piece.failure = "error_event"
     return piece
+
+
+def error_reason(error: Any) -> RunFailure:
+    """An error inside a stream; OpenRouter's tells more in its metadata. Its code may be a number."""
+    if not isinstance(error, dict):
+        return "error_event"
+    said = cast("dict[str, Any]", error)
+    metadata = said.get("metadata")
+    more = cast("dict[str, Any]", metadata).get("error_type") if isinstance(metadata, dict) else None
+    return dialect.event_reason(more, said.get("code"), said.get("type"))
 
 
 def _call(call: _ToolCall) -> CallPiece:

@@ -36,10 +36,15 @@ _decoder = msgspec.json.Decoder(_Answer)
 
 def body(run: RunModel, name: str) -> bytes:
     """See `Embeddings`."""
-    fields: dict[str, Any] = {"model": name, "input": run.input, "encoding_format": "float"}
+    return msgspec.json.encode(fields(run, name))
+
+
+def fields(run: RunModel, name: str) -> dict[str, Any]:
+    """The request as fields, for those who add to it."""
+    found: dict[str, Any] = {"model": name, "input": run.input, "encoding_format": "float"}
     if run.dimensions is not None:
-        fields["dimensions"] = run.dimensions
-    return msgspec.json.encode(fields)
+        found["dimensions"] = run.dimensions
+    return found
 
 
 def read(data: bytes) -> Vectors:

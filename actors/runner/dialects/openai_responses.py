@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from understudy.actors.runner.dialect import CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner import dialect
+from understudy.actors.runner.dialect import UNREADABLE, CallPiece, Piece, count, offered, sampling, turns
 from understudy.actors.runner.dialects import openai_chat, openai_embeddings
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
@@ -24,9 +25,9 @@ from understudy.messages.topology import Model
 NAME: str = "openai_responses"
 PATH: str = "/responses"
 ACCEPT: str = "text/event-stream"
-KNOWS_STOP: bool = False
 TELLS_LENGTH: bool = False
 NEEDS_DONE: bool = True
+LEAST_TOKENS: int = 16
 EMBEDDINGS: Embeddings | None = openai_embeddings
 CHECK: str | None = "/models"
 framing = Lines
@@ -53,10 +54,16 @@ class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
+class _Error(msgspec.Struct, gc=False):
+    code: Any = None
+    type: Any = None
+
+
 class _Response(msgspec.Struct, gc=False):
     model: str | None = None
     usage: _Usage | None = None
     incomplete_details: _Incomplete | None = None
+    error: _Error | None = None
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -69,6 +76,10 @@ class _Item(msgspec.Struct, gc=False):
 class _Event(msgspec.Struct, gc=False):
     type: str
     delta: Any = None
+    text: str | None = None
+    arguments: str | None = None
+    code: Any = None
+    error: _Error | None = None
     output_index: int = 0
     item: _Item | None = None
     response: _Response | None = None
@@ -77,16 +88,24 @@ class _Event(msgspec.Struct, gc=False):
 _decoder = msgspec.json.Decoder(_Event)
 
 
+def stops(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """See `Dialect`. It knows none."""
+    return ()
+
+
 def body(run: RunModel, name: str, model: Model) -> bytes:
     """See `Dialect`."""
+    conversation = turns(run)
     chosen = sampling(run, model)
     chosen.pop("seed", None)
     fields: dict[str, Any] = {
         "model": name,
-        "input": [item for turn in turns(run) for item in _items(turn)],
+        "input": [
+            item for turn in (*openai_chat.json_words(run, conversation), *conversation) for item in _items(turn)
+        ],
         "stream": True,
         "store": False,
-        "max_output_tokens": run.parameters.max_tokens,
+        "max_output_tokens": max(LEAST_TOKENS, run.parameters.max_tokens),
         **chosen,
     }
     if offered(run):
@@ -111,11 +130,11 @@ def _format(wanted: Format) -> dict[str, Any]:
 
 def _items(turn: Turn) -> list[dict[str, Any]]:
     if turn.tool_call_id is not None:
-        return [{"type": "function_call_output", "call_id": turn.tool_call_id, "output": turn.content}]
+        return [{"type": "function_call_output", "call_id": dialect.call_id(turn.tool_call_id), "output": turn.content}]
     said: list[dict[str, Any]] = [{"role": turn.role, "content": turn.content}]
     if not turn.tool_calls:
         return said
-    calls = [(call.id, call.name, call.arguments) for call in turn.tool_calls]
+    calls = [(dialect.call_id(call.id), call.name, call.arguments) for call in turn.tool_calls]
     return [
         *(said if turn.content else []),
         *({"type": "function_call", "call_id": i, "name": name, "arguments": a} for i, name, a in calls),
@@ -126,21 +145,22 @@ def read(data: bytes) -> Piece:
     """See `Dialect`."""
     try:
         event = _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Piece(failure="malformed")
     delta = event.delta if isinstance(event.delta, str) else ""
     match event.type:
         case "response.output_text.delta":
             return Piece(text=delta)
         case "response.refusal.delta":
-            return Piece(text=delta, finish="refusal")
+            return Piece(text=delta, refused=True)
         case kind if kind in REASONING:
             return Piece(reasoning=delta)
-        case "response.output_item.added" if event.item is not None and event.item.type == "function_call":
-            item = event.item
-            return Piece(
-                calls=[CallPiece(event.output_index, item.call_id or "", item.name or "", item.arguments or "")]
-            )
+        case "response.output_text.done":
+            return Piece(text_again=event.text or "")
+        case "response.output_item.added" | "response.output_item.done" if event.item is not None:
+            return _item(event.output_index, event.item, again=event.type.endswith("done"))
+        case "response.function_call_arguments.done":
+            return Piece(calls=[CallPiece(event.output_index, arguments=event.arguments or "", again=True)])
         case "response.function_call_arguments.delta":
             return Piece(calls=[CallPiece(event.output_index, arguments=delta)])
         case "response.completed":
@@ -149,9 +169,18 @@ def read(data: bytes) -> Piece:
             details = event.response.incomplete_details if event.response is not None else None
             return _ended(event.response, CUT.get(details.reason or "") if details is not None else None)
         case "response.failed" | "error":
-            return Piece(failure="error_event")
+            response = event.response or _Response()
+            told = event.error or response.error or _Error()
+            return Piece(failure=dialect.event_reason(event.code, told.code, told.type))
         case _:  # beginnings and ends of parts, what the vendor adds
             return Piece(model=event.response.model if event.response is not None else None)
+
+
+def _item(index: int, item: _Item, *, again: bool) -> Piece:
+    """Its end repeats the whole call, which some servers send in no other way."""
+    if item.type != "function_call":
+        return Piece()
+    return Piece(calls=[CallPiece(index, item.call_id or "", item.name or "", item.arguments or "", again=again)])
 
 
 def _ended(response: _Response | None, finish: str | None) -> Piece:

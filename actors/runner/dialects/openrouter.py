@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from understudy.actors.runner.dialect import Piece
-from understudy.actors.runner.dialects import openai_chat, openai_embeddings
+from understudy.actors.runner.dialect import UNREADABLE, Piece
+from understudy.actors.runner.dialects import openai_chat, openrouter_embeddings
+from understudy.actors.runner.dialects.openrouter_embeddings import PROVIDER
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
 from understudy.messages.money import usd_said
@@ -23,23 +24,23 @@ from understudy.messages.topology import Model
 NAME: str = "openrouter"
 PATH: str = openai_chat.PATH
 ACCEPT: str = openai_chat.ACCEPT
-KNOWS_STOP: bool = True
 TELLS_LENGTH: bool = True
 NEEDS_DONE: bool = True
-EMBEDDINGS: Embeddings | None = openai_embeddings
+LEAST_TOKENS: int = 1
+EMBEDDINGS: Embeddings | None = openrouter_embeddings
 CHECK: str | None = "/key"  # its list of models is open to everybody
 framing = Lines
 key_fields = openai_chat.key_fields
+stops = openai_chat.stops
 
-PROVIDER = {"data_collection": "deny", "allow_fallbacks": False}
-BROKEN = frozenset({"error", "network_error"})
+BROKEN = ("error", "network_error")
 """A `native_finish_reason` of an answer that is not whole, whatever `finish_reason` says."""
 REQUEST_ONLY = frozenset({"no_endpoints", "privacy_restricted", "constraint_filtered", "region_restricted"})
 """Availability codes that concern this request: the model is there for others."""
 
 
 class _Choice(msgspec.Struct, gc=False):
-    native_finish_reason: str | None = None
+    native_finish_reason: Any = None
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -97,6 +98,6 @@ def reason_of(status: int, payload: bytes) -> RunFailure:
 def _code(payload: bytes) -> str | None:
     try:
         error = _refusal.decode(payload).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return error.availability.code if error is not None and error.availability is not None else None

@@ -96,7 +96,7 @@ def test_anthropic_is_sent_no_white_space_at_the_end(last: str, sent: str | None
                     "usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "output_tokens": 1},
                 },
             },
-            Piece(model="m", prompt_tokens=7, cached_tokens=4),
+            Piece(model="m", fresh_tokens=3, cached_tokens=4),
         ),
         ({"type": "ping"}, Piece()),
         ({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, Piece()),

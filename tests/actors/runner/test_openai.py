@@ -61,10 +61,10 @@ def chunk(**delta: Any) -> dict[str, Any]:
         (chunk(content="Hi"), Piece(text="Hi", model="m")),
         (chunk(content=None, finish="stop"), Piece(finish="stop", model="m")),
         (chunk(finish="length"), Piece(finish="length", model="m")),
-        (chunk(refusal="No"), Piece(text="No", finish="refusal", model="m")),
-        (chunk(refusal="No", finish="stop"), Piece(text="No", finish="refusal", model="m")),
+        (chunk(refusal="No"), Piece(text="No", refused=True, model="m")),
+        (chunk(refusal="No", finish="stop"), Piece(text="No", refused=True, finish="stop", model="m")),
         (chunk(finish="content_filter"), Piece(finish="refusal", model="m")),
-        (chunk(finish="error"), Piece(finish="error", failure="error_event", model="m")),
+        (chunk(finish="error"), Piece(failure="error_event", model="m")),
         (
             {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
             Piece(prompt_tokens=3, completion_tokens=4),

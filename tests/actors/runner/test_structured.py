@@ -145,7 +145,10 @@ def test_json_in_each_dialect() -> None:
     assert body("openrouter", format=plain)["provider"]["require_parameters"] is True
     assert "require_parameters" not in body("openrouter")["provider"]
     assert body("openai_responses", format=schema)["text"] == {"format": {"type": "json_schema", **described}}
-    assert body("anthropic", format=schema)["output_config"]["format"]["schema"] == {"type": "object"}
+    strict = Format(type="json_schema", schema={"type": "object"}, strict=True)
+    assert body("anthropic", format=strict)["output_config"]["format"]["schema"] == {"type": "object"}
+    said = body("anthropic", format=schema)
+    assert "output_config" not in said and '{"type":"object"}' in said["system"], "the vendor takes a subset alone"
     assert "JSON" in body("anthropic", format=plain)["system"]
     assert body("ollama", format=schema)["format"] == {"type": "object"}
     assert body("ollama", format=plain)["format"] == "json"
