@@ -33,7 +33,7 @@ async def measure(quick: bool = False) -> Result:
     asked, found = cases(quick), Found()
     with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
         state, key_file = _prepare(Path(folder))
-        async with fake_provider() as (url, _):
+        async with fake_provider(key=KEY) as (url, _):
             plan = topology(url.removesuffix("/v1"), asked, str(key_file))
             async with running(plan, state) as supervisor, await Client.connect(supervisor.url) as client:
                 await _ask_all(client, asked, found)

@@ -31,10 +31,11 @@ class Fake(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def fake_provider(faults: Path | None = None) -> AsyncGenerator[Fake, None]:
-    """The fake provider on a free port, with the faults of a file over its own."""
+async def fake_provider(faults: Path | None = None, key: str | None = None) -> AsyncGenerator[Fake, None]:
+    """The fake provider on a free port, with the faults of a file over its own; `key`: it takes no other."""
     command = [sys.executable, "-m", "understudy.tools.fake", "--port", "0"]
     command += ["--faults", str(faults)] if faults is not None else []
+    command += ["--require-key", key] if key is not None else []
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None

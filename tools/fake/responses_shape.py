@@ -45,7 +45,7 @@ class _Request(Struct, forbid_unknown_fields=True):
     input: Annotated[list[_Item], Meta(min_length=1)]
     stream: bool = False
     store: bool = True
-    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=16)] | None = None  # fewer are refused
     temperature: float | None = None
     top_p: float | None = None
     tools: list[dict[str, Any]] | None = None

@@ -152,6 +152,25 @@ def test_text_is_numbered_and_the_end_counts_it() -> None:
     assert not end.usage.estimated and wake == Wake(0, "r1.0", 0) and core.in_hand(desk.state) == 0
 
 
+def test_tools_calls_schema_and_prefill_are_part_of_an_estimated_prompt() -> None:
+    plain, more = Desk(), Desk()
+    called = Turn(role="assistant", content="", tool_calls=(ToolCall(id="c", name="look", arguments='{"a":1}'),))
+    wanted: dict[str, Any] = {
+        "tools": (Tool(name="look", description="x" * 400),),
+        "format": Format(type="json_schema", schema={"title": "y" * 400}),
+        "prefill": "z" * 400,
+    }
+    guesses: list[int] = []
+    for desk, fields in ((plain, dict[str, Any]()), (more, wanted)):
+        desk.ask("r1", **fields)
+        desk.feed(CallEnded(1100.0, "r1.0", "stop"))
+        guesses.append(next(e.message.usage.prompt_tokens for e in desk.effects if isinstance(e, Send)
+                            and isinstance(e.message, RunEnded)))  # fmt: skip
+    assert guesses[0] + 300 <= guesses[1] <= guesses[0] + 400
+    run = RunModel(run_id="r", attempt=0, model="m", messages=(called,), parameters=PARAMETERS, remaining_ms=1.0)
+    assert core._guess_tokens(run) > len('{"a":1}') // 4 + 1
+
+
 @pytest.mark.parametrize(
     ("prompt", "completion", "estimated"), [(None, None, True), (7, None, True), (None, 9, True), (0, 0, False)]
 )

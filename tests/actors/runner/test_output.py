@@ -89,6 +89,69 @@ def test_a_limit_leaves_whole_calls_and_expects_no_more() -> None:
     assert out.judge("refusal") == ("refusal", ())
 
 
+@pytest.mark.parametrize("finish", ["length", "refusal"])
+def test_a_call_that_was_cut_behind_its_name_is_not_whole(finish: str) -> None:
+    out = output()
+    out.part(CallPiece(0, "a", "look_around"))
+    assert out.judge(finish) == (finish, ()), "its arguments may not have begun"
+    out.part(CallPiece(1, "b", "take_thing", '{"thing": '))
+    assert out.judge(finish) == (finish, (ToolCall(id="a", name="look_around"),)), "another began after it"
+
+
+def test_a_refusal_drops_what_it_leaves_half_done() -> None:
+    out = output(choice="required")
+    out.part(CallPiece(0, "a", "sell_house", "{}"))
+    out.part(CallPiece(1, "b", "take_thing", '{"thing": '))
+    assert out.judge("refusal") == ("refusal", ())
+
+
+def test_ids_are_given_once_within_an_answer() -> None:
+    out = output()
+    for index in range(3):
+        out.part(CallPiece(index, "same", "look_around", "{}"))
+    out.part(CallPiece(0, "call_r_4", "look_around", "{}", whole=True))
+    out.part(CallPiece(0, "call_r_4", "look_around", "{}", whole=True))
+    _, calls = out.judge("stop")
+    assert [call.id for call in calls] == ["same", "call_r_1", "call_r_2", "call_r_4", "call_r_4_"]
+
+
+def test_a_new_id_at_a_known_index_is_a_new_call() -> None:
+    out = output()
+    for said in ("a", "b"):
+        out.part(CallPiece(0, said, "look_around", "{"))
+        assert out.part(CallPiece(0, "", "", "}")) == ToolPart(index=0 if said == "a" else 1)
+    assert [call.id for call in out.judge("tool_calls")[1]] == ["a", "b"]
+
+
+def test_arguments_that_are_only_repeated_are_taken_once() -> None:
+    out = output()
+    out.part(CallPiece(0, "a", "look_around"))
+    came = [
+        CallPiece(0, arguments='{"x"'),
+        CallPiece(0, arguments=":1}"),
+        CallPiece(0, arguments='{"x":1}', again=True),
+    ]
+    for piece in came:
+        out.part(piece)
+    assert [piece.arguments for piece in came] == ['{"x"', ":1}", ""]
+    out.part(CallPiece(1, "b", "take_thing"))
+    whole = CallPiece(1, "b", "take_thing", '{"y":2}', again=True)
+    assert (out.part(whole).index, whole.arguments) == (1, '{"y":2}')
+    assert [call.arguments for call in out.judge("stop")[1]] == ['{"x":1}', '{"y":2}']
+
+
+def test_arguments_that_nest_too_deeply_are_no_call() -> None:
+    out = output()
+    out.part(CallPiece(0, "a", "look_around", '{"a":' * 1_200 + "1" + "}" * 1_200))
+    with pytest.raises(InvalidOutput):
+        out.judge("tool_calls")
+
+
+def test_a_call_where_nobody_offered_tools_is_refused_at_its_first_piece() -> None:
+    with pytest.raises(InvalidOutput):
+        output(()).part(CallPiece(0, "a", "look_around"))
+
+
 def test_a_call_without_a_name_is_none() -> None:
     with pytest.raises(InvalidOutput):
         output().part(CallPiece(0, "a", "", "{}"))
