@@ -82,21 +82,24 @@ class Piece(msgspec.Struct, gc=False):
 
     def merge(self, later: Piece) -> None:
         """Add what a later field meant, except its text, which has gone out: this is the end's side of a stream."""
-        self.done = later.done
-        self.failure = later.failure
-        self.refused = self.refused or later.refused
+        self.done, self.failure = later.done, later.failure
+        if later.model is not None:
+            self.model = later.model
+        if later.refused:
+            self.refused = True
         if later.finish is not None and self.finish != "refusal":
             self.finish = later.finish
         if later.prompt_tokens is not None:
             self.prompt_tokens = later.prompt_tokens
         if later.completion_tokens is not None:
             self.completion_tokens = later.completion_tokens
-        self.cached_tokens = self.cached_tokens if later.cached_tokens is None else later.cached_tokens
-        self.reasoning_tokens = self.reasoning_tokens if later.reasoning_tokens is None else later.reasoning_tokens
-        self.cost_usd = self.cost_usd if later.cost_usd is None else later.cost_usd
-        if later.model is not None:
-            self.model = later.model
-        if later.fresh_tokens is not None or later.written_tokens is not None:
+        if later.cached_tokens is not None:
+            self.cached_tokens = later.cached_tokens
+        if later.reasoning_tokens is not None:
+            self.reasoning_tokens = later.reasoning_tokens
+        if later.cost_usd is not None:
+            self.cost_usd = later.cost_usd
+        if later.fresh_tokens is not None or later.written_tokens is not None or later.cached_tokens is not None:
             self._merge_parts(later)
 
     def _merge_parts(self, later: Piece) -> None:

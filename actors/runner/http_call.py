@@ -176,7 +176,10 @@ class ChatCall(Call):
             end.failure = "malformed"
         except InvalidOutput:
             end.failure = "invalid_output"
-        if text:
+        if text and self._cut is None and self._output is None:  # plain chat, which is most of what comes
+            self._said = True
+            self._out.add(text, count)
+        elif text:
             self._pass_on(text, count)
         if end.failure is not None:
             self._edge.client.cancel(self)

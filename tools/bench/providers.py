@@ -23,6 +23,7 @@ from understudy.tools.bench.report import Result, bar, median
 from understudy.tools.bench.stage import fake_provider, running
 
 TOGETHER = 12
+LOG = "actors.log"
 NEEDLES = (KEY.encode(), CANARY.encode(), *SPOKEN)
 
 Found = list[tuple[Case, Seen]]
@@ -38,7 +39,7 @@ async def measure(quick: bool = False) -> Result:
             async with running(plan, state) as supervisor, await Client.connect(supervisor.url) as client:
                 await _ask_all(client, asked, found)
         leaks = _hits(state) + [f"error of {case.model}" for case, seen in found if _tells(seen.said)]
-        planted = _planted(Path(folder, "planted"))
+        planted = _planted(Path(folder, "planted"), state)
     return _result(found, leaks, planted)
 
 
@@ -77,11 +78,12 @@ def _tells(written: str | bytes) -> bool:
     return any(needle in data for needle in NEEDLES)
 
 
-def _planted(folder: Path) -> int:
-    """The same search must find what is there: one file per needle."""
+def _planted(folder: Path, state: Path) -> int:
+    """The same search must find what is there: one file per needle, and a word in a copy of the log that was written."""
     folder.mkdir()
     for n, needle in enumerate(NEEDLES):
         Path(folder, f"{n}.blk").write_bytes(b"\x00" * 100 + needle + b"\xff")
+    Path(folder, LOG).write_bytes((state / LOG).read_bytes() + CANARY.encode())
     return len(_hits(folder))
 
 
@@ -108,7 +110,7 @@ def _result(found: Found, leaks: list[str], planted: int) -> Result:
         bar("truncated_finished", sum(truncated(case, seen) for case, seen in found), "answers", 0),
         bar("usage_zeroed", sum(zeroed(seen) for _, seen in found), "answers", 0),
         bar("leaks", len(leaks), "places", 0),
-        bar("planted_found", planted + _controls(found), "faults", len(NEEDLES) + CONTROLS, None, "higher"),
+        bar("planted_found", planted + _controls(found), "faults", len(NEEDLES) + 1 + CONTROLS, None, "higher"),
     )
     return Result(bench="providers", bars=bars, detail={"rows": _rows(found, faults), "leaks": leaks})
 

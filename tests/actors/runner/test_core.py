@@ -39,6 +39,7 @@ from understudy.messages.step import (
     Wake,
     Woke,
 )
+from understudy.messages.tools import Format, Tool, ToolCall
 
 PARAMETERS = Parameters(max_tokens=5, temperature=0.0, top_p=1.0, seed=1)
 
