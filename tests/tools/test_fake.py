@@ -76,6 +76,13 @@ def said(found: list[Any], key: str = "content") -> str:
     return "".join(c["delta"].get(key) or "" for event in found for c in event.get("choices", []))
 
 
+@pytest.mark.parametrize(("tokens", "status"), [(15, 400), (16, 200)])
+async def test_responses_refuses_a_limit_below_its_least(wire: Wire, tokens: int, status: int) -> None:
+    asked = {"model": "ok", "input": [{"role": "user", "content": "Hi"}], "max_output_tokens": tokens}
+    async with wire.http.post(f"{wire.fake.url}/responses", json=asked) as answer:
+        assert answer.status == status
+
+
 async def test_answers_have_the_shape_of_openai_and_keep_the_limits(wire: Wire) -> None:
     found = await wire.lines("ok@a", **USAGE)
     first, *tokens, finish, usage = events(found)

@@ -79,7 +79,7 @@ def _tells(written: str | bytes) -> bool:
 
 
 def _planted(folder: Path, state: Path) -> int:
-    """The same search must find what is there: one file per needle, and a word in a copy of the log that was written."""
+    """The same search must find what is there: one file per needle, and one in a copy of the log that was written."""
     folder.mkdir()
     for n, needle in enumerate(NEEDLES):
         Path(folder, f"{n}.blk").write_bytes(b"\x00" * 100 + needle + b"\xff")

@@ -164,7 +164,7 @@ def test_tools_calls_schema_and_prefill_are_part_of_an_estimated_prompt() -> Non
     guesses: list[int] = []
     for desk, fields in ((plain, dict[str, Any]()), (more, wanted)):
         desk.ask("r1", **fields)
-        desk.feed(CallEnded(1100.0, "r1.0", "stop"))
+        desk.feed(CallEnded(1100.0, "r1.0", "stop", None, 3))
         guesses.append(next(e.message.usage.prompt_tokens for e in desk.effects if isinstance(e, Send)
                             and isinstance(e.message, RunEnded)))  # fmt: skip
     assert guesses[0] + 300 <= guesses[1] <= guesses[0] + 400
