@@ -1,4 +1,4 @@
-"""Rules as data: a pack is a TOML file beside this module, read strictly and compiled with RE2.
+"""Rules as data: a pack is TOML files beside this module, read strictly and compiled with RE2.
 
 RE2 has no backtracking, so no text makes a rule slow. Patterns and text are single bytes (Latin-1, one byte per
 character, anything else as `?`), so an offset is an offset.
@@ -7,7 +7,8 @@ character, anything else as `?`), so an offset is an offset.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Protocol, cast
@@ -16,8 +17,10 @@ import msgspec
 import re2
 
 from understudy.actors.safety_validator.checks import CHECKS, digits_in, placeholder, varied
+from understudy.actors.safety_validator.shapes import Near, all_words, nears, tokens
 
-PACKS = ("secrets", "pii")
+PACKS = {"secrets": ("secrets", "vendors"), "pii": ("pii",)}
+"""The packs, and the files of each."""
 MAX_MEM_BYTES = 64 << 20
 """RE2's budget per pattern; what a rule needs is far below, and a prefilter that runs out of it says so."""
 
@@ -51,10 +54,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Pack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of rules; `kind` and `entropy` are those of each rule that says nothing else.
 
-    `placeholders`: what stands for a secret (`xxxx`, `<YOUR_KEY>`) is none.
+    `placeholders`: what stands for a secret (`xxxx`, `<YOUR_KEY>`) is none. `token` and `near`: rules written as shapes
+    (shapes.py), each checked to be `mixed`; `{vendors}` in a rule stands for all words of `near`.
     """
 
-    rule: tuple[Rule, ...]
+    rule: tuple[Rule, ...] = ()
+    token: dict[str, tuple[str, ...]] = {}
+    near: dict[str, Near] = {}
+    frame: str = ""
+    forms: tuple[str, ...] = ()
     placeholders: bool = False
     kind: str = ""
     entropy: float = 0.0
@@ -125,33 +133,64 @@ def load(name: str) -> tuple[Compiled, ...]:
     """The rules of a pack, compiled. Raises `PackError` with all faults."""
     if name not in PACKS:
         raise PackError(f"no pack {name!r}; there are: {', '.join(PACKS)}")
-    text = (files(__package__ or "") / "packs" / f"{name}.toml").read_bytes()
-    return compiled(text, name)
+    folder, made, problems = files(__package__ or "") / "packs", list[Compiled](), list[str]()
+    for file in PACKS[name]:
+        try:
+            made += compiled((folder / f"{file}.toml").read_bytes(), file)
+        except PackError as error:
+            problems.append(str(error))
+    problems += _twice([one.rule for one in made], name)
+    if problems:
+        raise PackError("\n".join(problems))
+    return tuple(made)
 
 
 def read(text: bytes, name: str) -> Pack:
-    """Decode a pack strictly; raises `PackError`."""
+    """Decode a file of a pack strictly; raises `PackError`."""
     try:
         return msgspec.toml.decode(text, type=Pack)
     except msgspec.MsgspecError as error:
         raise PackError(f"{name}.toml: {error}") from None
 
 
+def written(pack: Pack, name: str) -> list[Rule]:
+    """All rules of a file, those written as shapes too. Raises `PackError`."""
+    if pack.near and not (pack.forms and "{words}" in pack.frame and "{value}" in pack.frame):
+        raise PackError(f"{name}.toml: near: needs forms, and a frame with {{words}} and {{value}}")
+    vendors = all_words(pack.near)
+    rules = [
+        msgspec.structs.replace(
+            rule,
+            keywords=tuple(keyword.replace("{vendors}", vendors) for keyword in rule.keywords),
+            regex=rule.regex.replace("{vendors}", vendors),
+        )
+        for rule in pack.rule
+    ]
+    try:
+        made = [*tokens(pack.token), *nears(pack.near, pack.frame, pack.forms)]
+    except (KeyError, ValueError, IndexError) as error:
+        raise PackError(f"{name}.toml: a shape without a hole, or with an unknown one: {error}") from None
+    return rules + [Rule(**msgspec.structs.asdict(one), check="mixed") for one in made]
+
+
 def compiled(text: bytes, name: str) -> tuple[Compiled, ...]:
-    """Check and compile a pack's text; raises `PackError` with all faults."""
+    """Check and compile a file's text; raises `PackError` with all faults."""
     pack, made, problems = read(text, name), list[Compiled](), list[str]()
-    for rule in pack.rule:
+    rules = written(pack, name)
+    for rule in rules:
         try:
             made.append(_compile(rule, pack))
         except PackError as error:
             problems.append(f"{name}.toml: rule {rule.id}: {error}")
-    ids = [rule.id for rule in pack.rule]
-    problems += [
-        f"{name}.toml: rule {one}: the id is given twice" for one in sorted({i for i in ids if ids.count(i) > 1})
-    ]
+    problems += _twice(rules, f"{name}.toml")
     if problems:
         raise PackError("\n".join(problems))
     return tuple(made)
+
+
+def _twice(rules: Iterable[Rule], where: str) -> list[str]:
+    ids = Counter(rule.id for rule in rules)
+    return [f"{where}: rule {one}: the id is given twice" for one, count in sorted(ids.items()) if count > 1]
 
 
 def _compile(rule: Rule, pack: Pack) -> Compiled:
