@@ -95,6 +95,11 @@ def random(value: bytes) -> bool:
     return (digits == 1 and turns >= 2) or turns * 7 >= len(value)
 
 
+def drawn(value: bytes) -> bool:
+    """As `random`, but one digit is enough among small letters: for values of one certain length."""
+    return random(value) or (digits_in(value) == 1 and value.islower())
+
+
 def passphrase(value: bytes) -> bool:
     """Four words or more with a sign between them, or no word at all."""
     return len(re.findall(rb"[A-Za-z0-9]{2,}", value)) >= 4 or mixed(value)
@@ -178,6 +183,7 @@ def position(value: bytes) -> bool:
 
 CHECKS: dict[str, Callable[[bytes], bool]] = {
     "address": address,
+    "drawn": drawn,
     "iban": iban,
     "luhn": luhn,
     "mixed": mixed,

@@ -55,7 +55,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A file of rules; `kind` and `entropy` are those of each rule that says nothing else.
 
     `placeholders`: what stands for a secret (`xxxx`, `<YOUR_KEY>`) is none. `token` and `near`: rules written as shapes
-    (shapes.py), each checked to be `mixed`; `{vendors}` in a rule stands for all words of `near`.
+    (shapes.py); `{vendors}` in a rule stands for all words of `near`.
     """
 
     rule: tuple[Rule, ...] = ()
@@ -170,7 +170,7 @@ def written(pack: Pack, name: str) -> list[Rule]:
         made = [*tokens(pack.token), *nears(pack.near, pack.frame, pack.forms)]
     except (KeyError, ValueError, IndexError) as error:
         raise PackError(f"{name}.toml: a shape without a hole, or with an unknown one: {error}") from None
-    return rules + [Rule(**msgspec.structs.asdict(one), check="mixed") for one in made]
+    return rules + [Rule(**msgspec.structs.asdict(one)) for one in made]
 
 
 def compiled(text: bytes, name: str) -> tuple[Compiled, ...]:

@@ -48,6 +48,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     keywords: tuple[str, ...]
     regex: str
+    check: str
     joined: bool
     hits: tuple[str, ...]
     misses: tuple[str, ...]
@@ -67,8 +68,9 @@ def pattern_of(shape: str) -> str:
 
 
 def word_pattern(word: str) -> str:
-    """A vendor's name in any case and with any sign between its parts."""
-    return "[ ._-]?".join(map(re.escape, word.split(" ")))
+    """A vendor's name, its parts small, capitalised or large: `rookTable` holds no Okta, `git hub` is also GitHub."""
+    parts = ("|".join(sorted({part, part.capitalize(), part.upper()})) for part in word.split(" "))
+    return "[ ._-]?".join(f"(?:{part})" for part in parts)
 
 
 def words_of(name: str, near: Near) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ def tokens(shapes: dict[str, tuple[str, ...]]) -> Iterator[Made]:
             id=name,
             keywords=tuple(dict.fromkeys(map(_keyword, own))),
             regex="|".join(rf"\b{pattern_of(shape)}{_end(shape)}" for shape in own),
+            check="mixed",
             joined=True,
             hits=own,
             misses=tuple(_blank(own)),
@@ -97,8 +100,9 @@ def nears(vendors: dict[str, Near], frame: str, forms: Iterable[str]) -> Iterato
         shapes = "|".join(map(pattern_of, near.shapes))
         yield Made(
             id=f"{name}-assigned",
-            keywords=tuple(f"(?i){word_pattern(word)}" for word in words),
+            keywords=tuple(map(word_pattern, words)),
             regex=frame.replace("{words}", "|".join(map(word_pattern, words))).replace("{value}", shapes),
+            check="drawn",
             joined=False,
             hits=tuple(form_of(next(turn), words[0], shape) for shape in near.shapes),
             misses=tuple(form_of("{i}_token = {s}", words[0], blank) for blank in _blank(near.shapes)),

@@ -29,8 +29,9 @@ WHITE = b" \t\n\r\x0b\x0c"
 NOT_ASCII = re.compile("[^\x00-\x7f]+")
 ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})|\\(?:u00|x)([0-9A-Fa-f]{2})|&#(?:x([0-9A-Fa-f]{2})|([0-9]{2,3}));")
 BASE64_RUN = re.compile(
-    rb"[A-Za-z0-9+/_-]{20,}(?:[ \t>]*\r?\n[ \t>]*[A-Za-z0-9+/_-]{16,})*(?:[ \t>]*\r?\n[ \t>]*[A-Za-z0-9+/_-]{2,15}\b)?"
+    rb"[A-Za-z0-9+/_-]{20,}(?:[ \t>]*\r?\n[ \t>]*[A-Za-z0-9+/_-]{16,})*([ \t>]*\r?\n[ \t>]*[A-Za-z0-9+/_-]{2,15}\b)?"
 )
+"""Its group is a short last line, which may as well be the next word of the text: such a run is read with and without."""
 HEX_RUN = re.compile(rb"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[\s:,]{0,2}){12,}")
 HEX_REST = re.compile(rb"0x|\\x|[^0-9A-Fa-f]")
 HEX_ONLY = re.compile(rb"[0-9A-Fa-f]+")
@@ -122,8 +123,10 @@ def decoded(view: View, covered: Callable[[int, int], bool]) -> Iterator[View]:
     if hexes:
         yield _together("hex", view, hexes)
     found = [run for run in BASE64_RUN.finditer(data) if not covered(*run.span()) and not HEX_ONLY.fullmatch(run[0])]
+    texts = [(run[0], run.start()) for run in found]
+    texts += [(run[0][: run.start(1) - run.start()], run.start()) for run in found if run[1]]
     for shift in range(4) if found else ():
-        yield _together("base64", view, [Run(run[0], run.start(), "base64", shift) for run in found])
+        yield _together("base64", view, [Run(text, at, "base64", shift) for text, at in texts])
 
 
 def everything(text: str) -> Iterator[bytes]:
