@@ -55,12 +55,15 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A file of rules; `kind` and `entropy` are those of each rule that says nothing else.
 
     `placeholders`: what stands for a secret (`xxxx`, `<YOUR_KEY>`) is none. `token` and `near`: rules written as shapes
-    (shapes.py); `{vendors}` in a rule stands for all words of `near`.
+    (shapes.py). In patterns `{vendors}` stands for all
+    words of `near`, `{assign}` for what stands between a name and its value, `{open}` for what opens the value.
     """
 
     rule: tuple[Rule, ...] = ()
     token: dict[str, tuple[str, ...]] = {}
     near: dict[str, Near] = {}
+    assign: str = ""
+    open: str = ""
     frame: str = ""
     forms: tuple[str, ...] = ()
     placeholders: bool = False
@@ -157,20 +160,24 @@ def written(pack: Pack, name: str) -> list[Rule]:
     """All rules of a file, those written as shapes too. Raises `PackError`."""
     if pack.near and not (pack.forms and "{words}" in pack.frame and "{value}" in pack.frame):
         raise PackError(f"{name}.toml: near: needs forms, and a frame with {{words}} and {{value}}")
-    vendors = all_words(pack.near)
+    parts = {"{vendors}": all_words(pack.near), "{assign}": pack.assign, "{open}": pack.open}
     rules = [
         msgspec.structs.replace(
-            rule,
-            keywords=tuple(keyword.replace("{vendors}", vendors) for keyword in rule.keywords),
-            regex=rule.regex.replace("{vendors}", vendors),
+            rule, keywords=tuple(_filled(one, parts) for one in rule.keywords), regex=_filled(rule.regex, parts)
         )
         for rule in pack.rule
     ]
     try:
-        made = [*tokens(pack.token), *nears(pack.near, pack.frame, pack.forms)]
+        made = [*tokens(pack.token), *nears(pack.near, _filled(pack.frame, parts), pack.forms)]
     except (KeyError, ValueError, IndexError) as error:
         raise PackError(f"{name}.toml: a shape without a hole, or with an unknown one: {error}") from None
     return rules + [Rule(**msgspec.structs.asdict(one)) for one in made]
+
+
+def _filled(text: str, parts: dict[str, str]) -> str:
+    for name, part in parts.items():
+        text = text.replace(name, part)
+    return text
 
 
 def compiled(text: bytes, name: str) -> tuple[Compiled, ...]:
