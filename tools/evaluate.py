@@ -12,6 +12,9 @@ Two controls show that the figures can fail: `planted_found` of `planted` exampl
 rows that hold nothing, must all be found; and the search for survivors must see every named secret before redaction
 (`survivors_before` of `named`).
 
+`general`: positives that are found when every vendor's own rule is taken out, by source; what to expect of a vendor that
+no rule knows.
+
 Exit code 0 when every bar holds, 1 when one does not, 2 when the rows cannot be read.
 """
 
@@ -22,6 +25,7 @@ import base64
 import binascii
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,6 +89,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     recall_gitleaks: float | None = None
     recall_format: float | None = None  # pii: the types with a format, pooled
     false_alarm: dict[str, float]
+    general: dict[str, tuple[int, int]]  # found by the general rules alone, of; by source
     counts: dict[str, tuple[int, int]]
     us_p50: float
     us_p99: float
@@ -166,6 +171,7 @@ def evaluate(pack: str, rows: Sequence[Row]) -> Report:
     counts = {name: count for name, count in counts.items() if count[1]}
     if plain := [one for one in negative if one.row.label is None]:
         counts["false_alarm_unlabelled"] = sum(one.found for one in plain), len(plain)
+    general = Scanner([one for one in made.rules if one.rule.general]) if pack == "secrets" else None
     report = Report(
         pack=pack,
         rows=len(rows),
@@ -173,6 +179,7 @@ def evaluate(pack: str, rows: Sequence[Row]) -> Report:
         recall_type=recall_type,
         **found,
         false_alarm=_shares(negative, "source"),
+        general=_general(general, [one.row for one in positive]) if general else {},
         counts=counts,
         us_p50=round(median(times), 1),
         us_p99=round(quantile(times, 0.99), 1),
@@ -205,6 +212,11 @@ def _seen(secret: str, text: str) -> bool:
     """Whether a text or any decoded view of it holds the secret, white space apart."""
     bare = b"".join(secret.encode("latin-1", "replace").split())
     return any(bare in b"".join(data.split()) for data in everything(text))
+
+
+def _general(made: Scanner, rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
+    found = Counter(row.source for row in rows if made.scan(row.words()))
+    return {source: (found[source], of) for source, of in sorted(Counter(row.source for row in rows).items())}
 
 
 def _planted(made: Scanner, rows: Sequence[Row]) -> tuple[int, int]:
@@ -266,6 +278,7 @@ def _lines(report: Report) -> list[str]:
     lines = [f"{report.pack}: {report.rows} rows, median {report.us_p50} us, p99 {report.us_p99} us"]
     lines += [f"  {name:34}{value:>8.4f}" for name, value in sorted(report.recall.items())]
     lines += [f"  {name:34}{found:>5} of {of}" for name, (found, of) in sorted(report.counts.items())]
+    lines += [f"  {'general rules alone: ' + name:34}{found:>5} of {of}" for name, (found, of) in report.general.items()]
     lines.append(
         f"  {'survived redaction':34}{report.survived_redaction:>5} of {report.named} ({report.unnamed} name none)"
     )

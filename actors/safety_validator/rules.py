@@ -47,6 +47,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     check: str = ""
     unless: str = ""
     joined: bool = False
+    general: bool = False
     hits: tuple[str, ...]
     misses: tuple[str, ...]
 

@@ -2,7 +2,7 @@
 
 | view | what is undone |
 |---|---|
-| `clean` | compatibility forms (NFKC), zero-width, bidi and other format characters, text in tag characters |
+| `clean` | compatibility forms (NFKC), zero-width and other format characters, tag characters, letters that look alike |
 | `escapes` | `%2D`, `\\u002d`, `\\x2d`, `&#45;` |
 | `joined` | white space: lines broken, letters spaced |
 | `base64` | base64 and base64url, also over several lines, at each of the four alignments |
@@ -93,9 +93,14 @@ def _plain(char: str) -> str:
         return chr(ord(char) - 0xE0000)
     if unicodedata.category(char) == "Cf" or char in UNSEEN or "\ufe00" <= char <= "\ufe0f":
         return ""
-    return unicodedata.normalize("NFKC", char)
+    return unicodedata.normalize("NFKC", char).translate(ALIKE)
 
 
+ALIKE = str.maketrans(
+    "АВЕЅІЈКМНОРСТУХаеорсухѕіјһԁԛԝӏ" + "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧανορικγυ" + "ıɑɡ" + "‐‒–—―−" + "‘’“”",
+    "ABESIJKMHOPCTYXaeopcyxsijhdqwl" + "ABEZHIKMNOPTYXavopikyu" + "iag" + "------" + "''\"\"",
+)
+"""Letters of Cyrillic and Greek that look like Latin ones, and the dashes and quotes that phones type by themselves."""
 UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Characters without a glyph that are not in the category Cf (Unicode: Default_Ignorable_Code_Point)."""
 
