@@ -12,8 +12,8 @@ Two controls show that the figures can fail: `planted_found` of `planted` exampl
 rows that hold nothing, must all be found; and the search for survivors must see every named secret before redaction
 (`survivors_before` of `named`).
 
-`general`: positives that are found when every vendor's own rule is taken out, by source; what to expect of a vendor that
-no rule knows.
+`general`: positives found with every vendor's own rule taken out, by source: what to expect of a vendor that no
+rule knows.
 
 Exit code 0 when every bar holds, 1 when one does not, 2 when the rows cannot be read.
 """
@@ -278,7 +278,9 @@ def _lines(report: Report) -> list[str]:
     lines = [f"{report.pack}: {report.rows} rows, median {report.us_p50} us, p99 {report.us_p99} us"]
     lines += [f"  {name:34}{value:>8.4f}" for name, value in sorted(report.recall.items())]
     lines += [f"  {name:34}{found:>5} of {of}" for name, (found, of) in sorted(report.counts.items())]
-    lines += [f"  {'general rules alone: ' + name:34}{found:>5} of {of}" for name, (found, of) in report.general.items()]
+    lines += [
+        f"  {'general rules alone: ' + name:34}{found:>5} of {of}" for name, (found, of) in report.general.items()
+    ]
     lines.append(
         f"  {'survived redaction':34}{report.survived_redaction:>5} of {report.named} ({report.unnamed} name none)"
     )

@@ -1,7 +1,7 @@
 """Examples of a pack, made when they are needed: a key that stood in a file would alarm every scanner of repositories.
 
-`{alnum:36}` stands for 36 letters and digits, `{alnum:36-40}` for 36 to 40; so do `{hex:32}`, `{b64:40}`, `{word:12}` for
-theirs. The same template and seed give the same text.
+`{alnum:36}` stands for 36 letters and digits, `{alnum:36-40}` for 36 to 40; so do `{hex:32}`, `{b64:40}`, `{word:12}`
+for theirs. The same template and seed give the same text.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SYMBOLS = {
     "lower": string.ascii_lowercase,
     "lowernum": string.ascii_lowercase + string.digits,
     "percent": string.ascii_letters + string.digits + "%",
+    "signs": string.ascii_letters + string.digits + "-_+/=",
     "upper": string.ascii_uppercase,
     "uppernum": string.ascii_uppercase + string.digits,
     "url": string.ascii_letters + string.digits + "-_",

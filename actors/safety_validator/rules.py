@@ -170,8 +170,9 @@ def written(pack: Pack, name: str) -> list[Rule]:
     ]
     try:
         made = [*tokens(pack.token), *nears(pack.near, _filled(pack.frame, parts), pack.forms)]
-    except (KeyError, ValueError, IndexError) as error:
-        raise PackError(f"{name}.toml: a shape without a hole, or with an unknown one: {error}") from None
+    except (KeyError, ValueError) as error:
+        unknown = "a hole with an unknown one: " if isinstance(error, KeyError) else ""
+        raise PackError(f"{name}.toml: {unknown}{error}") from None
     return rules + [Rule(**msgspec.structs.asdict(one)) for one in made]
 
 

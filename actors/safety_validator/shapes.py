@@ -27,11 +27,12 @@ CLASSES = {
     "percent": "[A-Za-z0-9%]",
     "upper": "[A-Z]",
     "uppernum": "[A-Z0-9]",
-    "url": r"[\w-]",
+    "signs": r"[\w+/=-]",
+    "url": r"[\w=-]",
 }
 """What a hole takes; under each name, what `examples.SYMBOLS` fills in."""
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-OPEN_ENDED = ("url", "b64", "percent")
+OPEN_ENDED = ("url", "b64", "percent", "signs")
 """Classes with signs: behind one of them `\\b` is no end."""
 
 
@@ -81,6 +82,8 @@ def words_of(name: str, near: Near) -> tuple[str, ...]:
 def tokens(shapes: dict[str, tuple[str, ...]]) -> Iterator[Made]:
     """A rule for each vendor with a prefix."""
     for name, own in shapes.items():
+        if not own:
+            raise ValueError(f"vendors {name}: no shape")
         yield Made(
             id=name,
             keywords=tuple(dict.fromkeys(map(_keyword, own))),
@@ -97,6 +100,8 @@ def nears(vendors: dict[str, Near], frame: str, forms: Iterable[str]) -> Iterato
     turn = cycle(forms)
     for name, near in vendors.items():
         words = words_of(name, near)
+        if not near.shapes:
+            raise ValueError(f"vendors {name}: no shape")
         shapes = "|".join(map(pattern_of, near.shapes))
         yield Made(
             id=f"{name}-assigned",

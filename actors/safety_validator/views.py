@@ -2,7 +2,7 @@
 
 | view | what is undone |
 |---|---|
-| `clean` | compatibility forms (NFKC), zero-width and other format characters, tag characters, letters that look alike |
+| `clean` | compatibility forms (NFKC), zero-width, format and tag characters, letters that look alike |
 | `escapes` | `%2D`, `\\u002d`, `\\x2d`, `&#45;` |
 | `joined` | white space: lines broken, letters spaced |
 | `base64` | base64 and base64url, also over several lines, at each of the four alignments |
@@ -31,7 +31,7 @@ ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})|\\(?:u00|x)([0-9A-Fa-f]{2})|&#(?:x([0-9
 BASE64_RUN = re.compile(
     rb"[A-Za-z0-9+/_-]{20,}(?:[ \t>]*\r?\n[ \t>]*[A-Za-z0-9+/_-]{16,})*([ \t>]*\r?\n[ \t>]*[A-Za-z0-9+/_-]{2,15}\b)?"
 )
-"""Its group is a short last line, which may as well be the next word of the text: such a run is read with and without."""
+"""Its group is a short last line, perhaps the next word of the text: such a run is read with and without it."""
 HEX_RUN = re.compile(rb"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[\s:,]{0,2}){12,}")
 HEX_REST = re.compile(rb"0x|\\x|[^0-9A-Fa-f]")
 HEX_ONLY = re.compile(rb"[0-9A-Fa-f]+")
@@ -128,10 +128,11 @@ def decoded(view: View, covered: Callable[[int, int], bool]) -> Iterator[View]:
     if hexes:
         yield _together("hex", view, hexes)
     found = [run for run in BASE64_RUN.finditer(data) if not covered(*run.span()) and not HEX_ONLY.fullmatch(run[0])]
-    texts = [(run[0], run.start()) for run in found]
-    texts += [(run[0][: run.start(1) - run.start()], run.start()) for run in found if run[1]]
-    for shift in range(4) if found else ():
-        yield _together("base64", view, [Run(text, at, "base64", shift) for text, at in texts])
+    whole = [(run[0], run.start()) for run in found]
+    short = [(run[0][: run.start(1) - run.start()], run.start()) for run in found if run[1]]
+    for texts in filter(None, (whole, short)):
+        for shift in range(4):
+            yield _together("base64", view, [Run(text, at, "base64", shift) for text, at in texts])
 
 
 def everything(text: str) -> Iterator[bytes]:

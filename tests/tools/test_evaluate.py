@@ -58,6 +58,9 @@ def test_secrets_are_counted_and_a_bar_that_does_not_hold_ends_with_1(tmp_path: 
     report = json.loads(done.stdout)
     assert report["rows"] == 7
     assert report["recall"] == {"generated": 1.0, "gitleaks": 0.5}
+    assert report["general"] == {"generated": [0, 3], "gitleaks": [1, 2]}, (
+        "the JWT is nobody's, the others are vendors'"
+    )
     assert (report["recall_generated"], report["recall_obf"], report["recall_gitleaks"]) == (1.0, 1.0, 0.5)
     assert report["false_alarm"] == {"generated": 0.0}
     assert report["counts"]["recall_gitleaks"] == [1, 2]

@@ -9,13 +9,23 @@ from importlib.resources import files
 import pytest
 
 from understudy.actors.safety_validator import PackError, Scanner, redact, scanner
+from understudy.actors.safety_validator.checks import drawn
 from understudy.actors.safety_validator.examples import example
 from understudy.actors.safety_validator.rules import PACKS, compiled, load, read
+from understudy.actors.safety_validator.shapes import form_of, pattern_of, words_of
 
 LOADED = {pack: {one.rule.id: one for one in load(pack)} for pack in PACKS}
 RULES = [(pack, one.rule) for pack in PACKS for one in LOADED[pack].values()]
 CASES = [(pack, rule.id, hit) for pack, rule in RULES for hit in rule.hits]
 NEAR = [(pack, rule.id, miss) for pack, rule in RULES for miss in rule.misses]
+
+
+def packed(file: str) -> bytes:
+    """A file of a pack."""
+    return (files("understudy.actors.safety_validator") / "packs" / f"{file}.toml").read_bytes()
+
+
+VENDORS = read(packed("vendors"), "vendors")
 
 
 def alone(pack: str, rule: str) -> Scanner:
@@ -66,7 +76,7 @@ def test_joined_rules_find_what_was_parted(template: str):
 
 def test_no_pack_holds_a_key():
     """What stands in the files is no secret to our own scanner, so to no other; tests make theirs when they run."""
-    text = (files("understudy.actors.safety_validator") / "packs" / "secrets.toml").read_text()
+    text = "".join(packed(file).decode() for file in PACKS["secrets"])
     examples = "\n".join(line for line in text.splitlines() if line.startswith(("hits", "misses")))
     plain = re.sub(r"deadbeef|wJalrXUtn\S*", "", examples)
     assert [one for one in scanner("secrets").scan(plain) if one.rule not in ASSIGNMENTS] == []
@@ -78,6 +88,7 @@ ASSIGNMENTS = (
     "curl-header",
     "password-assignment",
     "passphrase-assignment",
+    "secret-key-quoted",
     "flag-value",
 )
 """Templates of these look like passwords, whatever they are filled with."""
@@ -119,7 +130,56 @@ def test_a_bad_keyword_and_an_unknown_pack_are_refused():
         load("other")
 
 
-def test_a_template_says_which_rule_it_is_for():
+def test_no_rule_has_the_id_of_another():
     for pack in PACKS:
-        text = (files("understudy.actors.safety_validator") / "packs" / f"{pack}.toml").read_bytes()
-        assert len({rule.id for rule in read(text, pack).rule}) == len(read(text, pack).rule)
+        assert len(LOADED[pack]) == len(load(pack))
+
+
+@pytest.mark.parametrize("vendor", VENDORS.near)
+def test_a_vendors_value_is_found_in_every_notation(vendor: str):
+    near, made = VENDORS.near[vendor], alone("secrets", f"{vendor}-assigned")
+    judged = 0
+    for shape in near.shapes:
+        for word in words_of(vendor, near):
+            for seed, form in enumerate(VENDORS.forms):
+                value = example(shape, seed)
+                if drawn(value.encode()):
+                    judged += 1
+                    assert made.scan(form_of(form, word, value)), f"{shape} as {form} of {word}"
+    assert judged > len(VENDORS.forms) / 2
+
+
+def test_a_vendors_name_in_the_middle_of_words_is_none():
+    value = example("{alnum:14}", 1)
+    assert alone("secrets", "sumologic-assigned").scan(f"sumo = 'su{value[2:]}'")
+    assert not alone("secrets", "sumologic-assigned").scan(f"sumOf = 'su{value[2:]}'")
+
+
+SHAPES = 'kind = "k"\nframe = "{words}={value}"\nforms = ["{i}={s}"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SHAPES + "[token]\na = ['abcdef{luck:3}']", "unknown one: 'luck'"),
+        (SHAPES + "[token]\na = ['abcdef']", "abcdef: no hole"),
+        (SHAPES + "[token]\na = ['{hex:8}-{hex:8}']", "nothing in it tells it from other text"),
+        (SHAPES + "[token]\na = []", "vendors a: no shape"),
+        (SHAPES + "[near]\na = { shapes = ['{hex}'] }", "no hole"),
+        (SHAPES + "[near]\na = { shapes = [] }", "vendors a: no shape"),
+        (SHAPES + "[near]\na = { shapes = ['{hex:8}'], colour = 'red' }", "colour"),
+        (SHAPES.replace("{words}", "") + "[near]\na = { shapes = ['{hex:8}'] }", "a frame with {words} and {value}"),
+        (SHAPES.replace('["{i}={s}"]', "[]") + "[near]\na = { shapes = ['{hex:8}'] }", "needs forms"),
+    ],
+)
+def test_a_bad_shape_is_refused_with_the_fault(text: str, words: str):
+    with pytest.raises(PackError, match=re.escape(words)):
+        compiled(text.encode(), "mine")
+
+
+def test_a_shape_is_pattern_and_template():
+    assert pattern_of("a.{hex:3}-{alnum:4-9}") == r"a\.[0-9a-fA-F]{3}\-[A-Za-z0-9]{4,9}"
+    for seed in range(9):
+        assert re.fullmatch(
+            pattern_of("a.{hex:3}-{alnum:4-9}:{uuid:1}"), example("a.{hex:3}-{alnum:4-9}:{uuid:1}", seed)
+        )

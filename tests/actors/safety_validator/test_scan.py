@@ -128,6 +128,40 @@ def test_harmless_text_is_left_alone(text: str):
     assert SECRETS.scan(example(text)) == []
 
 
+LOOKALIKES = [
+    ("ghp_{alnum:36}", "p", "\u0440"),
+    ("AKIA{b32:16}", "KIA", "\u041a\u0406\u0410"),
+    ("glpat-{url:20}", "a", "\u03b1"),
+    ("sk-proj-{alnum:120}", "-", "\u2013"),
+    ("npm_{alnum:36}", "m", "\uff4d"),
+]
+
+
+@pytest.mark.parametrize(("template", "letters", "seen"), LOOKALIKES)
+def test_letters_and_dashes_that_look_alike_are_read_alike(template: str, letters: str, seen: str):
+    head, tail = template.split("{")
+    key = example(head.translate(str.maketrans(letters, seen)) + "{" + tail)
+    assert not key.isascii()
+    (found,) = SECRETS.scan(f"\u042d\u0442\u043e {key} \u0442\u0443\u0442")
+    assert (found.view, found.start, found.end) == ("clean", 4, 4 + len(key))
+
+
+def test_quotes_that_a_phone_types_are_quotes():
+    assert SECRETS.scan(example("my password: \u201c{alnum:12}\u201d"))
+    assert (
+        SECRETS.scan(
+            "\u041e\u043d\u0430: \u00ab\u041f\u0430\u0440\u043e\u043b\u044c \u2014 \u0441\u043b\u043e\u0432\u043e\u00bb"
+        )
+        == []
+    )
+
+
+def test_base64_before_the_next_word_of_the_text_is_read_without_it():
+    key = example("setenv DEEPGRAM_TOKEN {hex:40}")
+    for word in ("thanks", "ok", "Yours"):
+        assert SECRETS.scan(f"look: ab{base64ed(key).rstrip('=')}\n{word} a lot")
+
+
 def test_a_word_like_example_inside_a_key_makes_it_no_placeholder():
     for key in (
         "ghp_{alnum:14}EXAMPLE{alnum:15}",
