@@ -1,7 +1,7 @@
 """Examples of a pack, made when they are needed: a key that stood in a file would alarm every scanner of repositories.
 
-`{alnum:36}` stands for 36 letters and digits, `{alnum:36-40}` for 36 to 40; so do `{hex:32}`, `{b64:40}`, `{word:12}`
-for theirs. The same template and seed give the same text.
+`{alnum:36}` stands for 36 letters and digits, `{alnum:36-40}` for 36 to 40, `{alnum:36-}` for 36 and more; so do
+`{hex:32}`, `{b64:40}`, `{word:12}` for theirs. The same template and seed give the same text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SYMBOLS = {
     "zero": "0",
 }
 WORDS = ("lantern", "meadow", "copper", "violin", "harbour", "thimble", "gravel", "orchid", "saddle", "walnut", "zebra")
-HOLE = re.compile(r"\{([A-Za-z0-9]+):([0-9]+)(?:-([0-9]+))?\}")
+HOLE = re.compile(r"\{([A-Za-z0-9]+):([0-9]+)(?:-([0-9]*))?\}")
 
 
 def example(template: str, seed: int = 0) -> str:
@@ -40,8 +40,8 @@ def example(template: str, seed: int = 0) -> str:
 
     def fill(hole: re.Match[str]) -> str:
         name, size = hole[1], int(hole[2])
-        if hole[3]:
-            size = chance.randint(size, int(hole[3]))
+        if hole[3] is not None:
+            size = chance.randint(size, int(hole[3] or size + 20))
         if name == "word":
             return " ".join(chance.choices(WORDS, k=size))
         if name == "uuid":

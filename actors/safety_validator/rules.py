@@ -161,10 +161,13 @@ def written(pack: Pack, name: str) -> list[Rule]:
     """All rules of a file, those written as shapes too. Raises `PackError`."""
     if pack.near and not (pack.forms and "{words}" in pack.frame and "{value}" in pack.frame):
         raise PackError(f"{name}.toml: near: needs forms, and a frame with {{words}} and {{value}}")
-    parts = {"{vendors}": all_words(pack.near), "{assign}": pack.assign, "{open}": pack.open}
+    vendors = all_words(pack.near)
+    parts = {"{vendors}": "|".join(vendors), "{assign}": pack.assign, "{open}": pack.open}
     rules = [
         msgspec.structs.replace(
-            rule, keywords=tuple(_filled(one, parts) for one in rule.keywords), regex=_filled(rule.regex, parts)
+            rule,
+            keywords=vendors if rule.keywords == ("{vendors}",) else rule.keywords,
+            regex=_filled(rule.regex, parts),
         )
         for rule in pack.rule
     ]

@@ -59,8 +59,7 @@ def pattern_of(shape: str) -> str:
     """The shape as RE2 reads it; KeyError for an unknown class."""
     pieces, at = list[str](), 0
     for hole in HOLE.finditer(shape):
-        low, high = hole[2], hole[3]
-        size = f"{{{low},{high}}}" if high else f"{{{low}}}"
+        size = f"{{{hole[2]}}}" if hole[3] is None else f"{{{hole[2]},{hole[3]}}}"
         pieces += re.escape(shape[at : hole.start()]), UUID if hole[1] == "uuid" else CLASSES[hole[1]] + size
         at = hole.end()
     if not pieces:
@@ -120,10 +119,9 @@ def form_of(form: str, word: str, shape: str) -> str:
     return form.replace("{i}", name).replace("{I}", name.upper()).replace("{s}", shape)
 
 
-def all_words(vendors: dict[str, Near]) -> str:
-    """The names of all vendors, as one alternative."""
-    words = {word_pattern(word) for name, near in vendors.items() for word in words_of(name, near)}
-    return "|".join(sorted(words))
+def all_words(vendors: dict[str, Near]) -> tuple[str, ...]:
+    """The patterns of all vendors' names."""
+    return tuple(sorted({word_pattern(word) for name, near in vendors.items() for word in words_of(name, near)}))
 
 
 def _keyword(shape: str) -> str:
