@@ -33,7 +33,7 @@ from understudy.tools.bench.stage import fake_provider, running, topology_on
 BESIDE = Path("../shared/bin")
 LEAD = str(Path("tools/tiny/demo/lead").resolve())
 START_S, INSTALL_S = 120.0, 900.0
-TOKENS, LONG = 12, 400
+TOKENS, LONG = 20, 400  # the Responses dialect asks for 16 at least
 CONTROL = "no-usage@fake"
 """A model of the fake that says no usage: the same check must find that."""
 PATHS = {"openai": "/v1", "openai_responses": "/v1", "anthropic": "/v1", "ollama": ""}
