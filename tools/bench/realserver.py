@@ -33,7 +33,7 @@ from understudy.tools.bench.stage import fake_provider, running, topology_on
 BESIDE = Path("../shared/bin")
 LEAD = str(Path("tools/tiny/demo/lead").resolve())
 START_S, INSTALL_S = 120.0, 900.0
-TOKENS, LONG = 20, 400  # the Responses dialect asks for 16 at least
+TOKENS, LONG = 16, 400  # the least that the Responses dialect asks for
 CONTROL = "no-usage@fake"
 """A model of the fake that says no usage: the same check must find that."""
 PATHS = {"openai": "/v1", "openai_responses": "/v1", "anthropic": "/v1", "ollama": ""}
@@ -234,7 +234,9 @@ async def _streamed(client: Client, dialect: str) -> str:
 
 async def _counted(client: Client, model: str) -> str:
     """In pieces, its tokens counted by the server, and called cut where the limit has cut it."""
-    pieces = [piece async for piece in client.generate("Look around.", model=model, temperature=0.0)]
+    pieces = [
+        piece async for piece in client.generate("Which way is the harbour, and why?", model=model, temperature=0.0)
+    ]
     end = pieces[-1]
     assert isinstance(end, Finished)
     deltas = [piece for piece in pieces if isinstance(piece, Delta)]
