@@ -17,6 +17,7 @@ class AttemptBrief(Part, frozen=True, kw_only=True):
     model: str
     outcome: str
     first_token_ms: float | None = None
+    total_ms: float = 0.0
 
 
 class RequestBrief(Event, tag="request.ended.v1", frozen=True, kw_only=True):

@@ -11,11 +11,12 @@ from typing import Literal
 from understudy.messages.base import Ask, Message, Part
 from understudy.messages.events import Event
 from understudy.messages.generate import Generate
-from understudy.messages.money import UsdText
+from understudy.messages.money import Generation, UsdText
 from understudy.messages.units import Count, ModelId, Word
 
 Scope = Literal["all", "provider", "model", "user", "conversation"]
 Window = Literal["day", "month", "conversation"]
+WarnedOf = Literal["spent", "refused"]
 
 
 class BudgetState(Part, frozen=True, kw_only=True):
@@ -138,10 +139,26 @@ class CostExpired(Event, tag="cost.expired.v1", frozen=True, kw_only=True):
     cost_usd: UsdText
 
 
+class CostReconciled(Event, tag="cost.reconciled.v1", frozen=True, kw_only=True):
+    """The provider's own record of an attempt says `cost_usd`, where we had booked `was_usd`."""
+
+    run_id: str
+    attempt: Count
+    model: ModelId
+    cost_usd: UsdText
+    was_usd: UsdText
+    generation: Generation
+
+
 class BudgetWarned(Event, tag="budget.warned.v1", frozen=True, kw_only=True):
-    """A budget is used up to `percent` (80: nearly; 100: nothing more fits). Once per window, key and limit."""
+    """A budget is used up to `percent`, once per window, key and limit.
+
+    `of`: so much of it is `spent`; or an attempt was `refused` (percent 100) while most of it was spent or reserved:
+    nothing more fits, until something of what is reserved comes back.
+    """
 
     percent: Literal[80, 100]
+    of: WarnedOf = "spent"
     state: BudgetState
 
 

@@ -9,7 +9,8 @@ from msgspec import Meta
 from understudy.messages.base import Ask, Message
 from understudy.messages.generate import Attempt, Requirements, Usage
 from understudy.messages.money import UsdText
-from understudy.messages.units import Key, ModelId, PositiveMs, Word
+from understudy.messages.privacy import Location, Privacy
+from understudy.messages.units import Count, Key, ModelId, PositiveMs, Word
 
 Text = Annotated[str, Meta(min_length=1, max_length=4_000_000)]
 MOST_INPUTS = 128
@@ -36,6 +37,7 @@ class Embed(Ask, tag="model.embed.v1", frozen=True, kw_only=True):
     user_id: Key | None = None
     priority: Literal["critical", "high", "low", "best_effort"] = "high"
     traffic: Literal["interactive", "batch"] = "interactive"
+    privacy: Privacy | None = None  # as in `Generate`
     labels: Annotated[tuple[Word, ...], Meta(max_length=16)] = ()
 
 
@@ -50,5 +52,8 @@ class Embedded(Message, tag="model.embedded.v1", frozen=True, kw_only=True):
     recorded: bool = True
     cost_usd: UsdText = "0"
     cost_estimated: bool = False
+    rejected: dict[str, Count] = {}  # as in `Finished`
+    notice: str = ""
     total_ms: float = 0.0
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # as in `Finished`
+    location: Location | None = None

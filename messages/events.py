@@ -109,12 +109,14 @@ class RequestEnded(Event, tag="request.ended.v1", frozen=True, kw_only=True):
     tool_calls: Count = 0
     vectors: Count = 0
     cost_usd: UsdText = "0"
-    charges: tuple[Charge, ...] = ()  # of every attempt for which something was reserved
+    charges: tuple[Charge, ...] = ()  # of every attempt for which something was reserved, or asked to be
+    rejected: dict[str, Count] = {}  # see `Finished`
     total_ms: float = 0.0
     conversation: str = ""  # keyed hash
     user: str = ""  # keyed hash
     labels: tuple[str, ...] = ()
     degraded: bool = False  # the task's emergency reply
+    cached: bool = False  # see `Finished`: `usage` and `attempts` are empty, `model` is the one that once answered
     claim: str = ""  # keyed hash of the caller's `request_id`
     body: str = ""  # keyed hash of the request, where it had a `request_id`
     decision: SelectionMade | None = None
@@ -161,7 +163,8 @@ class ModelRecovered(Event, tag="model.recovered.v1", frozen=True, kw_only=True)
 
     model: ModelId
     was: Health
-    by: Literal["probe", "outcome", "loaded", "quiet"]  # quiet: no failure for a while, so the old ones are forgiven
+    by: Literal["probe", "outcome", "loaded", "quiet", "listed"]
+    """`quiet`: no failure for a while, so the old ones are forgiven; `listed`: its provider has it again."""
 
 
 class ModelProbed(Event, tag="model.probed.v1", frozen=True, kw_only=True):

@@ -12,12 +12,15 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from understudy.messages.base import Ask, Message, Part
+from understudy.messages.limits import Priority
 from understudy.messages.money import UsdText
+from understudy.messages.privacy import Location, Outbound, Privacy
 from understudy.messages.tools import AUTO, CallId, Format, Kind, Tool, ToolCall, ToolPart
 from understudy.messages.units import Count, Key, ModelId, PositiveMs, PositiveTokens, Ratio, Tokens, Usd, Word
 
 Role = Literal["system", "user", "assistant", "tool"]
 Capability = Literal["chat", "json", "tools", "vision", "embeddings"]
+LicenceClass = Literal["permissive", "copyleft", "restricted", "proprietary", "unknown"]
 FinishReason = Literal["stop", "length", "refusal", "tool_calls"]
 SeamMode = Literal["continue", "restart", "replace"]
 
@@ -34,6 +37,7 @@ FailCode = Literal[
     "context_too_long",
     "caller_fault",
     "refused",
+    "blocked",
     "id_reused",
     "interrupted",
     "text_lost",
@@ -57,6 +61,7 @@ ADVICE: dict[str, str] = {
     "context_too_long": "Shorten the conversation: no allowed model has a larger window.",
     "caller_fault": "The model refused the request's form (400, 413, 422); correct it.",
     "refused": "The model declined to answer; ask differently or with `on_refusal: next`.",
+    "blocked": "It may not leave this machine (`attempts` says why), and no model here could answer.",
     "id_reused": "This `request_id` was used with another body; take a new one.",
     "interrupted": "The selector died; send the request again with `resume`.",
     "text_lost": "The run ended well, but its text is gone; send the request again.",
@@ -89,7 +94,9 @@ class Requirements(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
     max_latency_ms: PositiveMs | None = None
     min_quality: Ratio | None = None
     max_usd_per_mtok: Usd | None = None
-    location: Literal["local", "external"] | None = None
+    location: Location | None = None
+    free: bool = False  # nothing of it has a price, in whatever unit
+    licences: tuple[LicenceClass, ...] = ()  # one of these; none given: any
 
 
 class Resume(Part, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -119,13 +126,16 @@ class Generate(Ask, tag="model.generate.v1", frozen=True, kw_only=True):
     format: Format | None = None  # the answer is JSON
     reasoning: bool = False  # also say what the model thinks aloud, where it does
     stream: bool = False
+    cache: bool | None = None  # may the answer be kept, and a kept one be given? None: as the task says
     deadline_ms: PositiveMs | None = None  # remaining time, counted by the receiver from arrival
     request_id: Key | None = None
     conversation_id: Key | None = None
     user_id: Key | None = None
-    priority: Literal["critical", "high", "low", "best_effort"] = "high"
+    priority: Priority = "high"
     traffic: Literal["interactive", "batch"] = "interactive"
+    privacy: Privacy | None = None  # the topology's policy where nothing is said
     on_refusal: Literal["answer", "next"] = "answer"
+    hedge: bool | None = None  # ask a second model where the first is slow to begin; the task's word when absent
     resume: Resume | None = None
     labels: Annotated[tuple[Word, ...], Meta(max_length=16)] = ()
 
@@ -168,6 +178,9 @@ class Attempt(Part, frozen=True, kw_only=True):
         None  # the model that the provider says it used, where it is not the one it was asked for
     )
     key_id: str | None = None  # of the provider's key, where the runner said it
+    upstream: str | None = None  # who served it behind a router (OpenRouter's `provider`), where it says
+    location: Location | None = None  # where the model computes
+    outbound: Outbound | None = None  # of an external model: what left, or why nothing did
 
 
 class Started(Message, tag="model.started.v1", frozen=True, kw_only=True):
@@ -177,6 +190,7 @@ class Started(Message, tag="model.started.v1", frozen=True, kw_only=True):
     instance: str
     model: ModelId
     deadline_ms: PositiveMs
+    location: Location | None = None  # where that model computes
 
 
 class Waiting(Message, tag="model.waiting.v1", frozen=True, kw_only=True):
@@ -223,6 +237,8 @@ class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
     """The whole answer. `recorded: false` means that the log, or its disk, had not confirmed the outcome in time.
 
     `cost_usd`: of all attempts; `cost_estimated`: at least one is booked with all that was reserved for it.
+    `rejected`: models of the chain that were passed over before their turn, per reason; `notice`: where money was the
+    reason, which budget, and until when.
     """
 
     run_id: str
@@ -237,11 +253,15 @@ class Finished(Message, tag="model.finished.v1", frozen=True, kw_only=True):
     last_seq: int = -1
     seams: Count = 0
     degraded: bool = False
+    cached: bool = False  # it was kept from an earlier request: no model was asked, nothing was used
     recorded: bool = True
     cost_usd: UsdText = "0"
     cost_estimated: bool = False
+    rejected: dict[str, Count] = {}
+    notice: str = ""
     total_ms: float = 0.0
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # the caller's own, then ours (`privacy.OWN_LABELS`)
+    location: Location | None = None  # where `model` computes
 
 
 class Failed(Message, tag="model.failed.v1", frozen=True, kw_only=True):

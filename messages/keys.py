@@ -52,11 +52,13 @@ class KeyOrder(Ask, tag="supervisor.keys.v1", frozen=True, kw_only=True):
     """About the vault's key `name`; the vault itself is changed by who orders.
 
     `check`: does the provider take the key in use? `rotate`: try the key `key_id` that waits in the vault, and if the
-    provider takes it, use it for new calls and wait for the others' end. `forget`: do not try or use `key_id` any
-    longer. `settle`: the vault was changed: use what is live there, and tell the log.
+    provider takes it (`unchecked`: or nobody can tell), use it for new calls and wait for the others' end; where
+    one process cannot, all are as before. `settle`: the vault was changed: use
+    what is live there, forget what is revoked, and tell the log. It waits for no other order, and may be repeated.
     """
 
-    do: Literal["check", "rotate", "forget", "settle"]
+    do: Literal["check", "rotate", "settle"]
     name: Word
     key_id: str = ""
-    wait_ms: Count = 120_000  # so long may calls on the old key go on
+    wait_ms: Count = 120_000  # so long may calls on another key go on before it is told how many do
+    unchecked: bool = False

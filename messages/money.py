@@ -6,7 +6,7 @@ readers of JSON in other languages hold integers exactly only up to 2^53, which 
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, DecimalException, InvalidOperation
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -22,16 +22,38 @@ ChargedBy = Literal["usage", "provider", "estimated", "not_run"]
 """How an attempt's cost is known: token counts times price, the provider's own figure, the whole reservation because
 nobody knows, or nothing because no model was run."""
 
+MOST_PUSD = 10**21 - 1
+"""The largest amount that an `UsdText` can say. What would cost more than 999,999,999 USD is said as that."""
+
 _exact = Context(prec=60)
 
 
+Generation = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,100}$(?![\s\S])")]
+"""A provider's own id of one answer. It names nobody and holds no content."""
+
+
 class Charge(Part, frozen=True, kw_only=True):
-    """What one attempt at a priced model cost. `attempt`: the number that its reservation was asked for with."""
+    """What one attempt at a priced model cost. `attempt`: the number that its reservation was asked for with.
+
+    `generation`: where the provider has a record of it that knows better than we.
+    """
 
     attempt: Count
     model: ModelId
     cost_usd: UsdText
     by: ChargedBy
+    generation: Generation | None = None
+
+
+class Price(Part, frozen=True, kw_only=True):
+    """Pico-USD per token, and per request. Not `known`: nobody can say; the other fields mean nothing then."""
+
+    prompt_pusd: int = 0
+    completion_pusd: int = 0
+    cached_pusd: int = 0
+    reasoning_pusd: int = 0
+    request_pusd: int = 0
+    known: bool = True
 
 
 def pusd_of(usd: str) -> int:
@@ -47,8 +69,8 @@ def pusd_of(usd: str) -> int:
 
 
 def usd_of(pusd: int) -> str:
-    """The shortest `UsdText` of an amount of at least 0."""
-    whole, rest = divmod(pusd, PUSD_PER_USD)
+    """The shortest `UsdText` of an amount of at least 0; see `MOST_PUSD`."""
+    whole, rest = divmod(min(pusd, MOST_PUSD), PUSD_PER_USD)
     return f"{whole}.{rest:012d}".rstrip("0").rstrip(".")
 
 
@@ -62,6 +84,6 @@ def usd_said(cost: Any) -> str | None:
     """A provider's own figure (a JSON number or string) to the nearest pico-USD; None where it is no amount."""
     try:
         value = _exact.multiply(Decimal(str(cost)), Decimal(PUSD_PER_USD)).to_integral_exact(ROUND_HALF_EVEN, _exact)
-    except InvalidOperation:
+    except DecimalException:  # no number, or one beyond all exponents
         return None
     return usd_of(int(value)) if value.is_finite() and 0 <= value < 10**9 * PUSD_PER_USD else None

@@ -32,13 +32,15 @@ class Progress(Ask, tag="supervisor.progress.v1", frozen=True, kw_only=True):
 
 
 class Progressed(Message, tag="supervisor.progressed.v1", frozen=True, kw_only=True):
-    """How far an order is. `problems`: why it was refused (nothing was changed) or did not succeed."""
+    """How far an order is. `problems`: why it was refused (nothing was changed) or did not succeed. `key_refused`: the
+    provider does not take the key that was tried."""
 
     operation: str
     lines: tuple[str, ...] = ()
     done: bool = False
     refused: bool = False
     problems: tuple[str, ...] = ()
+    key_refused: bool = False
 
 
 class DeadLetter(Message, tag="dead.letter.v1", frozen=True, kw_only=True):

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import msgspec
 
-from understudy.messages.base import Part
 from understudy.messages.generate import Generate, Usage
-from understudy.messages.money import pusd_each, pusd_of
+from understudy.messages.money import Price, pusd_each, pusd_of
 from understudy.messages.topology import Model
 
 MTOK = 1_000_000
 TURN_TOKENS, REQUEST_TOKENS = 16, 64
 """What a chat template may add around each message, and before them all."""
 
-
-class Price(Part, frozen=True, kw_only=True):
-    """Pico-USD per token, and per request. Not `known`: nobody can say; the other fields mean nothing then."""
-
-    prompt_pusd: int = 0
-    completion_pusd: int = 0
-    cached_pusd: int = 0
-    reasoning_pusd: int = 0
-    request_pusd: int = 0
-    known: bool = True
+LEAST_TOKENS = {"openai_responses": 16}
+"""By a provider's kind: a smaller limit of tokens is an error there, so this one is sent."""
 
 
 def is_priced(model: Model) -> bool:
     """Whether anything may have to be paid for this model."""
-    price = model.usd_per_mtok_in or model.usd_per_mtok_out or model.usd_per_request or not model.price_known
-    return bool(price or model.usd_per_mtok_cached or model.usd_per_mtok_reasoning)
+    price = model.usd_per_mtok_in or model.usd_per_mtok_out or model.usd_per_request or model.price_known is False
+    return bool(price or model.usd_per_mtok_cached or model.usd_per_mtok_reasoning or model.usd_per_search)
 
 
 def price_of(model: Model) -> Price:
     """The price in force. The one place that reads it."""
-    if not model.price_known:
+    if model.price_known is False:
         return Price(known=False)
     prompt, completion = pusd_each(model.usd_per_mtok_in, MTOK), pusd_each(model.usd_per_mtok_out, MTOK)
     cached, reasoning = model.usd_per_mtok_cached, model.usd_per_mtok_reasoning
@@ -42,8 +33,26 @@ def price_of(model: Model) -> Price:
         completion_pusd=completion,
         cached_pusd=prompt if cached is None else pusd_each(cached, MTOK),
         reasoning_pusd=completion if reasoning is None else pusd_each(reasoning, MTOK),
-        request_pusd=pusd_each(model.usd_per_request),
+        request_pusd=pusd_each(model.usd_per_request) + pusd_each(model.usd_per_search),
     )
+
+
+def least_limit(declared: Model) -> float | None:
+    """The least limit per million tokens that a model is within (see `is_too_dear`); None: it is within none."""
+    if declared.price_known is False or declared.usd_per_request > 0:
+        return None
+    cached, reasoning = declared.usd_per_mtok_cached or 0.0, declared.usd_per_mtok_reasoning or 0.0
+    return max(declared.usd_per_mtok_in, declared.usd_per_mtok_out, cached, reasoning)
+
+
+def is_too_dear(declared: Model, limit: float) -> bool:
+    """Of all prices per token the dearest counts. A price that nobody knows is above every limit; so is one per
+    request, of which a limit per token says nothing. A search is none of the request; but 0 allows no price at all."""
+    if declared.usd_per_mtok_in > limit or declared.usd_per_mtok_out > limit or declared.usd_per_request > 0:
+        return True
+    cached, reasoning = declared.usd_per_mtok_cached or 0.0, declared.usd_per_mtok_reasoning or 0.0
+    above = cached > limit or reasoning > limit or declared.price_known is False
+    return above or (limit == 0 and declared.usd_per_search > 0)
 
 
 def most_prompt_tokens(ask: Generate, more: str = "") -> int:
@@ -55,6 +64,11 @@ def most_prompt_tokens(ask: Generate, more: str = "") -> int:
     """
     size = len(msgspec.json.encode(ask)) + len(more.encode())
     return size + TURN_TOKENS * len(ask.messages) + REQUEST_TOKENS
+
+
+def most_completion_tokens(kind: str, max_tokens: int) -> int:
+    """So many tokens may an answer be billed for: a vendor with a least limit is sent that instead of a smaller one."""
+    return max(max_tokens, LEAST_TOKENS.get(kind, 0))
 
 
 def most_pusd(price: Price, prompt_tokens: int, max_tokens: int, unknown_usd: str | None) -> int:

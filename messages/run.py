@@ -1,8 +1,8 @@
 """Between selector and runner: one attempt at one model.
 
-The selector asks `<app>.ask.runner.run.<slug>` with its own inbox as reply; the runner answers there with
-`RunStarted` (unless text or the end came first), `RunText`*, then exactly one `RunEnded` or `RunFailed`, or
-`RunFailed{busy}` at once.
+The selector asks `<app>.ask.runner.run.<provider>.<slug>` with its own inbox as reply; the runner answers there with
+`RunStarted` (unless text or the end came first), `RunText`*, then exactly one `RunEnded` or `RunFailed`. Without
+room it says `RunFailed{busy}` at once; or `RunQueued` if the order `may_wait`, and `RunStarted` when its turn has come.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from typing import Literal
 
 from understudy.messages.base import Message, Part
 from understudy.messages.generate import FinishReason, Parameters, Turn, Usage
+from understudy.messages.limits import Priority
+from understudy.messages.money import Generation, Price
+from understudy.messages.privacy import Location, Outbound, Privacy
 from understudy.messages.tools import AUTO, Format, Kind, Tool, ToolCall, ToolPart
-from understudy.messages.units import Count, ModelId, Tokens
+from understudy.messages.units import Count, ModelId, PositiveTokens, Tokens
 
 RunFailure = Literal[
-    "busy",  # no free slot
+    "busy",  # no room now
+    "no_room",  # nor may it wait: the queue is full, or its turn would never come
     "no_responders",  # no runner listens
     "gone",  # the runner's process died
     "silent",  # the runner's heartbeats stopped
@@ -29,21 +33,27 @@ RunFailure = Literal[
     "empty",  # success without content
     "invalid_output",  # whole, but not what was asked for: no JSON, not of the schema, a tool that does not exist
     "rate_limited",  # 429
-    "server_error",  # 5xx and 408
+    "server_error",  # 5xx and 408; a 404 that says nothing of the model
     "auth",  # 401, 403
     "payment",  # 402
-    "model_not_found",  # 404
+    "model_not_found",  # a 404 that says that there is no such model
     "no_endpoints",  # 404 of a router: nobody may or can serve this request, the model is there for others
     "caller_fault",  # 400, 413, 422
     "context_too_long",
     "refused",  # the model declined
     "text_lost",  # a piece did not arrive on the bus
     "cancelled",
+    "blocked",  # it may not leave this machine: see `Outbound`
     "engine",  # the local engine failed this request
 ]
 """Why an attempt ended without an answer. Closed: selector and health tracker decide by these words alone."""
 
-CALLERS_FAULT: frozenset[str] = frozenset({"caller_fault", "context_too_long", "refused", "cancelled", "deadline"})
+NO_ROOM: frozenset[str] = frozenset({"busy", "no_room", "no_responders"})
+"""Ends of an attempt that never began."""
+
+CALLERS_FAULT: frozenset[str] = frozenset(
+    {"caller_fault", "context_too_long", "refused", "cancelled", "deadline", "blocked"}
+)
 """Ends that say nothing against the model."""
 
 Continuation = Literal["none", "native", "instructed"]
@@ -57,6 +67,7 @@ class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     """Run one attempt. `remaining_ms` is counted from arrival; expired work is dropped by the receiver.
 
     Unless it is `live`, nobody reads along: the text of a first short while may come together, or with the end.
+    `user`: a keyed hash, by which those who wait take turns.
     """
 
     run_id: str
@@ -73,15 +84,36 @@ class RunModel(Message, tag="runner.run.v1", frozen=True, kw_only=True):
     dimensions: int | None = None
     prefill: str = ""
     continuation: Continuation = "none"
-    probe: bool = False
+    probe: bool = False  # our own words: nobody's conversation
+    name: ModelId | None = None  # what the provider calls it, where that is not its id: a runner may not know it yet
+    context_tokens: PositiveTokens | None = None  # and its window
+    location: Location | None = None  # where the catalogue has it that the model computes
+    price: Price | None = None  # what was reserved by: who has to be told may charge no more; None: nothing may be paid
+    privacy: Privacy = "local_only"
+    conversation: str = ""  # keyed hash
+    user: str = ""  # keyed hash
+    priority: Priority = "high"
+    may_wait: bool = False
 
 
-class RunStarted(Message, tag="runner.started.v1", frozen=True, kw_only=True):
-    """Admitted: which instance runs it. Said where there is no text yet after a short while."""
+class RunQueued(Message, tag="runner.queued.v1", frozen=True, kw_only=True):
+    """No room yet: it waits here for its turn. No limit on the first token runs meanwhile."""
 
     run_id: str
     attempt: Count
     instance: str
+
+
+class RunStarted(Message, tag="runner.started.v1", frozen=True, kw_only=True):
+    """Admitted: which instance runs it. Said where there is no text yet after a short while, or after `RunQueued`.
+
+    `generation`: where something is paid, under which id the provider will have a record of it; said when it is known.
+    """
+
+    run_id: str
+    attempt: Count
+    instance: str
+    generation: Generation | None = None
 
 
 class RunText(Message, tag="runner.text.v1", frozen=True, kw_only=True):
@@ -121,12 +153,15 @@ class RunEnded(Message, tag="runner.ended.v1", frozen=True, kw_only=True):
     held_ms: float = 0.0
     served_by: ModelId | None = None  # see `Attempt`
     key_id: str | None = None  # see `Attempt`
+    upstream: str | None = None
+    outbound: Outbound | None = None
 
 
 class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
     """The attempt is over without a whole answer.
 
     `exhausted_until_ms`: the provider says that a quota of the whole account is used up until then (Unix milliseconds).
+    `waiting`: where it is `busy`, how many wait there already.
     """
 
     run_id: str
@@ -136,6 +171,9 @@ class RunFailed(Message, tag="runner.failed.v1", frozen=True, kw_only=True):
     retry_after_ms: int | None = None
     key_id: str | None = None  # see `Attempt`
     exhausted_until_ms: int | None = None
+    upstream: str | None = None
+    outbound: Outbound | None = None
+    waiting: Count = 0
 
 
 class CancelRun(Message, tag="runner.cancel.v1", frozen=True, kw_only=True):
@@ -150,14 +188,21 @@ class ModelLoad(Part, frozen=True, kw_only=True):
 
     slots: Count
     in_flight: Count = 0
+    waiting: Count = 0
 
 
 class RunnerBeat(Message, tag="runner.beat.v1", frozen=True, kw_only=True):
-    """A runner process is alive, with the load of every model it serves. An observation (`obs`), so it may be lost."""
+    """A runner process is alive, with the load of every model it serves. An observation (`obs`), so it may be lost.
+
+    `others_slots` above 0: it also serves each admitted model of `provider`'s list, with so many slots; of these
+    `models` has those that are at work.
+    """
 
     instance: str
     models: dict[ModelId, ModelLoad]
     accepting: bool = True
+    provider: str = ""
+    others_slots: Count = 0
 
 
 class SelectorBeat(Message, tag="selector.beat.v1", frozen=True, kw_only=True):

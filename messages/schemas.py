@@ -43,7 +43,7 @@ def asyncapi(topology: Topology) -> dict[str, Any]:
             ("ask", "send", plan.sends),
             ("obs", "receive", plan.hears),
             ("obs", "send", plan.observes),
-            ("evt", "receive", plan.folds),
+            ("evt", "receive", (*plan.folds, *plan.consults)),
             ("evt", "send", plan.emits),
         )
         for kind, action, subjects in uses:
@@ -67,10 +67,11 @@ def asyncapi(topology: Topology) -> dict[str, Any]:
 
 
 def _channel(app: str, kind: str, name: str, cls: type[Any] | None) -> dict[str, Any]:
-    keyed = kind in ("evt", "obs") or name in ("runner.run", "runner.cancel")
-    address = f"{app}.{kind}.{name}" + (".{key}" if keyed and "{" not in name else "")
+    keyed = kind in ("evt", "obs") or name == "runner.cancel"
+    sent = {"runner.run": ".{provider}.{model}", "runner.list": ".{provider}"}.get(name, ".{key}" if keyed else "")
+    address = f"{app}.{kind}.{name}" + (sent if "{" not in name else "")
     channel: dict[str, Any] = {"address": address}
-    parameters = {p: {} for p in ("key", "model", "instance") if "{" + p + "}" in address}
+    parameters = {p: {} for p in ("key", "provider", "model", "instance") if "{" + p + "}" in address}
     if parameters:
         channel["parameters"] = parameters
     if cls is not None:

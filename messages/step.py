@@ -13,7 +13,11 @@ from typing import Any
 from msgspec import Struct
 
 from understudy.messages.base import Ask, Message
+from understudy.messages.cache import EntryRead, EntryWritten, EraseKey, KeyErased, ReadEntry, WriteEntry
 from understudy.messages.events import Event, SelectionMade
+from understudy.messages.listing import ListFault, Row
+from understudy.messages.privacy import BlockReason, Outbound
+from understudy.messages.records import FetchRecord, RecordFetched
 from understudy.messages.run import RunModel
 from understudy.messages.tools import Kind, ToolCall, ToolPart
 
@@ -122,6 +126,32 @@ class Claimed(Struct, frozen=True):
     holder: str | None
 
 
+class Consulted(Struct, frozen=True):
+    """The answer to `Consult`. Not `ok`: the log could not be read, or held what cannot be."""
+
+    at_ms: float
+    key: str
+    ok: bool
+
+
+class Screened(Struct, frozen=True):
+    """The answer to `Screen`: what may leave (`redacted`: so many pieces were taken out), or why nothing may."""
+
+    at_ms: float
+    call_id: str
+    run: RunModel | None
+    redacted: int = 0
+    blocked: BlockReason | None = None
+
+
+class CallSent(Struct, frozen=True):
+    """So many bytes of a call, head and body, were handed to the network, or to the queue before it."""
+
+    at_ms: float
+    call_id: str
+    bytes: int
+
+
 class CallText(Struct, frozen=True):
     """The engine or provider produced text. `exact`: `tokens` are counted, not the number of pieces that came."""
 
@@ -132,6 +162,14 @@ class CallText(Struct, frozen=True):
     exact: bool = False
     kind: Kind = "text"
     call: ToolPart | None = None
+
+
+class CallBegun(Struct, frozen=True):
+    """The provider has begun to answer what has to be paid for, and will have a record of it under this id."""
+
+    at_ms: float
+    call_id: str
+    generation: str
 
 
 class CallEnded(Struct, frozen=True):
@@ -153,6 +191,7 @@ class CallEnded(Struct, frozen=True):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cost_usd: str | None = None
+    upstream: str | None = None
 
 
 class CallFailed(Struct, frozen=True):
@@ -165,6 +204,26 @@ class CallFailed(Struct, frozen=True):
     retry_after_ms: int | None = None
     key_id: str | None = None
     exhausted_until_ms: int | None = None
+    upstream: str | None = None
+    account: bool = False  # `retry_after_ms` concerns all models of the provider
+
+
+class Fetched(Struct, frozen=True):
+    """The provider's list, whole."""
+
+    at_ms: float
+    list_id: str
+    rows: tuple[Row, ...]
+
+
+class FetchFailed(Struct, frozen=True):
+    """There is no list, or it is not whole or not in the vendor's form; `path` leads to the fault."""
+
+    at_ms: float
+    list_id: str
+    code: ListFault
+    text: str
+    path: str = ""
 
 
 class EdgeReady(Struct, frozen=True):
@@ -205,10 +264,20 @@ Input = (
     | Traced
     | Recalled
     | Claimed
+    | Consulted
+    | Screened
+    | CallSent
+    | CallBegun
     | CallText
     | CallEnded
     | CallFailed
+    | Fetched
+    | FetchFailed
+    | RecordFetched
     | EdgeReady
+    | EntryRead
+    | EntryWritten
+    | KeyErased
     | Deaf
     | Stopping
 )
@@ -259,6 +328,21 @@ class Claim(Struct, frozen=True):
     ttl_s: float
 
 
+class Consult(Struct, frozen=True):
+    """Read what the log holds of the facts that this actor consults, up to now; each new one comes as `Happened`,
+    then `Consulted`."""
+
+    key: str
+
+
+class Screen(Struct, frozen=True):
+    """Runner's edge: look for secrets and personal data in all that a call would send; comes back as `Screened`."""
+
+    call_id: str
+    run: RunModel
+    refuse_pii: bool
+
+
 class Wake(Struct, frozen=True):
     """Wake me at `at_ms`. A newer Wake with the same key replaces it; `at_ms` 0 forgets it."""
 
@@ -272,12 +356,19 @@ class CallModel(Struct, frozen=True):
 
     call_id: str
     run: RunModel
+    outbound: Outbound | None = None  # the gate has let it pass: nothing leaves this machine without
 
 
 class CancelCall(Struct, frozen=True):
     """Runner's edge: stop a call; a `CallFailed{cancelled}` follows unless it had ended."""
 
     call_id: str
+
+
+class FetchList(Struct, frozen=True):
+    """Runner's edge: read the provider's list of models. Comes back as one `Fetched` or `FetchFailed`."""
+
+    list_id: str
 
 
 class Later(Struct, frozen=True):
@@ -287,4 +378,7 @@ class Later(Struct, frozen=True):
     make: Callable[[], list[Effect]]
 
 
-Effect = Send | Store | Trace | Probe | Recall | Claim | Wake | CallModel | CancelCall | Later
+EdgeWork = CallModel | CancelCall | Screen | FetchList | FetchRecord | ReadEntry | WriteEntry | EraseKey
+"""What the host hands on to the actor's own edge."""
+
+Effect = Send | Store | Trace | Probe | Recall | Claim | Consult | Wake | Later | EdgeWork

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from understudy.messages.base import Finite, Part
-from understudy.messages.generate import Capability
+from understudy.messages.generate import Capability, LicenceClass
+from understudy.messages.limits import QUEUE, Lanes, Limits, QueueBound
 from understudy.messages.money import UsdText
+from understudy.messages.privacy import Location, Privacy
 from understudy.messages.run import Continuation
 from understudy.messages.units import Count, ModelId, Positive, PositiveMs, PositiveTokens, Ratio, Usd, Word
 
@@ -40,6 +42,13 @@ class LogPlan(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trace_max_bytes: Positive = 500_000_000
 
 
+class CachePlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Kept answers: so long at most, and so many bytes; then the oldest make room."""
+
+    ttl_s: Positive = 86_400
+    max_bytes: Positive = 64_000_000
+
+
 class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a provider's key is read from: one of the three. `vault`: the name of a key in the vault."""
 
@@ -48,10 +57,47 @@ class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vault: Word | None = None
 
 
+class Admit(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which models of a provider's list may be selected though `models` does not name them: all that is given must
+    hold.
+
+    `ids` are shell patterns on the provider's own names, of which one must match. A model whose context length the list
+    does not say is never admitted, nor one without text in and out; nor, with `free` or a price, one of unknown price.
+    `slots` and `quality` are theirs as in `models`. Without `locations` a model must compute where the provider's
+    address is: an Ollama on this machine offers its vendor's cloud under the same roof.
+    """
+
+    ids: Annotated[tuple[str, ...], Meta(min_length=1)]
+    free: bool = False
+    max_usd_per_mtok: Usd | None = None
+    capabilities: tuple[Capability, ...] = ("chat",)
+    context_tokens: PositiveTokens | None = None  # at least
+    licences: tuple[LicenceClass, ...] = ()  # one of these; none given: any
+    locations: tuple[Location, ...] = ()
+    slots: Positive = 8
+    quality: dict[str, Ratio] = {}
+
+
+class CataloguePlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Read the provider's own list of models, again and again.
+
+    `url`: where the list is, if not where calls go. `refresh_s`: by default 5 s for Ollama, an hour for others.
+    `prefix`: stands before the provider's names where another provider has the same. `licence`: of listed models where
+    the list says none.
+    """
+
+    url: str | None = None
+    refresh_s: Positive | None = None
+    prefix: Annotated[str, Meta(max_length=64, pattern=r"^[^\s\x00-\x1f\x7f-\x9f]*$(?![\s\S])")] = ""
+    licence: str = ""
+    admit: Admit | None = None  # none: lists are only shown
+
+
 class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who runs models: `local` (transformers, one process per model), or an endpoint that speaks one of the dialects.
 
-    `url`: with the version, where the dialect has one (`.../v1`; none for ollama).
+    `url`: with the version, where the dialect has one (`.../v1`; none for ollama). `queue`: so many requests may
+    wait for room, in each of its processes; beyond them it is `overloaded`.
     """
 
     kind: Literal["local", "openai", "openai_responses", "openrouter", "anthropic", "ollama"]
@@ -59,10 +105,20 @@ class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key: KeySource | None = None
     connect_timeout_ms: PositiveMs = 2_000
     max_connections: Positive = 100
+    catalogue: CataloguePlan | None = None  # none: no list is read
+    zdr: bool = False  # openrouter: only upstreams that retain nothing of what they are sent
+    location: Location | None = None  # loopback is local unless said otherwise, all else external
+    limits: Limits = Limits()
+    lanes: Lanes = Lanes()
+    queue: QueueBound = QUEUE
 
 
 class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model. `quality` is the operator's word per task (`default` for the rest), until outcomes say more."""
+    """One model. `quality` is the operator's word per task (`default` for the rest), until outcomes say more.
+
+    Without any price: what the provider's `catalogue` says, or nothing where no list is read. A list without prices
+    leaves that of a model elsewhere unknown; `price_known: true` says that it costs nothing but what is given here.
+    """
 
     provider: Word
     name: str | None = None  # what the provider calls it; the id when absent
@@ -79,7 +135,8 @@ class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True)
     usd_per_mtok_cached: Usd | None = None  # of the prompt, read from a cache; none: as the rest of it
     usd_per_mtok_reasoning: Usd | None = None  # of the completion, not shown; none: as the rest of it
     usd_per_request: Usd = 0.0
-    price_known: bool = True  # not: what it costs nobody can say before (see `policy.unknown_price_reserve_usd`)
+    usd_per_search: Usd = 0.0  # of the web, by a model that does so unasked: one per request is reserved
+    price_known: bool | None = None  # false: nobody can say before (see `policy.unknown_price_reserve_usd`)
     licence: str = "unknown"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tokens_per_s: Annotated[float, Meta(gt=0)] | None = None  # a limit on purpose (demo, politeness)
@@ -103,6 +160,8 @@ class Task(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     min_quality: Ratio = 0.0
     emergency_reply: str | None = None
+    hedge: bool = False  # of requests that do not say: see `Policy.hedge_ratio`
+    cache: bool = False  # keep answers of requests that say nothing about it, where they qualify
 
 
 class Weights(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,6 +191,9 @@ class Policy(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `unknown_price_reserve_usd`: a model whose price nobody knows is not free. It is used only where this says what to
     reserve for a request to it.
+
+    `hedge_ratio`: of all requests that may be hedged, at most so many are (a second model is asked when the first has
+    not begun by its own 95th percentile).
     """
 
     weights: Weights = Weights()
@@ -141,6 +203,18 @@ class Policy(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True
     failover_ratio: Ratio = 0.2
     failover_minimum: Count = 10
     unknown_price_reserve_usd: UsdText | None = None
+    privacy: Privacy = "local_only"  # of requests that say nothing
+    pii: Literal["redact", "refuse"] = "redact"  # of what leaves
+    require_judge: bool = True  # does nothing leave while nobody answers `safety.judge`?
+    judge_ms: PositiveMs = 1_000  # so long is an answer of it waited for
+    hedge_ratio: Ratio = 0.08
+
+
+class ConsentPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody agrees to before their words leave this machine: one text, or one of a provider's own."""
+
+    text: str = ""
+    providers: dict[Word, str] = {}
 
 
 class ActorPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,6 +226,7 @@ class ActorPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     follows: tuple[str, ...] = ()  # what it reads of the trace stream
     emits: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
+    consults: tuple[str, ...] = ()  # facts that it reads when it needs to know, up to that very moment
     observes: tuple[str, ...] = ()  # what it publishes as `obs`
     singleton: bool = False
     replicas: Positive = 1
@@ -175,9 +250,11 @@ class Topology(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     app: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,15}$")] = "tta"
     bus: BusPlan = BusPlan()
     log: LogPlan = LogPlan()
+    cache: CachePlan = CachePlan()
     aliases: dict[ModelId, ModelId] = {}
     latency: dict[Word, Latency] = field(default_factory=_latencies)
     tasks: dict[Word, Task] = field(default_factory=lambda: {"general": Task()})
     policy: Policy = Policy()
     budgets: dict[Word, Budget] = {}
+    consent: ConsentPlan = ConsentPlan()
     actors: dict[Word, ActorPlan] = {}

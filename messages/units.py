@@ -23,7 +23,8 @@ PositiveMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 """A duration of at least one millisecond and at most a day."""
 
 Tokens = Annotated[int, Meta(ge=0)]
-PositiveTokens = Annotated[int, Meta(ge=1, le=10_000_000)]
+MOST_TOKENS = 10_000_000
+PositiveTokens = Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 """A share or a score: 0 is nothing or worst, 1 is all or best."""
 

@@ -13,7 +13,22 @@ from typing import Any, TypeVar, Union
 
 import msgspec
 
-from understudy.messages import catalogue, cost, embed, events, generate, keys, operate, run
+from understudy.messages import (
+    cache,
+    catalogue,
+    catalogue_events,
+    consent,
+    cost,
+    embed,
+    events,
+    generate,
+    keys,
+    listing,
+    operate,
+    records,
+    run,
+    safety,
+)
 from understudy.messages.base import Ask, Message, refuse_not_finite
 from understudy.messages.upcasts import UPCASTS
 
@@ -39,7 +54,10 @@ def _tagged(*modules: Any) -> dict[str, type[Message | Ask]]:
 
 T = TypeVar("T", bound=Message | Ask)
 
-REGISTRY: dict[str, type[Message | Ask]] = _tagged(generate, embed, run, events, catalogue, operate, keys, cost)
+REGISTRY: dict[str, type[Message | Ask]] = _tagged(
+    *(generate, embed, run, events, listing, catalogue_events, catalogue, operate, keys, cost, consent, safety),
+    *(cache, records),
+)
 """Every tag and its class."""
 
 _encoder = msgspec.json.Encoder()

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.messages.generate import Generate, Usage
-from understudy.messages.money import pusd_each, pusd_of, usd_of, usd_said
+from understudy.messages.known import at_price
+from understudy.messages.listing import ListedPrice
+from understudy.messages.money import MOST_PUSD, Price, pusd_each, pusd_of, usd_of, usd_said
 from understudy.messages.prices import (
     MTOK,
-    Price,
     cost_pusd,
     is_priced,
+    is_too_dear,
     most_prompt_tokens,
     most_pusd,
     price_of,
@@ -41,6 +43,35 @@ def test_texts(text: str, pusd: int) -> None:
     assert pusd_of(text) == pusd
 
 
+@pytest.mark.parametrize(
+    ("price", "dear"),
+    [
+        ({"usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0}, False),
+        ({"usd_per_mtok_out": 2.01}, True),
+        ({"usd_per_mtok_in": 1.0, "usd_per_mtok_cached": 2.01}, True),
+        ({"usd_per_mtok_in": 1.0, "usd_per_mtok_reasoning": 2.01}, True),
+        ({"usd_per_request": 0.000001}, True),
+        ({"price_known": False}, True),
+        ({}, False),
+    ],
+)
+def test_under_a_limit_of_two_dollars(price: dict[str, Any], dear: bool) -> None:
+    assert is_too_dear(Model(provider="p", **price), 2.0) is dear
+    assert is_too_dear(Model(provider="p", **price), 0.0) is (price != {})
+
+
+def test_a_list_that_says_nothing_for_reasoning_does_not_make_it_free() -> None:
+    listed = ListedPrice(units={"prompt": "0.000001", "completion": "0.000002", "internal_reasoning": "0",
+                                "input_cache_read": "0"})  # fmt: skip
+    price = price_of(at_price(Model(provider="p"), listed))
+    assert (price.reasoning_pusd, price.cached_pusd) == (2 * 10**6, 10**6)
+
+
+def test_more_than_can_be_written_is_said_as_the_most() -> None:
+    assert pusd_of(usd_of(10**22)) == MOST_PUSD == pusd_of(usd_of(MOST_PUSD))
+    assert len(usd_of(10**22)) <= 22
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "0.0000000000001", "NaN", "1,5"])
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(ValueError):
@@ -52,6 +83,7 @@ def test_what_is_no_amount(text: str) -> None:
     [
         (0.000032, "0.000032"), ("0.1", "0.1"), (1, "1"), (0.30000000000000004, "0.3"), (0, "0"),
         (-1, None), ("nan", None), (math.inf, None), (None, None), ({}, None), (1e30, None), ("null", None),
+        ("1e999999", None), ("1e-999999", "0"), ("-1", None),
     ],
 )  # fmt: skip
 def test_what_providers_say(said: Any, usd: str | None) -> None:

@@ -19,7 +19,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from understudy.messages import catalogue, cost, embed, events, generate, keys, money, operate, run, tools, topology
+from understudy.messages import (
+    cache,
+    catalogue,
+    catalogue_events,
+    consent,
+    cost,
+    embed,
+    events,
+    generate,
+    keys,
+    listing,
+    money,
+    operate,
+    privacy,
+    records,
+    run,
+    safety,
+    tools,
+    topology,
+)
 from understudy.messages.base import Ask, Message, Part
 from understudy.messages.upcasts import UPCASTS
 from understudy.messages.wire import REGISTRY, WireError, decode, decode_as, encode, tag_of
@@ -29,7 +48,10 @@ TAGS = sorted(REGISTRY)
 CLASSES = sorted(
     {
         c
-        for module in (generate, embed, tools, run, events, catalogue, operate, keys, topology, cost, money)
+        for module in (
+            *(generate, embed, tools, run, events, listing, catalogue_events, catalogue, operate, keys, topology),
+            *(cost, money, consent, privacy, safety, cache, records),
+        )
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, Message | Ask | Part) and c.__module__ == module.__name__
     },
@@ -104,7 +126,8 @@ def sample(kind: Any, n: int = 0) -> Any:
         case inspect.StrType(pattern=None):
             return f"text-{n}"
         case inspect.StrType():
-            return f"word{n}" if re.search(str(kind.pattern), f"word{n}") else f"{n}.5"
+            found = (f"word{n}", f"{n}.5", "2026-12-31")
+            return next(word for word in found if re.search(str(kind.pattern), word))
         case inspect.BoolType():
             return True
         case inspect.AnyType():
