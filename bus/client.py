@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from understudy.bus.answer import AGAIN_S, DEFAULT_DEADLINE_MS, GRACE_S, NOBODY_S, Answer, AnswerFailed
 from understudy.bus.history import stored
@@ -24,6 +25,8 @@ from understudy.bus.reading import Piece
 from understudy.bus.subjects import evt_stream
 from understudy.messages.base import Ask, Message
 from understudy.messages.catalogue import (
+    Described,
+    DescribeModel,
     FeedbackTaken,
     GiveFeedback,
     ListModels,
@@ -32,6 +35,14 @@ from understudy.messages.catalogue import (
     PinTaken,
     Select,
     Selected,
+)
+from understudy.messages.consent import (
+    ConsentsListed,
+    ConsentTaken,
+    GiveConsent,
+    ListConsents,
+    Scope,
+    WithdrawConsent,
 )
 from understudy.messages.embed import Embed, Embedded
 from understudy.messages.events import Event
@@ -126,11 +137,7 @@ class Client:
         """
         patience = BATCH_DEADLINE_MS if fields.get("traffic") == "batch" else DEFAULT_DEADLINE_MS
         said = {"input": [texts] if isinstance(texts, str) else list(texts), "deadline_ms": patience, **fields}
-        try:
-            asked = made_of(Embed, said)
-        except WireError as error:
-            text = f"{error.text} {ADVICE['invalid']}"
-            raise AnswerFailed(Failed(code="invalid", text=text, path=error.path)) from None
+        asked = _made(Embed, **said)
         limit_s = (asked.deadline_ms or patience) / 1000 + GRACE_S
         return await self.ask("model.embed", asked, Embedded, timeout_s=limit_s)
 
@@ -138,9 +145,19 @@ class Client:
         """The decision alone: which models would be tried, in which order, and why not the others."""
         return await self.ask("model.select", _ask_of(Select, prompt, fields), Selected)
 
-    async def models(self) -> Models:
-        """All models and how they are."""
-        return await self.ask("model.list", ListModels(), Models)
+    async def models(self, wanted: ListModels | None = None) -> Models:
+        """All models that meet the filters (none: all), and how they are; asked for page by page."""
+        wanted = wanted or ListModels()
+        found = page = await self.ask("model.list", wanted, Models)
+        while len(page.models) == wanted.limit:
+            wanted = msgspec.structs.replace(wanted, after=page.models[-1].id)
+            page = await self.ask("model.list", wanted, Models)
+            found = msgspec.structs.replace(page, models=(*found.models, *page.models), total=found.total)
+        return found
+
+    async def describe(self, model: str) -> Described:
+        """Everything about one model (id or alias)."""
+        return await self.ask("model.describe", DescribeModel(model=model), Described)
 
     async def feedback(self, run_id: str, rating: float, reason: str | None = None) -> FeedbackTaken:
         """What you thought of an answer: `rating` from 0 to 1."""
@@ -149,6 +166,25 @@ class Client:
     async def pin(self, conversation_id: str, model: str | None) -> PinTaken:
         """Have a conversation answered by this model (id or alias) from now on; None clears the pin."""
         return await self.ask("model.pin", PinModel(conversation_id=conversation_id, model=model), PinTaken)
+
+    async def consents(self, *, user_id: str | None = None, conversation_id: str | None = None) -> ConsentsListed:
+        """The texts to agree to, and what stands: all, or what concerns this user and this conversation."""
+        ask = ListConsents(user_id=user_id, conversation_id=conversation_id)
+        found = part = await self.ask("consent.list", ask, ConsentsListed)
+        while part.more and part.consents:
+            part = await self.ask("consent.list", replace(ask, after_seq=part.consents[-1].seq), ConsentsListed)
+            found = replace(part, consents=(*found.consents, *part.consents))
+        return found
+
+    async def give_consent(self, provider: str, scope: Scope, version: str, who: str | None = None) -> ConsentTaken:
+        """Somebody agrees to the text of this version. `who`: the id of the user or conversation that `scope` wants."""
+        ask = _made(GiveConsent, provider=provider, scope=scope, version=version, **_ids(scope, who))
+        return await self.ask(_consent_name("give", scope), ask, ConsentTaken)
+
+    async def withdraw_consent(self, provider: str, scope: Scope, who: str | None = None) -> ConsentTaken:
+        """Somebody agrees no longer, or says beforehand that they do not."""
+        ask = _made(WithdrawConsent, provider=provider, scope=scope, **_ids(scope, who))
+        return await self.ask(_consent_name("withdraw", scope), ask, ConsentTaken)
 
     async def ask(self, name: str, ask: Ask, answer: type[M], timeout_s: float = 5.0) -> M:
         """One question, one answer; offered again while nobody listens. Raises AnswerFailed."""
@@ -223,10 +259,24 @@ class Client:
                 yield change
 
 
+def _ids(scope: Scope, who: str | None) -> dict[str, Any]:
+    return {} if scope == "installation" or who is None else {f"{scope}_id": who}
+
+
+def _consent_name(verb: str, scope: Scope) -> str:
+    """For everybody only the operator may, on a subject that no other component can publish to."""
+    return f"consent.{verb}.installation" if scope == "installation" else f"consent.{verb}"
+
+
 def _ask_of(cls: type[A], prompt: Prompt, fields: dict[str, Any]) -> A:
     said = turns(prompt) if isinstance(prompt, str) else list(prompt)
+    return _made(cls, messages=msgspec.to_builtins(said), **fields)
+
+
+def _made(cls: type[A], **fields: Any) -> A:
+    """An ask of plain values. Raises AnswerFailed `invalid` with the path."""
     try:
-        return made_of(cls, {"messages": msgspec.to_builtins(said), **fields})
+        return made_of(cls, fields)
     except WireError as error:
         text = f"{error.text} {ADVICE['invalid']}"
         raise AnswerFailed(Failed(code="invalid", text=text, path=error.path)) from None

@@ -192,7 +192,8 @@ class Broker:
     def _republish(self, entry: Entry) -> None:
         app, kind, rest = entry.subject.split(".", 2)
         if kind == "evt":
-            self._deliver(Core(f"{app}.live.{rest}", entry.payload, seq=entry.seq, at_ms=entry.at_ms))
+            seen, subject = entry.received(), f"{app}.live.{rest}"
+            self._deliver(Core(subject, seen.payload, seq=entry.seq, at_ms=entry.at_ms, foreign=seen.foreign))
 
     def _fan_out(self, stream: Stream) -> None:
         for reader in list(self.readers[stream.name]):

@@ -15,6 +15,7 @@ from understudy.bus.port import (
     Ack,
     BusDown,
     BusError,
+    Foreign,
     Handler,
     NoResponders,
     NotAnInbox,
@@ -190,7 +191,9 @@ class MemoryBus(Connection):
         entry = await self.call(lambda: self.broker.stream(stream).find(seq, subject), _API_TIMEOUT_S)
         if entry is None:
             return None
-        return Received(entry.subject, entry.payload, seq=entry.seq, at_ms=entry.at_ms)
+        if entry.foreign:
+            self.report(Foreign(entry.subject, entry.seq))
+        return entry.received()
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""

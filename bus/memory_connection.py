@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from understudy.bus.faults import Lane, Link
-from understudy.bus.port import BusDown, BusError, Closed, Received, TooLarge
+from understudy.bus.port import BusDown, BusError, Closed, Foreign, Received, TooLarge
 
 if TYPE_CHECKING:
     from understudy.bus.memory import Broker
@@ -31,10 +31,11 @@ class Core(msgspec.Struct, frozen=True):
     seq: int = 0
     at_ms: int = 0
     no_responders: bool = False
+    foreign: bool = False
 
     def received(self) -> Received:
         """As the receiver sees it."""
-        return Received(self.subject, self.payload, self.reply, self.seq, self.at_ms, self.no_responders)
+        return Received(self.subject, self.payload, self.reply, self.seq, self.at_ms, self.no_responders, self.foreign)
 
 
 class Connection:
@@ -56,6 +57,7 @@ class Connection:
         self._lane = Lane()
         self._calls: dict[asyncio.Future[Any], None] = {}  # under way; a set's order would differ from run to run
         self._on_state: Callable[[str], None] = on_state or (lambda _: None)
+        self._met_foreign = False
         self._on_error: Callable[[Exception], None] = on_error or (lambda _: None)
 
     @property
@@ -99,6 +101,10 @@ class Connection:
 
     def report(self, error: Exception) -> None:
         """Something went wrong in a handler or in the background."""
+        if isinstance(error, Foreign):
+            if self._met_foreign:
+                return
+            self._met_foreign = True
         with suppress(Exception):
             self._on_error(error)
 

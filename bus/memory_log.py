@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from understudy.bus.port import Ack, BusError, LogFull, Outgoing, StreamState
+from understudy.bus.port import Ack, BusError, LogFull, Outgoing, Received, StreamState
 from understudy.bus.provision import ConsumerSpec
 from understudy.bus.subjects import matches
 
@@ -41,6 +41,12 @@ class Entry(msgspec.Struct, frozen=True):
     seq: int
     at_ms: int
     size: int
+    foreign: bool = False
+
+    def received(self) -> Received:
+        """As who reads it gets it."""
+        payload = b"" if self.foreign else self.payload
+        return Received(self.subject, payload, seq=self.seq, at_ms=self.at_ms, foreign=self.foreign)
 
 
 class Stream:
@@ -94,7 +100,8 @@ class Stream:
     def _append(self, event: Outgoing, size: int) -> Entry:
         self.last += 1
         self.bytes += size
-        entry = Entry(event.subject, event.payload, self.last, now_ms(), size)
+        foreign = not event.msg_id and self.subject.split(".")[1] == "evt"
+        entry = Entry(event.subject, event.payload, self.last, now_ms(), size, foreign)
         self.entries[self.last] = entry
         if event.msg_id:
             self._ids[event.msg_id] = (self.last, now_s())

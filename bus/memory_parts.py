@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from understudy.bus.faults import TICK_S, Lane
 from understudy.bus.memory_log import Consumer, Entry
-from understudy.bus.port import BusError, Handler, Received, WorkHandler
+from understudy.bus.port import BusError, Foreign, Handler, Received, WorkHandler
 from understudy.bus.subjects import matches
 
 if TYPE_CHECKING:
@@ -205,9 +205,11 @@ class Reader(Running):
         if self.ended:
             return
         self.last_seq = max(self.last_seq, entry.seq)
+        if entry.foreign:
+            self.bus.report(Foreign(entry.subject, entry.seq))
         self.bus.broker.note("read", self.bus.name, entry.subject, entry.payload)
         try:
-            self._handler(Received(entry.subject, entry.payload, seq=entry.seq, at_ms=entry.at_ms))
+            self._handler(entry.received())
         except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
             self.bus.report(error)
 
@@ -301,14 +303,18 @@ class Worker(Running):
             return
         self._in_hand += 1
         self.bus.broker.note("work", self.bus.name, entry.subject, entry.payload)
-        message = Received(entry.subject, entry.payload, seq=entry.seq, at_ms=entry.at_ms)
+        message = entry.received()
         task = asyncio.get_running_loop().create_task(self._handle(WorkDelivery(message, tries, self._settle)))
         self._tasks[task] = None
         task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     async def _handle(self, delivery: WorkDelivery) -> None:
         try:
-            await self._handler(delivery)
+            if delivery.message.foreign:
+                self.bus.report(Foreign(delivery.message.subject, delivery.message.seq))
+                await delivery.drop("foreign")
+            else:
+                await self._handler(delivery)
         except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the work
             self.bus.report(error)
             if not delivery.settled:

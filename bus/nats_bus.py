@@ -28,6 +28,7 @@ from understudy.bus.port import (
     Ack,
     BusError,
     Closed,
+    Foreign,
     Handler,
     NotAnInbox,
     OnStored,
@@ -51,6 +52,7 @@ class NatsBus:
         self._bucket = claims_bucket(app)
         self._on_error = on_error
         self._running: set[_Ending] = set()
+        self._met_foreign = False
 
     @classmethod
     async def open(
@@ -199,7 +201,10 @@ class NatsBus:
 
     async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
         """See `port.Bus.get`."""
-        return await nats_log.get(self.client, stream, seq, subject, timeout_s=_API_TIMEOUT_S)
+        found = await nats_log.get(self.client, stream, seq, subject, timeout_s=_API_TIMEOUT_S)
+        if found is not None and found.foreign:
+            self._report(Foreign(found.subject, found.seq))
+        return found
 
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""
@@ -280,6 +285,10 @@ class NatsBus:
         await service.stop()
 
     def _report(self, error: Exception) -> None:
+        if isinstance(error, Foreign):  # once: a flood of them must not become one of lines
+            if self._met_foreign:
+                return
+            self._met_foreign = True
         with suppress(Exception):
             self._on_error(error)
 

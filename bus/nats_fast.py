@@ -25,8 +25,13 @@ from nats.errors import BadHeaderError, BadSubjectError, OutboundBufferLimitErro
 from nats.errors import TimeoutError as NoAnswer
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from understudy.bus.nats_message import REPEATED, as_stored
+
 Direct = Callable[[str, bytes, str, dict[str, str] | None], None]
-"""Called with subject, payload, reply and headers; must return at once. What it raises is reported."""
+"""Called with subject, payload, reply and headers; must return at once. What it raises is reported.
+
+A consumer's delivery brings no headers but none (None) where they are those of an event, and empty ones elsewhere.
+"""
 
 Answered = Callable[[Msg | Exception], None]
 """Called once, on the event loop, with the one answer, nats-py's TimeoutError, or why none can come any more."""
@@ -175,8 +180,10 @@ class FastClient(Client):
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(payload)
         try:
-            # A stream's message brings the headers of whoever stored it: nobody reads them, and logs are long.
-            found = None if headers is None or reply.startswith(_DELIVERY) else header_fields(headers)
+            if reply.startswith(_DELIVERY):  # the headers of whoever stored it: only whether they are an event's
+                found = None if as_stored(headers) else {}
+            else:
+                found = None if headers is None else header_fields(headers)
             self.direct[sid](subject.decode(), payload, reply.decode(), found)
         except Exception as error:  # noqa: BLE001  # raising into nats-py would kill its read loop
             self.handler_failed(error)
@@ -275,7 +282,8 @@ async def elsewhere(_: object) -> None:
 
 
 def header_fields(raw: bytes) -> dict[str, str]:
-    """Headers as nats-py gives them: the status line as `Status` and `Description`, where there is one."""
+    """Headers as nats-py gives them, the last of a name: the status line as `Status` and `Description`, where there is
+    one, and `REPEATED`."""
     first, *lines = raw.decode(errors="surrogateescape").split("\r\n")
     fields: dict[str, str] = {}
     words = first.split(" ", 2)
@@ -286,6 +294,8 @@ def header_fields(raw: bytes) -> dict[str, str]:
     for line in lines:
         key, colon, value = line.partition(":")
         if colon:
+            if key == "Nats-Stream" and key in fields:
+                fields[REPEATED] = key
             fields[key] = value.strip()
     return fields
 

@@ -25,7 +25,7 @@ from nats.errors import (
 )
 
 from understudy.bus.guarded import GuardedClient
-from understudy.bus.nats_message import unix_ms
+from understudy.bus.nats_message import handed_out
 from understudy.bus.port import (
     Ack,
     BusDown,
@@ -250,9 +250,10 @@ async def get(client: GuardedClient, stream: str, seq: int, subject: str, *, tim
         raise BusDown(f"{stream} does not answer") from error
     headers = answer.headers or {}
     if "Nats-Sequence" not in headers:
+        if headers.get("Status") != "404":  # whether there is one, it does not say
+            raise BusDown(f"{stream} answered {headers.get('Status')!r} instead of a message")
         return None
-    at_ms = unix_ms(headers.get("Nats-Time-Stamp", ""))
-    return Received(headers.get("Nats-Subject", ""), answer.data, seq=int(headers["Nats-Sequence"]), at_ms=at_ms)
+    return handed_out(headers, answer.data)
 
 
 async def claim(

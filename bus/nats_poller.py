@@ -20,8 +20,8 @@ from nats.errors import Error
 
 from understudy.bus.guarded import GuardedClient
 from understudy.bus.nats_log import api, translate
-from understudy.bus.nats_message import received_from
-from understudy.bus.port import Handler, Received
+from understudy.bus.nats_message import handed_out
+from understudy.bus.port import Foreign, Handler, Received
 
 BATCH = 1000
 LATE_S = 2.0
@@ -106,7 +106,7 @@ class Poller:
         if int(fields.get("Nats-Last-Sequence", "0")) > self.last_seq:  # what stood before this did not come
             self._ask()
         elif "Nats-Sequence" in fields:
-            self._take(received_from(fields.get("Nats-Subject", ""), payload, "", fields))
+            self._take(handed_out(fields, payload))
         else:  # the end: a status
             more = self._again_then or fields.get("Nats-Num-Pending", "0") != "0"
             self._waiting = False
@@ -116,6 +116,8 @@ class Poller:
         if found.seq <= self.last_seq:
             return
         self.last_seq = found.seq
+        if found.foreign:
+            self._report(Foreign(found.subject, found.seq))
         try:
             self._handler(found)
         except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading

@@ -21,8 +21,8 @@ from nats.errors import Error
 from understudy.bus.guarded import GuardedClient, end_task
 from understudy.bus.nats_fast import Direct
 from understudy.bus.nats_log import api
-from understudy.bus.nats_message import place
-from understudy.bus.port import BusError, Handler, Received
+from understudy.bus.nats_message import of_log, place
+from understudy.bus.port import BusError, Foreign, Handler
 
 HEARTBEAT_S = 0.5
 _SILENCE_S = 3 * HEARTBEAT_S
@@ -125,8 +125,11 @@ class OrderedReader:
                 return
             self._next += 1
             self.last_seq = at.seq
+            found = of_log(subject, payload, at.seq, at.at_ms, sound=headers is None)
+            if found.foreign:
+                self._report(Foreign(subject, at.seq))
             try:
-                self._handler(Received(subject, payload, seq=at.seq, at_ms=at.at_ms))
+                self._handler(found)
             except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the reading
                 self._report(error)
 

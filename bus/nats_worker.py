@@ -17,8 +17,8 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from understudy.bus.guarded import GuardedClient, end_task
-from understudy.bus.nats_message import place
-from understudy.bus.port import Received, WorkHandler
+from understudy.bus.nats_message import of_log, place
+from understudy.bus.port import Foreign, Received, WorkHandler
 
 HEARTBEAT_S = 1.0
 _SILENCE_S = 3 * HEARTBEAT_S
@@ -48,6 +48,11 @@ class WorkDelivery:
     async def drop(self, reason: str) -> None:
         """Never deliver it again, because it cannot be handled; the reason goes into the server's advisory."""
         await self._settle(self, b"+TERM " + " ".join(reason.split()).encode())
+
+
+def _is_event(headers: dict[str, str]) -> bool:
+    """As `nats_message.as_stored`, of headers that nats-py has taken apart."""
+    return "Nats-Msg-Id" in headers and "Nats-Stream" not in headers
 
 
 class Worker:
@@ -155,7 +160,7 @@ class Worker:
                 return
             self._asked = max(0, self._asked - 1)
             self._in_hand += 1
-            message = Received(msg.subject, msg.data, seq=at.seq, at_ms=at.at_ms)
+            message = of_log(msg.subject, msg.data, at.seq, at.at_ms, sound=_is_event(msg.headers or {}))
             delivery = WorkDelivery(message, at.tries, self._settler(msg.reply))
             task = asyncio.create_task(self._handle(delivery))
             self._tasks.add(task)
@@ -182,7 +187,11 @@ class Worker:
 
     async def _handle(self, delivery: WorkDelivery) -> None:
         try:
-            await self._handler(delivery)
+            if delivery.message.foreign:
+                self._report(Foreign(delivery.message.subject, delivery.message.seq))
+                await delivery.drop("foreign")
+            else:
+                await self._handler(delivery)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  # a handler's mistake must not end the work

@@ -69,6 +69,15 @@ class NotAnInbox(BusError):
         super().__init__(f"{subject}: asked to answer on {prefix!r}; answers go to `_INBOX.` (or an actor's) alone")
 
 
+class Foreign(BusError):
+    """The event log holds a message that no `store` put there. Never raised: told to `on_error`, once a connection."""
+
+    code = "foreign"
+
+    def __init__(self, subject: str, seq: int) -> None:
+        super().__init__(f"{seq} on {subject}: no event, but what the server answered somebody with; passed over")
+
+
 class Closed(BusError):
     """This connection is closed for good; open another."""
 
@@ -80,7 +89,8 @@ class Received(msgspec.Struct, frozen=True):
 
     `seq` and `at_ms` are the stream's sequence and the server's store time (Unix milliseconds) for messages read from
     a stream or republished from one; both are 0 for core messages. `no_responders` marks the server's own notice that
-    a message we sent with this subject as its reply found no listener.
+    a message we sent with this subject as its reply found no listener. `foreign` marks a message of the event log that
+    no `store` put there (see `nats_message`); it has a place and no payload, so that nothing is read into it.
     """
 
     subject: str
@@ -89,6 +99,7 @@ class Received(msgspec.Struct, frozen=True):
     seq: int = 0
     at_ms: int = 0
     no_responders: bool = False
+    foreign: bool = False
 
 
 class Ack(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from understudy.bus.guarded import GuardedClient
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import ApiRefused, api
 from understudy.bus.port import BusError
-from understudy.bus.subjects import claims_bucket, dead_stream, evt_stream, trace_stream
+from understudy.bus.subjects import cache_bucket, claims_bucket, dead_stream, evt_stream, trace_stream
 
 _NO_STREAM = 10059
 _NO_CONSUMER = 10014
@@ -60,6 +60,8 @@ class BusSpec(msgspec.Struct, frozen=True, kw_only=True):
     claims_max_bytes: int = 64 << 20
     claims_storage: str = "file"
     claims_marker_ttl_s: float = 60.0
+    cache_max_bytes: int = 64 << 20
+    cache_ttl_s: float = _DAY_S
     consumers: tuple[ConsumerSpec, ...] = ()
 
 
@@ -105,7 +107,7 @@ def stream_configs(spec: BusSpec) -> list[dict[str, Any]]:
         "discard": "old",
         "duplicate_window": _window(spec.duplicate_window_s, spec.dead_max_age_s),
     }
-    return [evt, trace, dead, _claims(spec)]
+    return [evt, trace, dead, _claims(spec), _cache(spec)]
 
 
 def _claims(spec: BusSpec) -> dict[str, Any]:
@@ -126,6 +128,27 @@ def _claims(spec: BusSpec) -> dict[str, Any]:
         "deny_delete": True,
         "allow_msg_ttl": True,
         "subject_delete_marker_ttl": _ns(spec.claims_marker_ttl_s),
+    }
+
+
+def _cache(spec: BusSpec) -> dict[str, Any]:
+    """The stream below the bucket of kept answers: each lives so long at most, and the oldest make room."""
+    bucket = cache_bucket(spec.app)
+    return {
+        "name": f"KV_{bucket}",
+        "subjects": [f"$KV.{bucket}.>"],
+        "storage": "file",
+        "persist_mode": "async",  # a lost one is a miss
+        "retention": "limits",
+        "num_replicas": spec.replicas,
+        "max_msgs_per_subject": 1,
+        "max_bytes": spec.cache_max_bytes,
+        "max_age": _ns(spec.cache_ttl_s),
+        "discard": "old",
+        "duplicate_window": _window(120.0, spec.cache_ttl_s),
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
     }
 
 

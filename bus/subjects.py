@@ -111,6 +111,11 @@ def claims_bucket(app: str) -> str:
     return _stream(app, "CLAIMS")
 
 
+def cache_bucket(app: str) -> str:
+    """The key-value bucket of kept answers, e.g. TTA_CACHE."""
+    return _stream(app, "CACHE")
+
+
 def _stream(app: str, what: str) -> str:
     if not _TOKEN.fullmatch(app):
         raise ValueError(f"app {app!r} must be letters, digits, '_' or '-'")

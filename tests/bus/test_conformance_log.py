@@ -11,7 +11,7 @@ from tests.bus.kit import EVT, events
 from tests.bus.stories import Play, World
 from tests.waiting import found
 from understudy.bus import tracing
-from understudy.bus.port import Ack, BusDown, BusError, Closed, LogFull, Outgoing, Received, TooLarge
+from understudy.bus.port import Ack, BusDown, BusError, Closed, Foreign, LogFull, Outgoing, Received, TooLarge
 
 
 def test_an_event_is_stored_once(play: Play) -> None:
@@ -287,5 +287,31 @@ def test_stream_state(play: Play) -> None:
         assert (full.created, full.first_seq, full.last_seq) == (empty.created, 1, 3)
         with pytest.raises(BusError):
             await bus.stream_state("NO_SUCH")
+
+    play(story)
+
+
+def test_what_no_store_put_into_the_log_is_no_event(play: Play) -> None:
+    """It has its place, so that readers come past it, and nothing to read; other streams need no ids."""
+
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        heard: list[tuple[int, bytes, bool]] = []
+        await bus.subscribe("tta.live.>", lambda m: heard.append((m.seq, m.payload, m.foreign)))
+        await bus.publish("tta.evt.a.b", b'{"type":"consent.given.v1"}')
+        await bus.store(events("a"), timeout_s=2)
+        await bus.publish("tta.trace.selection.made.s", b"made")
+        seen_by: dict[float, list[Received]] = {0.0: [], 0.05: []}
+        traced: list[Received] = []
+        for every_s, seen in seen_by.items():
+            await bus.read(EVT, ["tta.evt.>"], seen.append, every_s=every_s)
+            await bus.read("TTA_TRACE", ["tta.trace.>"], traced.append, every_s=every_s)
+        await world.until(lambda: all(len(seen) == 2 for seen in seen_by.values()) and len(traced) == 2)
+        ways = [*seen_by.values(), [await bus.get(EVT, 1), await bus.get(EVT, 2)]]
+        expected = [(1, b"", True), (2, events("a")[0].payload, False)]
+        assert [[(m.seq, m.payload, m.foreign) for m in way] for way in ways] == [expected] * 3
+        assert [(m.payload, m.foreign) for m in traced] == [(b"made", False)] * 2
+        await world.until(lambda: heard == expected)
+        assert [type(error) for error in world.errors] == [Foreign]  # said once
 
     play(story)
