@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from understudy.actors.cost_ledger.book import Account
-from understudy.actors.cost_ledger.windows import Place
-from understudy.messages.cost import BudgetState
+from understudy.actors.cost_ledger.windows import Kind, Place
+from understudy.messages.cost import BudgetState, WarnedOf
 from understudy.messages.money import pusd_of, usd_of
 from understudy.messages.topology import Budget, Topology
 
@@ -25,6 +25,14 @@ class Bound(NamedTuple):
     place: Place
     until_ms: int
     limit_pusd: int
+
+
+def by_kind(topology: Topology) -> dict[Kind, list[tuple[Budget, int]]]:
+    """The budgets that look at each kind of account, with their limits in pico-USD."""
+    found: dict[Kind, list[tuple[Budget, int]]] = {}
+    for budget in topology.budgets.values():
+        found.setdefault((budget.scope, budget.window), []).append((budget, pusd_of(budget.limit_usd)))
+    return found
 
 
 def binding(topology: Topology, place: Place, until_ms: int) -> list[Bound]:
@@ -64,15 +72,19 @@ def state_of(bound: Bound, account: Account, on_its_way_pusd: int, fits: bool = 
     )
 
 
-def percent_of(bound: Bound, used_pusd: int, *, refused: bool = False) -> Percent | None:
-    """What is to be warned of. One that is nearly used up and has refused counts as used up: nothing more fits."""
-    nearly = used_pusd * 100 >= bound.limit_pusd * NEARLY
-    if used_pusd >= bound.limit_pusd or (refused and nearly):
+def is_nearly(pusd: int, limit_pusd: int) -> bool:
+    """Is so much of a budget most of it?"""
+    return pusd * 100 >= limit_pusd * NEARLY
+
+
+def percent_of(bound: Bound, spent_pusd: int) -> Percent | None:
+    """What is to be warned of. Reservations do not count: they are three to four times what comes to be spent."""
+    if spent_pusd >= bound.limit_pusd:
         return 100
-    return 80 if nearly else None
+    return 80 if is_nearly(spent_pusd, bound.limit_pusd) else None
 
 
-def warning_id(bound: Bound, percent: Percent) -> str:
-    """The one id of a warning: budget, percent, and a digest of whose window and which limit."""
+def warning_id(bound: Bound, percent: Percent, of: WarnedOf) -> str:
+    """The one id of a warning: budget, percent, what of, and a digest of whose window and which limit."""
     about = hashlib.sha256(f"{bound.place.name()} {bound.limit_pusd}".encode()).hexdigest()[:16]
-    return f"warned.{bound.name}.{percent}.{about}"
+    return f"warned.{bound.name}.{percent}.{of}.{about}"

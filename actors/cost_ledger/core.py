@@ -7,18 +7,22 @@ after a crash knows of it. The log keeps one per run and attempt, however often 
 
 from __future__ import annotations
 
-from understudy.actors.cost_ledger import announce, budgets
+import heapq
+
+from understudy.actors.cost_ledger import announce, budgets, reconcile
 from understudy.actors.cost_ledger.book import Account, Book, key_of
 from understudy.actors.cost_ledger.budgets import Bound
 from understudy.actors.cost_ledger.state import Pending, Settings, State
-from understudy.actors.cost_ledger.windows import Place, place_of, places
+from understudy.actors.cost_ledger.windows import Place, kind_of, place_of, places
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import ChargesBrief
+from understudy.messages.catalogue_events import ModelPriced, ModelRegistered, ModelRetired, ModelReturned
 from understudy.messages.cost import (
     Budgets,
     BudgetState,
     BudgetWarned,
     CostExpired,
+    CostReconciled,
     CostReserved,
     ListBudgets,
     ProviderExhausted,
@@ -31,16 +35,20 @@ from understudy.messages.cost import (
 )
 from understudy.messages.events import AttemptEnded, TopologyApplied
 from understudy.messages.money import pusd_of
+from understudy.messages.records import Record
 from understudy.messages.step import (
     Asked,
+    Booted,
     CaughtUp,
     Effect,
     Happened,
+    Heard,
     Input,
     Send,
     Store,
     Stored,
     StoreFailed,
+    Unheard,
     Wake,
     Woke,
 )
@@ -60,9 +68,14 @@ FOLDS = (
     BudgetWarned,
     ProviderExhausted,
     ProviderRestored,
+    ModelRegistered,
+    ModelPriced,
+    ModelRetired,
+    ModelReturned,
+    CostReconciled,
 )
-EMITS = (CostReserved, CostExpired, BudgetWarned, ProviderExhausted, ProviderRestored)
-SENDS: tuple[str, ...] = ()
+EMITS = (CostReserved, CostExpired, CostReconciled, BudgetWarned, ProviderExhausted, ProviderRestored)
+SENDS = ("runner.record",)
 Fold = Book
 
 SWEEP = "sweep"
@@ -81,6 +94,14 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return [Send(message.reply, _list(state, int(message.at_ms)))] if message.reply else []
         case Happened():
             return _happened(state, message)
+        case Heard(message=Record() as record):
+            return reconcile.hear(state, record, message.at_ms)
+        case Unheard():
+            reconcile.unheard(state, message.subject)
+            return []
+        case Booted():
+            state.app, state.inbox = message.app, message.inbox
+            return []
         case Stored() | StoreFailed():
             return _stored(state, message)
         case CaughtUp():
@@ -120,8 +141,8 @@ def _reserve(state: State, asked: Asked, ask: Reserve, settings: Settings) -> li
     refused = ReserveRefused(run_id=ask.run_id, attempt=ask.attempt, reason="settled")
     if key in state.book.late or key in state.book.closed:
         return [Send(asked.reply, refused)]
-    topology = state.book.topology
-    if topology is None or ask.model not in topology.models:
+    declared = state.book.known.declared(ask.model)
+    if declared is None:
         unknown = ReserveRefused(run_id=ask.run_id, attempt=ask.attempt, reason="unknown_model")
         return [Send(asked.reply, unknown)]
     now = int(asked.at_ms)
@@ -130,7 +151,7 @@ def _reserve(state: State, asked: Asked, ask: Reserve, settings: Settings) -> li
         run_id=ask.run_id,
         attempt=ask.attempt,
         model=ask.model,
-        provider=topology.models[ask.model].provider,
+        provider=declared.provider,
         most_usd=ask.most_usd,
         until_ms=now + int(ask.remaining_ms) + settings.margin_ms,
         user=ask.user,
@@ -154,7 +175,7 @@ def _decide(state: State, event: CostReserved, reply: str, settings: Settings) -
             reason="budget_exhausted",
             budget=_state(state, full, fits=False),
         )
-        return [Send(reply, refused), *announce.warning(state, full, event.at_ms, refused=True)]
+        return [Send(reply, refused), *announce.refused(state, full, event.at_ms)]
     msg_id, names = _id(key_of(event.run_id, event.attempt)), [place.name() for place in found]
     state.put(msg_id, Pending(event, pusd, names, {reply: None}))
     return [Store(event, msg_id, give_up_ms=settings.store_ms)]
@@ -187,7 +208,7 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
             state.fold(answer.msg_id)
             del state.pending[answer.msg_id]
         return _answer(pending, granted=False)
-    pending.confirmed = answer.synced
+    pending.stored, pending.confirmed = True, answer.synced
     if pending.folded:  # both have spoken: from now on the fold answers who asks again
         del state.pending[answer.msg_id]
     elif answer.synced and answer.duplicate:
@@ -198,10 +219,10 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
 def _read_back(state: State, msg_id: str) -> list[Effect]:
     """The fold has a reservation. Others may hear a fact a moment before the disk has it; the grant waits for that."""
     pending = state.fold(msg_id)
-    if pending is None or not pending.confirmed:
+    if pending is None or not pending.stored:
         return []
     del state.pending[msg_id]
-    return _answer(pending, granted=True)
+    return _answer(pending, granted=pending.confirmed)
 
 
 def _answer(pending: Pending, *, granted: bool) -> list[Effect]:
@@ -237,6 +258,7 @@ def _sweep(state: State, now: float, generation: int, settings: Settings) -> lis
     out: list[Effect] = [Wake(now + settings.sweep_ms, SWEEP, generation)]
     out += announce.expired(state, now)
     out += announce.exhausted(state, now)
+    out += reconcile.look(state, now, settings)
     return out + announce.restored(state, now)
 
 
@@ -244,10 +266,9 @@ def _sweep(state: State, now: float, generation: int, settings: Settings) -> lis
 
 
 def _quote(state: State, ask: Quote, now: int) -> Quoted:
-    topology = state.book.topology
     found: dict[str, tuple[BudgetState, ...]] = {}
     for model, usd in ask.most_usd.items():
-        declared = topology.models.get(model) if topology is not None else None
+        declared = state.book.known.declared(model)
         if declared is None:
             continue
         where, pusd = places(model, declared.provider, ask.user, ask.conversation, now), pusd_of(usd)
@@ -259,12 +280,17 @@ def _quote(state: State, ask: Quote, now: int) -> Quoted:
 def _list(state: State, now: int) -> Budgets:
     """Each budget with every key that has an account in a window that is not over: where there are many, those that
     were used most."""
-    topology, found = state.book.topology, list[BudgetState]()
-    accounts = {place_of(name): account.until_ms for name, account in state.book.accounts.items()}
-    open_now = {place: until_ms for place, until_ms in accounts.items() if not 0 < until_ms <= now}
-    open_now |= {place: until for place, until in places("", "", "", "", now).items() if place.scope == "all"}
-    if topology is not None:
-        found = [_state(state, one) for one in budgets.all_binding(topology, open_now)]
-    most = sorted(found, key=lambda one: -pusd_of(one.spent_usd) - pusd_of(one.reserved_usd))[:LISTED]
-    shown = found if len(found) <= LISTED else most
-    return Budgets(as_of_seq=state.book.seq, budgets=tuple(shown), left_off=len(found) - len(shown))
+    topology, found = state.book.topology, list[tuple[int, str]]()
+    if topology is None:
+        return Budgets(as_of_seq=state.book.seq, budgets=())
+    kinds = budgets.by_kind(topology)
+    for name, account in state.book.accounts.items():
+        kind, key = kind_of(name)
+        if kind in kinds and not 0 < account.until_ms <= now:
+            used = account.spent_pusd + account.reserved_pusd + state.on_its_way.get(name, 0)
+            found += [(used, name) for budget, _ in kinds[kind] if not budget.match or key in budget.match]
+    names = dict.fromkeys(name for _, name in (found if len(found) <= LISTED else heapq.nlargest(LISTED, found)))
+    open_now = {place: until for place, until in places("", "", "", "", now).items() if place.scope == "all"}
+    open_now |= {place_of(name): state.book.accounts[name].until_ms for name in names}
+    states = tuple(_state(state, one) for one in budgets.all_binding(topology, open_now)[:LISTED])
+    return Budgets(as_of_seq=state.book.seq, budgets=states, left_off=max(0, len(found) - len(states)))

@@ -16,6 +16,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     margin_ms: int = 10_000
     sweep_ms: int = 500
     store_ms: int = 2_000  # so long a reservation may take to be stored before it is refused
+    reconcile_ms: int = 10_000  # so long after it was booked an estimate is compared with the provider's own record
 
 
 @dataclass(slots=True)
@@ -27,7 +28,17 @@ class Pending:
     accounts: list[str]
     replies: dict[str, None] = field(default_factory=dict[str, None])  # in order, each once
     folded: bool = False
+    stored: bool = False  # the log has said so
     confirmed: bool = False  # by log and disk
+
+
+@dataclass(slots=True)
+class Look:
+    """How often a record was asked for, and when it is next. `until_ms`: an answer is awaited until then."""
+
+    tries: int = 0
+    next_ms: float = 0.0
+    until_ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -35,10 +46,13 @@ class State:
     """`live` is False while the log is folded: what happened then was announced then."""
 
     live: bool = False
+    app: str = ""
+    inbox: str = ""
     book: Book = field(default_factory=Book)
     pending: dict[str, Pending] = field(default_factory=dict[str, Pending])  # by message id
     on_its_way: dict[str, int] = field(default_factory=dict[str, int])  # by account: pico-USD of the pending ones
     telling: set[str] = field(default_factory=set[str])  # ids of other facts on their way
+    looks: dict[str, Look] = field(default_factory=dict[str, Look])  # records that are asked for
 
     def put(self, msg_id: str, pending: Pending) -> None:
         """A reservation is on its way into the log; it counts from now on."""

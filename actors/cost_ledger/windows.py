@@ -8,6 +8,9 @@ from typing import NamedTuple
 from understudy.messages.cost import Scope, Window
 
 LIFE = "life"
+WINDOWS: dict[int, Window] = {len("2026-11-22"): "day", len("2026-11"): "month", len(LIFE): "conversation"}
+"""By the length of a label."""
+Kind = tuple[Scope, Window]
 
 
 class Place(NamedTuple):
@@ -56,8 +59,13 @@ def places(model: str, provider: str, user: str, conversation: str, at_ms: int) 
 def place_of(name: str) -> Place:
     """The account with this name."""
     scope, label, key = name.split(" ", 2)
-    window: Window = "conversation" if label == LIFE else "day" if len(label) == len("2026-11-22") else "month"
-    return Place(scope, key, window, label)  # type: ignore[arg-type]
+    return Place(scope, key, WINDOWS[len(label)], label)  # type: ignore[arg-type]
+
+
+def kind_of(name: str) -> tuple[Kind, str]:
+    """What a budget must be of to look at the account with this name, and the key. There may be very many of them."""
+    scope, label, key = name.split(" ", 2)
+    return (scope, WINDOWS[len(label)]), key  # type: ignore[return-value]
 
 
 def _at(at_ms: int) -> datetime:

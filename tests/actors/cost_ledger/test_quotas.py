@@ -41,6 +41,17 @@ def test_a_later_end_is_announced_and_stands(desk: Any) -> None:
     assert len(d.told) == 2
 
 
+def test_refusals_that_name_the_same_reset_differently_are_one(desk: Any) -> None:
+    d = desk()
+    until = int(d.now) + 60_000
+    for n in range(50):
+        d.attempt_ended(f"r{n}", None, model="f:free", reason="rate_limited", exhausted_until_ms=until + 90 * n)
+        if n % 7 == 0:
+            d.settle()
+    d.settle()
+    assert [e.until_ms for e in d.told] == [until]
+
+
 def test_each_account_has_its_own(desk: Any) -> None:
     d = desk()
     exhausted(d, "r1", int(d.now) + 1_000)

@@ -253,7 +253,27 @@ def test_a_budget_is_warned_at_80_and_100_percent_once(desk: Any) -> None:
     assert [(e.percent, e.state.budget) for e in warned] == [(80, "b"), (100, "b")]
     d.now += 86_400_000
     assert d.reserve("next", usd="9")
+    d.ended("next", d.charge("9"))
+    d.settle()
     assert [e.percent for e in d.told if isinstance(e, BudgetWarned)] == [80, 100, 80]
+
+
+def warned(d: Any) -> list[tuple[int, str]]:
+    return [(e.percent, e.of) for e in d.told if isinstance(e, BudgetWarned)]
+
+
+def test_what_is_only_reserved_is_no_reason_to_warn(desk: Any) -> None:
+    d = desk(b={"scope": "all", "window": "day", "limit_usd": "10"})
+    for n in range(10):
+        assert d.reserve(f"r{n}")
+    for n in range(10):
+        d.ended(f"r{n}", d.charge("0.05"))
+    d.settle()
+    assert warned(d) == []
+    assert d.reserve("s", usd="8")
+    d.ended("s", d.charge("8"))
+    d.settle()
+    assert warned(d) == [(80, "spent")]
 
 
 def test_a_refusal_near_the_limit_says_that_nothing_more_fits(desk: Any) -> None:
@@ -261,7 +281,57 @@ def test_a_refusal_near_the_limit_says_that_nothing_more_fits(desk: Any) -> None
     assert not d.reserve("huge", usd="11") and not d.told
     assert d.reserve("most", usd="9") and not d.reserve("more", usd="2")
     d.settle()
-    assert [e.percent for e in d.told if isinstance(e, BudgetWarned)] == [80, 100]
+    assert warned(d) == [(100, "refused")]
+    d.ended("most", d.charge("9"))
+    d.settle()
+    assert d.reserve("last") and not d.reserve("late", usd="2")
+    d.ended("last", d.charge("1"))
+    assert not d.reserve("over")
+    d.settle()
+    assert warned(d) == [(100, "refused"), (80, "spent"), (100, "spent")]
+
+
+# --- what is forgotten -----------------------------------------------------------------------------------------------
+
+DAY_MS = 86_400_000
+
+
+def test_a_conversation_that_nobody_goes_on_with_is_forgotten_as_the_log_forgets_it(desk: Any) -> None:
+    d = desk(each={"scope": "conversation", "window": "conversation", "limit_usd": "1"})
+    for n in range(20):
+        d.reserve(f"r{n}", "0.9", conversation=f"talk{n}")
+        d.ended(f"r{n}", d.charge("0.9"))
+    d.settle()
+    assert len(warned(d)) == 20
+    d.now += 29 * DAY_MS
+    assert d.reserve("on", "0.1", conversation="talk0") and not d.reserve("no", "0.2", conversation="talk1")
+    d.now += 2 * DAY_MS
+    d.reserve("other")
+    lives = [name for name, account in d.state.book.accounts.items() if not account.until_ms]
+    assert lives == ["conversation life talk0"]
+    assert not d.reserve("still", "0.1", conversation="talk0") and set(d.state.book.warned) <= {
+        w.id for w in d.log[-9:]
+    }
+
+
+def test_a_reservation_that_the_disk_did_not_confirm_is_kept_in_the_fold_alone(desk: Any) -> None:
+    d = desk(**HOUSE)
+    d.ask("r1")
+    store = d.stores.pop(0)
+    seq, _ = d.append(store.event, store.msg_id)
+    d.feed(Stored(d.now, store.msg_id, seq, False, synced=False))
+    assert d.answer("r1.0").reason == "ledger_down"
+    d.fold()
+    assert not d.state.pending and d.budget("house")[1] == "1"
+
+
+def test_a_refused_attempt_that_is_asked_for_again_holds_nothing_once_its_run_has_ended(desk: Any) -> None:
+    d = desk(b={"scope": "all", "window": "day", "limit_usd": "1.5"})
+    assert d.reserve("r1") and not d.reserve("r2")
+    d.ended("r1", d.charge("0.1"))
+    assert d.reserve("r2"), "a copy of the question that came late"
+    d.ended("r2", d.charge("0", by="not_run"))  # as the run has been told of the refusal
+    assert d.budget("b") == ("0.1", "0")
 
 
 def test_events_hold_no_more_than_hashes(desk: Any) -> None:
