@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RIGHT = (
     "give http://host:port/v1 (of an ollama http://host:port) in plain ASCII, and a password or token as the provider's"
     " `key`"

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
 
 import msgspec
 from msgspec.structs import replace
 
+from understudy.actors.runner import lists_said as lists
+from understudy.actors.runner import outward, queue
+from understudy.actors.runner import records_said as records
+from understudy.actors.runner.admission import Admission
+from understudy.actors.runner.state import (
+    JUDGE,
+    Call,
+    Settings,
+    State,
+    failure,
+    forget,
+    forgotten,
+    guess_tokens,
+    id_of,
+)
 from understudy.messages.base import Ask, Message
+from understudy.messages.consent import ConsentGiven, ConsentWithdrawn
 from understudy.messages.events import Event, ModelLoaded, ModelUnloaded
 from understudy.messages.generate import FinishReason, Usage
 from understudy.messages.keys import KeyRefused
+from understudy.messages.listing import ListOrder
+from understudy.messages.privacy import Outbound
+from understudy.messages.records import RecordFetched, RecordOrder
 from understudy.messages.run import (
     CancelRun,
     ModelLoad,
     RunEnded,
-    RunFailed,
     RunFailure,
     RunModel,
     RunnerBeat,
@@ -26,14 +44,22 @@ from understudy.messages.slugs import slug
 from understudy.messages.step import (
     Asked,
     Booted,
+    CallBegun,
     CallEnded,
     CallFailed,
-    CallModel,
+    CallSent,
     CallText,
     CancelCall,
+    Consult,
+    Consulted,
     EdgeReady,
     Effect,
+    Fetched,
+    FetchFailed,
+    Happened,
+    Heard,
     Input,
+    Screened,
     Send,
     Stopping,
     Store,
@@ -42,52 +68,24 @@ from understudy.messages.step import (
     Woke,
 )
 
-ASKS: dict[str, type[Ask | Message]] = {"runner.run.{model}": RunModel, "runner.cancel.{instance}": CancelRun}
+ASKS: dict[str, type[Ask | Message]] = {
+    "runner.run.{provider}.{model}": RunModel,
+    "runner.cancel.{instance}": CancelRun,
+    "runner.list.{provider}": ListOrder,
+    "runner.record.{provider}": RecordOrder,
+}
 HEARS: tuple[type[Message], ...] = ()
 FOLDS: tuple[type[Event], ...] = ()
 EMITS = (ModelLoaded, ModelUnloaded, KeyRefused)
-SENDS: tuple[str, ...] = ()
+CONSULTS = (ConsentGiven, ConsentWithdrawn)
+SENDS = ("safety.judge",)
 OBSERVES = (RunnerBeat,)
 
+__all__ = ["ASKS", "CONSULTS", "EMITS", "FOLDS", "HEARS", "OBSERVES", "SENDS", "Settings", "State", "in_hand", "step"]
+
 BEAT = "beat"
-HOLD_MS = 20.0
-"""So long after an order it is said at the latest that it has been taken: by the first text, if there is some."""
 UNHEARD_MS, FORGET_UNHEARD_MS = 1_000.0, 10_000.0
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`models`: slots per model of this process; `provider`: its name (set by the supervisor from the topology)."""
-
-    beat_ms: int = 250
-    models: dict[str, int] = {}
-    provider: str = ""
-
-
-@dataclass(slots=True)
-class Call:
-    """One attempt under way."""
-
-    run: RunModel
-    reply: str
-    until_ms: float
-    pieces: int = 0
-    tokens: int = 0
-    told: bool = False  # whether the selector knows which instance has it
-    held: CallText | None = None  # what has come and was not passed on yet, with the time of its beginning
-    unheard_ms: float = 0.0  # since when nobody hears it
-
-
-@dataclass(slots=True)
-class State:
-    """The calls in hand and who we are."""
-
-    app: str = ""
-    instance: str = ""
-    inbox: str = ""
-    accepting: bool = False
-    calls: dict[str, Call] = field(default_factory=dict[str, Call])
-    busy: dict[str, int] = field(default_factory=dict[str, int])
-    refused: set[str] = field(default_factory=set[str])  # ids of keys that the provider does not take
+PROBE_BEATS = 4
 
 
 def step(state: State, message: Input, settings: Settings) -> list[Effect]:
@@ -96,22 +94,45 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case CallText():
             return _text(state, message)
         case Asked(message=RunModel()):
-            return _admit(state, message, settings)
+            return queue.admit(state, message)
         case Asked(message=CancelRun() as cancel):
-            call_id = _call_id(cancel.run_id, cancel.attempt)
-            return [CancelCall(call_id)] if call_id in state.calls else []
+            return _cancel(state, id_of(cancel.run_id, cancel.attempt), message.at_ms, settings)
+        case Asked(message=ListOrder() as order, reply=reply):
+            return lists.ordered(state.lists, order, reply)
+        case Fetched() | FetchFailed():
+            return lists.answered(state.lists, message)
+        case Asked(message=RecordOrder() as order, reply=reply):
+            return records.ordered(state.records, order, reply)
+        case RecordFetched():
+            return records.answered(state.records, message)
+        case CallBegun():
+            return _begun(state, message)
         case CallEnded():
             return _ended(state, message)
         case CallFailed():
             return _failed(state, message, settings)
+        case Consulted() | Screened() | CallSent() | Heard():
+            return _then(state, outward.answered(state, message, settings), message.at_ms)
+        case Happened():
+            return _then(state, outward.happened(state, message, settings), message.at_ms)
+        case Woke(key=key) if key.startswith(JUDGE):
+            return _then(state, outward.answered(state, message, settings), message.at_ms)
+        case Unheard(subject=subject) if outward.JUDGES in subject:
+            return _then(state, outward.answered(state, message, settings), message.at_ms)
         case Woke(key=key) if key == BEAT:
             return _beat(state, message.at_ms, message.generation, settings)
         case Unheard():
             return _unheard(state, message)
+        case Woke(key=key) if key == queue.TURN:
+            return queue.look(state, message.at_ms)
         case Woke():
-            return _woke(state, message)
+            return _woke(state, message, settings)
         case Booted():
             state.app, state.instance, state.inbox = message.app, message.instance, message.inbox
+            state.admission = Admission(
+                settings.models, settings.limits, settings.lanes, settings.queue, settings.others_slots
+            )
+            state.gate = settings.gate
             return []
         case EdgeReady():
             return _ready(state, message, settings)
@@ -121,40 +142,15 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return []
 
 
-def _call_id(run_id: str, attempt: int) -> str:
-    return f"{run_id}.{attempt}"
-
-
-def _admit(state: State, asked: Asked, settings: Settings) -> list[Effect]:
-    run = asked.message
-    assert isinstance(run, RunModel)
-    call_id = _call_id(run.run_id, run.attempt)
-    if not asked.reply or call_id in state.calls:
-        return []
-    if run.remaining_ms <= 0:
-        return [_failure(asked.reply, run, "deadline")]
-    out: list[Effect] = []
-    if _free(state, run.model, settings) <= 0 and not run.probe:
-        out = _make_room(state, run.model)
-    if not state.accepting or _free(state, run.model, settings) <= 0:
-        return [*out, _failure(asked.reply, run, "busy")]
-    until = asked.at_ms + run.remaining_ms
-    state.calls[call_id] = Call(run, asked.reply, until)
-    state.busy[run.model] = state.busy.get(run.model, 0) + 1
-    return [*out, CallModel(call_id, run), Wake(min(until, asked.at_ms + HOLD_MS), call_id, 0)]
-
-
-def _free(state: State, model: str, settings: Settings) -> int:
-    return settings.models.get(model, 0) - state.busy.get(model, 0)
-
-
-def _make_room(state: State, model: str) -> list[Effect]:
-    """A probe gives its slot up to a request; it is asked again later."""
-    probe = next((i for i, c in state.calls.items() if c.run.probe and c.run.model == model), None)
-    call = _forget(state, probe) if probe is not None else None
-    if probe is None or call is None:
-        return []
-    return [CancelCall(probe), Wake(0, probe, 0), _failure(call.reply, call.run, "busy")]
+def _cancel(state: State, call_id: str, now: float, settings: Settings) -> list[Effect]:
+    """Where it waits, or at the gate, the edge has nothing of it yet."""
+    if call_id in state.waiting:
+        return queue.leave(state, call_id, now)
+    call = state.calls.get(call_id)
+    if call is None or not call.at_gate:
+        return [] if call is None else [CancelCall(call_id)]
+    said = failure(call.reply, call.run, "cancelled", outbound=outward.said_of(call, settings))
+    return _then(state, [said, *forgotten(state, call_id)], now)
 
 
 def _text(state: State, text: CallText) -> list[Effect]:
@@ -168,6 +164,16 @@ def _text(state: State, text: CallText) -> list[Effect]:
         out, held = _say(state, text.call_id, call, text.at_ms), None
     call.held = text if held is None else _joined(held, text)
     return out + _say(state, text.call_id, call, text.at_ms) if call.run.live or call.told else out
+
+
+def _begun(state: State, begun: CallBegun) -> list[Effect]:
+    """Told at once: whatever becomes of the call, its cost can be looked up later."""
+    call = state.calls.get(begun.call_id)
+    if call is None:
+        return []
+    run, named = call.run, begun.generation
+    said = RunStarted(run_id=run.run_id, attempt=run.attempt, instance=state.instance, generation=named)
+    return [Send(call.reply, said)]
 
 
 def _say(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
@@ -204,7 +210,7 @@ def _age_ms(held: CallText, now: float) -> float:
 def _unheard(state: State, unheard: Unheard) -> list[Effect]:
     """The selector is not there. One that only lost its connection is back soon, so it takes a while to be sure."""
     call_id = unheard.subject.partition(".vanished.")[2]
-    call = state.calls.get(call_id)
+    call = state.calls.get(call_id) or state.waiting.get(call_id)
     if call is None:
         return []
     since = unheard.at_ms - call.unheard_ms
@@ -213,21 +219,24 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
         return []
     if since < UNHEARD_MS:
         return []
-    _forget(state, call_id)
-    return [CancelCall(call_id), Wake(0, call_id, 0), _failure(call.reply, call.run, "text_lost")]
+    if call_id in state.waiting:
+        return queue.unheard(state, call_id)
+    forget(state, call_id, unheard.at_ms)
+    end = failure(call.reply, call.run, "text_lost", outbound=call.outbound)
+    return _then(state, [CancelCall(call_id), Wake(0, call_id, 0), Wake(0, JUDGE + call_id, 0), end], unheard.at_ms)
 
 
 def _ended(state: State, ended: CallEnded) -> list[Effect]:
     if state.refused:
         state.refused.discard(ended.key_id or "")
-    call = _forget(state, ended.call_id)
+    call = state.calls.get(ended.call_id)
     if call is None:
         return []
     aside = call.held is not None and call.held.kind != "text"
     out = _say(state, ended.call_id, call, ended.at_ms) if aside else []
     run, held = call.run, call.held or CallText(ended.at_ms, ended.call_id, "", 0, exact=True)
     usage = Usage(
-        prompt_tokens=_guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
+        prompt_tokens=guess_tokens(run) if ended.prompt_tokens is None else ended.prompt_tokens,
         completion_tokens=call.tokens if ended.completion_tokens is None else ended.completion_tokens,
         estimated=ended.completion_tokens is None or ended.prompt_tokens is None,
         cached_tokens=ended.cached_tokens or 0,
@@ -248,8 +257,11 @@ def _ended(state: State, ended: CallEnded) -> list[Effect]:
         held_ms=_age_ms(held, ended.at_ms),
         served_by=ended.served_by,
         key_id=ended.key_id,
+        upstream=ended.upstream,
+        outbound=call.outbound,
     )
-    return [*out, Send(call.reply, end), Wake(0, ended.call_id, 0)]
+    forget(state, ended.call_id, ended.at_ms, usage.prompt_tokens + usage.completion_tokens)
+    return _then(state, [*out, Send(call.reply, end), Wake(0, ended.call_id, 0)], ended.at_ms)
 
 
 def _finish_reason(word: str) -> FinishReason:
@@ -262,25 +274,31 @@ def _finish_reason(word: str) -> FinishReason:
             return "stop"
 
 
-def _guess_tokens(run: RunModel) -> int:
-    chars = sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input)) + len(run.prefill)
-    calls = [turn.tool_calls for turn in run.messages if turn.tool_calls]
-    if run.tools or run.format or calls:
-        chars += len(msgspec.json.encode((run.tools, run.format, calls)))
-    return chars // 4 + 1
-
-
 def _failed(state: State, failed: CallFailed, settings: Settings) -> list[Effect]:
-    call = _forget(state, failed.call_id)
+    call = forget(state, failed.call_id, failed.at_ms)
     if call is None:
         return []
-    reason = msgspec.convert(failed.reason, RunFailure)
-    return [
+    reason, outbound = msgspec.convert(failed.reason, RunFailure), call.outbound
+    if reason == "blocked":  # the edge let nothing out
+        outbound = Outbound(provider=settings.provider, blocked="gate_error")
+    elif call.withdrawn is not None and outbound is not None:  # nor did it come to that
+        reason, outbound = "blocked", replace(outbound, blocked=call.withdrawn)
+    out = [
         *_say(state, failed.call_id, call, failed.at_ms),
-        _failure(call.reply, call.run, reason, failed),
+        failure(call.reply, call.run, reason, failed, outbound=outbound),
         Wake(0, failed.call_id, 0),
         *_key_refused(state, call.run.model, failed, settings),
     ]
+    if reason == "rate_limited" and failed.retry_after_ms:
+        out += queue.close(state, "" if failed.account else call.run.model, failed.retry_after_ms, failed.at_ms)
+    if failed.exhausted_until_ms is not None:  # whoever else draws on that quota must not try it
+        out += queue.release(state, list(state.waiting))
+    return _then(state, out, failed.at_ms)
+
+
+def _then(state: State, out: list[Effect], now: float) -> list[Effect]:
+    """A call is over: somebody may wait for its room."""
+    return out + queue.look(state, now) if state.waiting else out
 
 
 def _key_refused(state: State, model: str, failed: CallFailed, settings: Settings) -> list[Effect]:
@@ -291,38 +309,22 @@ def _key_refused(state: State, model: str, failed: CallFailed, settings: Setting
     state.refused.add(key_id)
     now = int(failed.at_ms)
     event = KeyRefused(at_ms=now, provider=settings.provider, key_id=key_id, model=model, status=failed.status)
-    return [Store(event, f"key.refused.{key_id}.{state.instance}.{now}", key=slug(model))]
+    return [Store(event, f"key.refused.{key_id}.{state.instance}.{now}", key=slug(settings.provider))]
 
 
-def _failure(reply: str, run: RunModel, reason: RunFailure, failed: CallFailed | None = None) -> Send:
-    """The attempt's end, with what its call says of it."""
-    said = RunFailed(run_id=run.run_id, attempt=run.attempt, reason=reason)
-    if failed is not None:
-        said = replace(
-            said,
-            status=failed.status,
-            retry_after_ms=failed.retry_after_ms,
-            key_id=failed.key_id,
-            exhausted_until_ms=failed.exhausted_until_ms,
-        )
-    return Send(reply, said)
-
-
-def _forget(state: State, call_id: str) -> Call | None:
-    call = state.calls.pop(call_id, None)
-    if call is not None:
-        state.busy[call.run.model] = max(0, state.busy.get(call.run.model, 0) - 1)
-    return call
-
-
-def _woke(state: State, woke: Woke) -> list[Effect]:
+def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:
     """The first short while is over. Or the deadline has passed: then the selector has turned away already."""
+    if woke.key in state.waiting:
+        return queue.leave(state, woke.key, woke.at_ms, late=True)
     call = state.calls.get(woke.key)
     if call is None:
         return []
     if woke.at_ms >= call.until_ms:
-        _forget(state, woke.key)
-        return [CancelCall(woke.key), _failure(call.reply, call.run, "deadline")]
+        end = failure(call.reply, call.run, "deadline", outbound=outward.said_of(call, settings))
+        if call.at_gate:
+            return _then(state, [end, *forgotten(state, woke.key)], woke.at_ms)
+        forget(state, woke.key, woke.at_ms)
+        return _then(state, [CancelCall(woke.key), end], woke.at_ms)
     out = _say(state, woke.key, call, woke.at_ms)
     if not call.told:
         run, call.told = call.run, True
@@ -331,15 +333,25 @@ def _woke(state: State, woke: Woke) -> list[Effect]:
 
 
 def _beat(state: State, now: float, generation: int, settings: Settings) -> list[Effect]:
-    models = {m: ModelLoad(slots=slots, in_flight=state.busy.get(m, 0)) for m, slots in settings.models.items()}
-    beat = RunnerBeat(instance=state.instance, models=models, accepting=state.accepting)
+    busy, wait = state.admission.busy, Counter(call.run.model for call in state.waiting.values())
+    models = {m: ModelLoad(slots=n, in_flight=busy[m], waiting=wait[m]) for m, n in settings.models.items()}
+    for m in {*busy, *wait} - models.keys():
+        models[m] = ModelLoad(slots=settings.others_slots, in_flight=busy.get(m, 0), waiting=wait[m])
+    beat = RunnerBeat(
+        instance=state.instance,
+        models=models,
+        accepting=state.accepting,
+        provider=settings.provider,
+        others_slots=settings.others_slots,
+    )
     wake = Wake(now + settings.beat_ms, BEAT, generation + 1)
-    return [wake, Send(f"{state.app}.obs.runner.beat.{state.instance}", beat)]
+    ask = queue.probes(state) if state.waiting and generation % PROBE_BEATS == 0 else []
+    return [wake, Send(f"{state.app}.obs.runner.beat.{state.instance}", beat), *ask]
 
 
 def _ready(state: State, ready: EdgeReady, settings: Settings) -> list[Effect]:
     state.accepting = True
-    out: list[Effect] = []
+    out: list[Effect] = [] if settings.gate is None else [Consult("")]  # so that the first request need not
     for model in settings.models:
         facts = ready.facts.get(model, {})
         loaded = ModelLoaded(
@@ -357,7 +369,7 @@ def _stop(state: State, now: float, settings: Settings) -> list[Effect]:
     if not state.accepting:  # never ready, or told twice
         return []
     state.accepting = False
-    out = _beat(state, now, 0, settings)
+    out = queue.release(state, list(state.waiting)) + _beat(state, now, 0, settings)
     for model in settings.models:
         unloaded = ModelUnloaded(at_ms=int(now), model=model, instance=state.instance)
         out.append(Store(unloaded, f"unloaded.{slug(model)}.{state.instance}.{int(now)}", key=slug(model)))

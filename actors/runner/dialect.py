@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -24,6 +24,7 @@ MOST_WAIT_MS = 86_400_000
 """A provider that asks to be left alone for longer than a day is taken to have said a day."""
 LARGEST_COUNT = 2**53
 """Counts of tokens from here on, or below 0, are no counts; JSON readers elsewhere hold none larger exactly."""
+UPSTREAM_CHARS = 64
 MOST_ID_CHARS = 40
 """What OpenAI takes as the id of a tool call; every vendor's own are shorter."""
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -78,6 +79,7 @@ class Piece(msgspec.Struct, gc=False):
     text_again: str = ""
     fresh_tokens: int | None = None
     written_tokens: int | None = None
+    upstream: str | None = None  # who serves it behind a router
     done: bool = False  # the dialect's terminator: an answer is whole only with it and a `finish`
 
     def merge(self, later: Piece) -> None:
@@ -99,6 +101,8 @@ class Piece(msgspec.Struct, gc=False):
             self.reasoning_tokens = later.reasoning_tokens
         if later.cost_usd is not None:
             self.cost_usd = later.cost_usd
+        if later.upstream is not None:
+            self.upstream = later.upstream
         if later.fresh_tokens is not None or later.written_tokens is not None or later.cached_tokens is not None:
             self._merge_parts(later)
 
@@ -208,6 +212,11 @@ def served_by(said: str | None, name: str) -> str | None:
         return None
 
 
+def upstream(said: Any) -> str | None:
+    """Who served behind a router; what is no short printable name is none."""
+    return said if isinstance(said, str) and 0 < len(said) <= UPSTREAM_CHARS and said.isprintable() else None
+
+
 def count(tokens: int | None) -> int | None:
     """A senseless count is none at all, and will be estimated: it must not cost the caller a whole answer."""
     return tokens if tokens is not None and 0 <= tokens < LARGEST_COUNT else None
@@ -225,8 +234,12 @@ def event_reason(*words: Any) -> RunFailure:
     return "error_event"
 
 
-def reason_of(status: int, *, context: bool) -> RunFailure:
-    """An HTTP error as one of our closed words; `context`: its text says that the request is too long."""
+def reason_of(status: int, *, context: bool, gone: bool = False) -> RunFailure:
+    """An HTTP error as one of our closed words; `context`: its text says that the request is too long.
+
+    `gone`: it says that there is no such model, which retires it for everybody. A 404 that does not say so may be a
+    proxy's or a wrong address: the server is at fault, and the model may well be there.
+    """
     if status in (400, 413, 422):
         return "context_too_long" if context else "caller_fault"
     match status:
@@ -235,13 +248,25 @@ def reason_of(status: int, *, context: bool) -> RunFailure:
         case 402:
             return "payment"
         case 404:
-            return "model_not_found"
+            return "model_not_found" if gone else "server_error"
         case 429:
             return "rate_limited"
         case _ if status == 408 or status >= 500:
             return "server_error"
         case _:
             return "error_event"
+
+
+def said_error(payload: bytes) -> dict[str, Any]:
+    """The object in which an error describes itself; empty where it is none. Some servers write it without `error`."""
+    try:
+        whole = msgspec.json.decode(payload)
+    except UNREADABLE:
+        return {}
+    inner = whole.get("error", whole) if isinstance(whole, dict) else {}
+    if isinstance(inner, str):  # Ollama
+        return {"message": inner}
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
 
 
 def retry_after_ms(headers: dict[str, str], now_s: float) -> int | None:

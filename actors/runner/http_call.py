@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from understudy.actors.runner.dialect import Dialect, Piece, retry_after_ms, served_by
 from understudy.actors.runner.embedding import MAX_BODY_BYTES, Embeddings, NoVectors, vectors_of
@@ -16,13 +17,14 @@ from understudy.actors.runner.http_keys import Keys, said_id
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure
 from understudy.actors.runner.output import InvalidOutput, Output, StopCut
-from understudy.actors.runner.quotas import exhausted_until_ms
+from understudy.actors.runner.quotas import account_until_ms, exhausted_until_ms
+from understudy.actors.runner.record_edge import generation
 from understudy.actors.runner.sse import Malformed
 from understudy.messages.run import RunFailure, RunModel
-from understudy.messages.step import CallEnded, CallFailed, CallText, Input
+from understudy.messages.step import CallBegun, CallEnded, CallFailed, CallText, Input
 from understudy.messages.tools import Kind, ToolPart
 
-READING_FAULTS = (RecursionError, ValueError, TypeError, LookupError)
+READING_FAULTS = (RecursionError, ValueError, TypeError, LookupError, ArithmeticError)
 """What code of ours may raise of an answer that it did not expect: the call then ends `malformed`, and keeps no slot.
 Nothing of it is logged, as the text of such an error may hold the answer's."""
 ERROR_BYTES = 65_536
@@ -54,9 +56,13 @@ class Call(Exchange):
         self._timer: asyncio.TimerHandle | None = None
 
     def on_head(self) -> None:
-        """An error's body is waited for, to tell why, but not for long."""
+        """An error's body is waited for, to tell why, but not for long. What is paid may have a record of its own."""
         if self.status != 200:
             self._timer = asyncio.get_running_loop().call_later(ERROR_S, self._give_up)
+        elif self._run.price is not None:
+            named = generation(self._edge.dialect.NAME, self.headers)
+            if named is not None:
+                self._edge.feed(CallBegun(self._edge.now_ms(), self._call_id, named))
 
     def on_body(self, data: bytes) -> None:
         """A part of the answer, or of an error."""
@@ -82,16 +88,26 @@ class Call(Exchange):
         else:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.headers}
             edge, error = self._edge, self._error[:ERROR_BYTES]
-            wait_ms = retry_after_ms(headers, time.time())
-            until_ms = exhausted_until_ms(self._name, self.status, headers, error, edge.now_ms())
-            self.cut(edge.dialect.reason_of(self.status, error), wait_ms, until_ms)
+            wait_ms, now = retry_after_ms(headers, time.time()), edge.now_ms()
+            until_ms = exhausted_until_ms(self._name, self.status, headers, error, now)
+            account_ms = account_until_ms(edge.dialect.NAME, self._name, self.status, headers, now)
+            if account_ms is not None:
+                wait_ms = max(wait_ms or 0, int(account_ms - now))
+            self.cut(edge.dialect.reason_of(self.status, error), wait_ms, until_ms, account_ms is not None)
 
-    def cut(self, reason: RunFailure, wait_ms: int | None = None, exhausted_until_ms: int | None = None) -> None:
+    def cut(
+        self,
+        reason: RunFailure,
+        wait_ms: int | None = None,
+        exhausted_until_ms: int | None = None,
+        account: bool = False,
+    ) -> None:
         """Over without a whole answer; what is held goes out first."""
         if self.over():
             edge, status, key_id = self._edge, self.status or None, said_id(self.key_id)
             now = edge.now_ms()
-            edge.feed(CallFailed(now, self._call_id, reason, status, wait_ms, key_id, exhausted_until_ms))
+            failed = CallFailed(now, self._call_id, reason, status, wait_ms, key_id, exhausted_until_ms)
+            edge.feed(replace(failed, upstream=self.upstream(), account=account))
 
     def over(self) -> bool:
         """Leave the calls in hand. False if it had."""
@@ -103,6 +119,10 @@ class Call(Exchange):
         self._edge.keys.ended(self.key_id)
         self.flush()
         return True
+
+    def upstream(self) -> str | None:
+        """Who serves it behind a router, as far as it has been said."""
+        return None
 
     def take(self, data: bytes) -> None:
         """A part of the answer."""
@@ -127,13 +147,14 @@ class Call(Exchange):
 class ChatCall(Call):
     """Text is passed on as it arrives; the answer is whole with the dialect's terminator alone."""
 
-    __slots__ = ("_cut", "_end", "_framing", "_left", "_out", "_output", "_part_said", "_said")
+    __slots__ = ("_cut", "_end", "_framing", "_hung_up", "_left", "_out", "_output", "_part_said", "_said")
 
     def __init__(self, edge: Edge, call_id: str, name: str, request: bytes, run: RunModel, cut: StopCut | None) -> None:
         super().__init__(edge, call_id, name, request, run)
         self._framing, self._end, self._out = edge.dialect.framing(), Piece(), Gather(self._say)
         self._output = Output(run) if run.tools or run.format else None
         self._cut = cut
+        self._hung_up = False  # at a stop string, before the provider had said its end
         self._said = False  # whether anything was passed on
         self._part_said = False  # whether text has come since a part of it ended
         limit = run.parameters.max_tokens
@@ -151,6 +172,10 @@ class ChatCall(Call):
     def flush(self) -> None:
         """See `Call`."""
         self._out.flush()
+
+    def upstream(self) -> str | None:
+        """See `Call`."""
+        return self._end.upstream
 
     def take(self, data: bytes) -> None:
         """What an arrival says is passed on in one piece, also when it ends in a fault."""
@@ -217,6 +242,7 @@ class ChatCall(Call):
         if self._cut is not None and text:
             text = self._cut.feed(text)
             if self._cut.reached and self._end.failure is None:
+                self._hung_up = self._hung_up or not self._end.done
                 self._end.finish, self._end.done = "stop", True
         if self._output is not None:
             self._output.add(text)
@@ -251,6 +277,8 @@ class ChatCall(Call):
         except InvalidOutput:
             self.cut("invalid_output")
             return
+        if self._hung_up:  # what had been counted by then is not what will be billed
+            end.completion_tokens = end.cost_usd = None
         if self.over():
             ended = CallEnded(
                 edge.now_ms(),
@@ -264,6 +292,7 @@ class ChatCall(Call):
                 cached_tokens=end.cached_tokens,
                 reasoning_tokens=end.reasoning_tokens,
                 cost_usd=end.cost_usd,
+                upstream=end.upstream,
             )
             edge.feed(ended)
 

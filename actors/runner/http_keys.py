@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from understudy.actors.runner.address import Target, target
@@ -13,9 +15,19 @@ from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, get_request, post_head
 from understudy.messages.topology import Provider
 
-CHECK_S = 15.0
+CHECK_S = 10.0  # twice it is less than the supervisor waits
+REFUSED = (401, 403)
 NO_KEY = "none"
 """The id where a provider wants no key."""
+
+
+class Checked(NamedTuple):
+    """What a provider says of a key. Where not `known`, its answer tells nothing: `ok` is False then too."""
+
+    ok: bool
+    why: str = ""
+    status: int | None = None
+    known: bool = True
 
 
 class Heads(NamedTuple):
@@ -48,7 +60,8 @@ class Keys:
         self._texts: dict[str, str] = {}
         self.in_use: str | None = None
         self._in_hand: Counter[str] = Counter()
-        self._watched: asyncio.Event | None = None
+        self._watched: set[asyncio.Event] = set()
+        self.on_forget: Callable[[str, Heads], None] = lambda _, __: None
 
     def __repr__(self) -> str:
         """Ids alone."""
@@ -71,17 +84,25 @@ class Keys:
         if key_id not in self._heads:
             raise KeyError(key_id)
         self.in_use = key_id
+        self._changed()
 
     def forget(self, key_id: str) -> None:
-        """Calls under way end on it; no other begins. Where it was in use, none begins at all."""
-        self._heads.pop(key_id, None)
+        """Calls that were sent end on it; no other begins. Where it was in use, none begins at all."""
+        heads = self._heads.pop(key_id, None)
         self._texts.pop(key_id, None)
         if self.in_use == key_id:
             self.in_use = None
+        if heads is not None:
+            self.on_forget(key_id, heads)
+        self._changed()
 
     def heads(self) -> tuple[str, Heads] | None:
         """Id and request heads of the key in use; None: there is none, and nothing may be sent."""
         return None if self.in_use is None else (self.in_use, self._heads[self.in_use])
+
+    def fields(self) -> dict[str, str] | None:
+        """Header fields with the key in use, for requests that are no calls; None: nothing may be sent."""
+        return None if self.in_use is None else self._dialect.key_fields(self._texts[self.in_use] or None)
 
     def begun(self, key_id: str) -> None:
         """A call is under way."""
@@ -90,50 +111,73 @@ class Keys:
     def ended(self, key_id: str) -> None:
         """It is over."""
         self._in_hand[key_id] -= 1
-        if self._watched is not None:
-            self._watched.set()
+        self._changed()
+
+    def _changed(self) -> None:
+        for watched in self._watched:
+            watched.set()
 
     async def others_ended(self, key_id: str, within_ms: float) -> int:
-        """Wait until no call with another key is under way; how many still are when the time is over."""
-        watched = self._watched = asyncio.Event()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_ms / 1000):
-                while self._on_others(key_id):
-                    watched.clear()
-                    await watched.wait()
+        """Wait until no call with another key is under way, or another key is used; how many still are then, or when
+        the time is over."""
+        watched = asyncio.Event()
+        self._watched.add(watched)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_ms / 1000):
+                    while self._on_others(key_id) and self.in_use == key_id:
+                        watched.clear()
+                        await watched.wait()
+        finally:
+            self._watched.discard(watched)
         return self._on_others(key_id)
 
     def _on_others(self, key_id: str) -> int:
         return sum(count for other, count in self._in_hand.items() if other != key_id)
 
-    async def check(self, key_id: str) -> tuple[bool, str, int | None]:
+    async def check(self, key_id: str) -> Checked:
         """Does the provider take a key that is held? Raises KeyError where it is not."""
         return await check(self._provider, self._texts[key_id])
 
 
-async def check(provider: Provider, key: str) -> tuple[bool, str, int | None]:
-    """Ask the provider something cheap with this key: whether it takes it, else why not, and the HTTP status."""
+async def check(provider: Provider, key: str) -> Checked:
+    """Ask the provider something cheap with this key: whether it takes it, else why not, and the HTTP status.
+
+    Some show their list of models to everybody, so one that takes the key is asked with one that cannot be good.
+    """
+    path = BY_KIND[provider.kind].CHECK
+    if path is None:
+        return Checked(False, f"cannot be checked: {provider.kind} has nothing to ask with a key", known=False)
+    said = await _ask(provider, path, key)
+    if not said.ok:
+        return said
+    other = await _ask(provider, path, f"no-key-{secrets.token_hex(16)}")
+    if other.status in REFUSED:
+        return said
+    why = "it answers any key" if other.ok else f"of a wrong key it says: {other.why}"
+    return Checked(False, f"cannot be checked: where the provider is asked ({path}), {why}", other.status, known=False)
+
+
+async def _ask(provider: Provider, path: str, key: str) -> Checked:
     dialect, to = BY_KIND[provider.kind], target(provider.url or "")
-    if dialect.CHECK is None:
-        return True, f"{provider.kind} has nothing to ask with a key: not checked", None
-    exchange = _Check(get_request(to, dialect.CHECK, {"Accept": "application/json"} | dialect.key_fields(key)))
+    exchange = _Check(get_request(to, path, {"Accept": "application/json"} | dialect.key_fields(key)))
     client = Client(to, limit=1, connect_s=provider.connect_timeout_ms / 1000)
     try:
         client.send(exchange)
         async with asyncio.timeout(CHECK_S):
             failure = await exchange.ended
     except TimeoutError:
-        return False, f"the provider has not answered within {CHECK_S:g} s", None
+        return Checked(False, f"the provider has not answered within {CHECK_S:g} s", known=False)
     finally:
         client.cancel(exchange)
         await client.close()
     status = exchange.status
     if status == 200 and failure is None:
-        return True, "", status
-    if status in (401, 403):
-        return False, f"the provider refuses the key ({status})", status
+        return Checked(True, "", status)
+    if status in REFUSED:
+        return Checked(False, f"the provider refuses the key ({status})", status)
     why = f"status {status}" if status else "no connection" if failure == "refused" else "no answer"
-    return False, f"whether the provider takes the key is not known: {why}", status or None
+    return Checked(False, f"whether the provider takes the key is not known: {why}", status or None, known=False)
 
 
 class _Check(Exchange):

@@ -29,21 +29,22 @@ class _Surplus(Exception):
 
 def post_head(to: Target, path: str, fields: dict[str, str]) -> bytes:
     """A request's head up to the value of `Content-Length`. Raises ValueError, which names a field, not its value."""
-    return _head("POST", to, path, fields) + b"Content-Length: "
+    return request_head("POST", to, path, fields) + b"\r\nContent-Length: "
 
 
 def get_request(to: Target, path: str, fields: dict[str, str]) -> bytes:
     """A whole request without a body. Raises ValueError, as above."""
-    return _head("GET", to, path, fields) + b"\r\n"
+    return request_head("GET", to, path, fields) + b"\r\n\r\n"
 
 
-def _head(method: str, to: Target, path: str, fields: dict[str, str]) -> bytes:
+def request_head(method: str, to: Target, path: str, fields: dict[str, str]) -> bytes:
+    """A request's head without its last line end. Raises ValueError, which names a field, not its value."""
     lines = [f"{method} {to.path}{path} HTTP/1.1", f"Host: {to.authority}"]
     for name, value in fields.items():
         if not plain(value):
             raise ValueError(f"the value of {name} must be printable ASCII, without line breaks")
         lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, ""]).encode()
+    return "\r\n".join(lines).encode()
 
 
 class Exchange:

@@ -15,8 +15,19 @@ import msgspec
 
 from understudy.actors.runner.dialect import CONTINUE_WORDS
 from understudy.actors.runner.watchdog import Watchdog
+from understudy.messages.records import FetchRecord, RecordFetched
 from understudy.messages.run import RunModel
-from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
+from understudy.messages.step import (
+    CallEnded,
+    CallFailed,
+    CallModel,
+    CallText,
+    CancelCall,
+    FetchFailed,
+    FetchList,
+    Input,
+    Screen,
+)
 from understudy.messages.topology import Model
 
 if TYPE_CHECKING:
@@ -95,17 +106,24 @@ class LocalEdge:
         engine.load()
         return engine
 
-    def perform(self, effect: CallModel | CancelCall) -> None:
+    def perform(self, effect: CallModel | CancelCall | FetchList | FetchRecord | Screen) -> None:
         """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
         engine, loop = self._engine, self._loop
         if engine is None or loop is None:
             return
         match effect:
+            case Screen():
+                raise TypeError("models that compute here pass no gate")
             case CancelCall():
                 engine.cancel(effect.call_id)
             case CallModel():
                 if not engine.submit(self._spec(effect.call_id, effect.run)):
                     loop.call_soon(self._refused, effect.call_id)
+            case FetchList():
+                none = FetchFailed(self._now_ms(), effect.list_id, "unsupported", "a local engine has no list")
+                loop.call_soon(self._feed, none)
+            case FetchRecord():
+                loop.call_soon(self._feed, RecordFetched(self._now_ms(), effect.record_id, fault="unsupported"))
 
     async def stop(self) -> None:
         """Cancel everything and end the thread."""

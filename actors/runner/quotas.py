@@ -51,6 +51,15 @@ def exhausted_until_ms(name: str, status: int, headers: dict[str, str], body: by
     return None if window_ms is None else (int(now_ms) // window_ms + 1) * window_ms
 
 
+def account_until_ms(kind: str, name: str, status: int, headers: dict[str, str], now_ms: float) -> int | None:
+    """Until when (Unix milliseconds) OpenRouter itself serves this account nothing; None: its refusal says no such
+    thing, or comes from whoever serves the model, or concerns free models alone."""
+    if kind != "openrouter" or status != 429 or name.endswith(FREE):
+        return None
+    reset_ms = _reset_ms(headers.get("x-ratelimit-reset", ""))
+    return reset_ms if reset_ms is not None and now_ms < reset_ms <= now_ms + DAY_MS else None
+
+
 def _inside(body: bytes) -> dict[str, str]:
     try:
         error = _body.decode(body).error

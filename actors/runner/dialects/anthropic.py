@@ -244,4 +244,5 @@ def reason_of(status: int, payload: bytes) -> RunFailure:
     if b'"billing_error"' in payload or b"credit balance is too low" in payload:
         return "payment"
     context = b"prompt is too long" in payload or b"exceed context limit" in payload
-    return dialect.reason_of(status, context=context)
+    gone = status == 404 and dialect.said_error(payload).get("type") == "not_found_error"
+    return dialect.reason_of(status, context=context, gone=gone)

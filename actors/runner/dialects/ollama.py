@@ -15,7 +15,7 @@ import msgspec
 
 from understudy.actors.runner import dialect
 from understudy.actors.runner.dialect import UNREADABLE, CallPiece, Piece, count, offered, sampling, turns
-from understudy.actors.runner.dialects import ollama_embeddings
+from understudy.actors.runner.dialects import ollama_embeddings, openai_chat
 from understudy.actors.runner.dialects.openai_chat import function
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.json_lines import JsonLines
@@ -150,4 +150,5 @@ def reason_of(status: int, payload: bytes) -> RunFailure:
     """
     if status == 400 and b"does not support tools" in payload:
         return "no_endpoints"
-    return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG))
+    gone = status == 404 and openai_chat.NO_MODEL.match(str(dialect.said_error(payload).get("message", ""))) is not None
+    return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG), gone=gone)

@@ -7,12 +7,23 @@ and no text comes after its reason to end.
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import msgspec
 
 from understudy.actors.runner import dialect
-from understudy.actors.runner.dialect import JSON_WORDS, UNREADABLE, CallPiece, Piece, count, offered, sampling, turns
+from understudy.actors.runner.dialect import (
+    JSON_WORDS,
+    UNREADABLE,
+    CallPiece,
+    Piece,
+    count,
+    offered,
+    sampling,
+    turns,
+    upstream,
+)
 from understudy.actors.runner.dialects import openai_embeddings
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
@@ -44,6 +55,10 @@ FINISH = {
 """The neutral word of a `finish_reason`. An answer that ends for any other is not whole (`abort`, '')."""
 TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"exceed_context_size")
 """What OpenAI, vLLM and llama.cpp say of a request that does not fit into the context."""
+
+
+NO_MODEL = re.compile(r"^(the )?model\b.{1,300}\b(does not exist|not found)\b", re.IGNORECASE | re.DOTALL)
+"""How a 404 says that there is no such model."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -87,6 +102,7 @@ class _Chunk(msgspec.Struct, gc=False):
     usage: _Usage | None = None
     error: Any = None
     model: str | None = None
+    provider: Any = None  # a router says who serves
 
 
 _decoder = msgspec.json.Decoder(_Chunk)
@@ -179,7 +195,7 @@ def read(data: bytes) -> Piece:
         return Piece(failure="malformed")
     if chunk.error is not None:
         return Piece(failure=error_reason(chunk.error))
-    piece = Piece(model=chunk.model)
+    piece = Piece(model=chunk.model, upstream=upstream(chunk.provider))
     if chunk.usage is not None:
         piece.prompt_tokens = count(chunk.usage.prompt_tokens)
         piece.completion_tokens = count(chunk.usage.completion_tokens)
@@ -221,4 +237,10 @@ def _call(call: _ToolCall) -> CallPiece:
 
 def reason_of(status: int, payload: bytes) -> RunFailure:
     """See `Dialect`."""
-    return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG))
+    gone = status == 404 and is_gone(dialect.said_error(payload))
+    return dialect.reason_of(status, context=any(words in payload for words in TOO_LONG), gone=gone)
+
+
+def is_gone(error: dict[str, Any]) -> bool:
+    """OpenAI's code; or the sentence of servers that have no code for it (vLLM, llama.cpp, Ollama)."""
+    return error.get("code") == "model_not_found" or NO_MODEL.search(str(error.get("message", ""))) is not None

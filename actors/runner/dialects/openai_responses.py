@@ -17,6 +17,7 @@ from understudy.actors.runner.dialect import UNREADABLE, CallPiece, Piece, count
 from understudy.actors.runner.dialects import openai_chat, openai_embeddings
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
+from understudy.messages import prices
 from understudy.messages.generate import Turn
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.tools import AUTO, NONE, REQUIRED, Format, Tool
@@ -27,7 +28,7 @@ PATH: str = "/responses"
 ACCEPT: str = "text/event-stream"
 TELLS_LENGTH: bool = False
 NEEDS_DONE: bool = True
-LEAST_TOKENS: int = 16
+LEAST_TOKENS: int = prices.LEAST_TOKENS[NAME]
 EMBEDDINGS: Embeddings | None = openai_embeddings
 CHECK: str | None = "/models"
 framing = Lines

@@ -12,12 +12,14 @@ from typing import Any
 
 import msgspec
 
+from understudy.actors.runner import dialect
 from understudy.actors.runner.dialect import UNREADABLE, Piece
 from understudy.actors.runner.dialects import openai_chat, openrouter_embeddings
-from understudy.actors.runner.dialects.openrouter_embeddings import PROVIDER
+from understudy.actors.runner.dialects.openrouter_embeddings import rules
+from understudy.actors.runner.dialects.openrouter_record import usd_raw
 from understudy.actors.runner.embedding import Embeddings
 from understudy.actors.runner.sse import Lines
-from understudy.messages.money import usd_said
+from understudy.messages.money import pusd_of, usd_of
 from understudy.messages.run import RunFailure, RunModel
 from understudy.messages.topology import Model
 
@@ -35,16 +37,22 @@ stops = openai_chat.stops
 
 BROKEN = ("error", "network_error")
 """A `native_finish_reason` of an answer that is not whole, whatever `finish_reason` says."""
-REQUEST_ONLY = frozenset({"no_endpoints", "privacy_restricted", "constraint_filtered", "region_restricted"})
-"""Availability codes that concern this request: the model is there for others."""
+GONE = frozenset({"model_not_found", "model_deprecated", "free_variant_ended"})
+"""Availability codes of a model that is there for nobody. With any other, a 404 concerns this request alone."""
 
 
 class _Choice(msgspec.Struct, gc=False):
     native_finish_reason: Any = None
 
 
+class _Details(msgspec.Struct, gc=False):
+    upstream_inference_cost: msgspec.Raw = msgspec.Raw()
+
+
 class _Usage(msgspec.Struct, gc=False):
     cost: msgspec.Raw = msgspec.Raw()
+    is_byok: Any = False
+    cost_details: msgspec.Raw = msgspec.Raw()
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -65,14 +73,15 @@ class _Refusal(msgspec.Struct, gc=False):
 
 
 _native = msgspec.json.Decoder(_Chunk)
+_details = msgspec.json.Decoder(_Details)
 _refusal = msgspec.json.Decoder(_Refusal)
 
 
-def body(run: RunModel, name: str, model: Model) -> bytes:
-    """See `Dialect`."""
+def body(run: RunModel, name: str, model: Model, *, zdr: bool = False) -> bytes:
+    """See `Dialect`. `zdr`: only upstreams with zero data retention."""
     fields: dict[str, Any] = openai_chat.fields(run, name, model)
-    structured = {"require_parameters": True} if run.tools or run.format else {}
-    return msgspec.json.encode({**fields, "provider": {**PROVIDER, **structured}})
+    provider = {**rules(run), **({"require_parameters": True} if run.tools or run.format else {})}
+    return msgspec.json.encode({**fields, "provider": {**provider, "zdr": True} if zdr else provider})
 
 
 def read(data: bytes) -> Piece:
@@ -84,14 +93,30 @@ def read(data: bytes) -> Piece:
             piece.failure = "error_event"
     if piece.prompt_tokens is not None and piece.failure is None:
         usage = _native.decode(data).usage
-        piece.cost_usd = usd_said(bytes(usage.cost).decode().strip('"')) if usage is not None else None
+        piece.cost_usd = _cost_usd(usage) if usage is not None else None
     return piece
 
 
+def _cost_usd(usage: _Usage) -> str | None:
+    """What is charged to the account; with a key of the upstream's own, that is a fee, and the upstream's bill comes to
+    it. None: the provider does not say all of it."""
+    cost = usd_raw(usage.cost)
+    if cost is None or not usage.is_byok:
+        return cost
+    try:
+        upstream = usd_raw(_details.decode(usage.cost_details).upstream_inference_cost)
+    except UNREADABLE:
+        return None
+    return None if upstream is None else usd_of(pusd_of(cost) + pusd_of(upstream))
+
+
 def reason_of(status: int, payload: bytes) -> RunFailure:
-    """See `Dialect`. A 404 is read by its cause."""
-    if status == 404 and _code(payload) in REQUEST_ONLY:
-        return "no_endpoints"
+    """See `Dialect`. A 404 is read by its cause; without one it says nothing about the model (`no endpoints found that
+    support tool use`). One that is not the vendor's own JSON is a proxy's."""
+    if status == 404 and (error := dialect.said_error(payload)):
+        cause = _code(payload)
+        gone = openai_chat.is_gone(error) if cause is None else cause in GONE
+        return "model_not_found" if gone else "no_endpoints"
     return openai_chat.reason_of(status, payload)
 
 

@@ -11,6 +11,7 @@ import pytest
 from understudy.actors.runner.dialect import call_id
 from understudy.actors.runner.dialects import BY_KIND, openrouter
 from understudy.messages.generate import Parameters, Turn
+from understudy.messages.money import Price
 from understudy.messages.run import RunModel
 from understudy.messages.tools import Format, Tool, ToolCall
 from understudy.messages.topology import Model
@@ -32,7 +33,7 @@ def body(kind: str, run: RunModel, **facts: Any) -> Any:
 def test_openrouters_embeddings_go_to_nobody_who_keeps_them() -> None:
     assert openrouter.EMBEDDINGS is not None
     asked = json.loads(openrouter.EMBEDDINGS.body(run_of(input=("a lantern",), dimensions=8), "there"))
-    assert asked["provider"] == {"data_collection": "deny", "allow_fallbacks": False}
+    assert (asked["provider"]["data_collection"], asked["provider"]["allow_fallbacks"]) == ("deny", False)
     assert (asked["input"], asked["dimensions"]) == (["a lantern"], 8)
 
 
@@ -97,3 +98,44 @@ def test_that_a_model_of_ollama_knows_no_tools_is_not_the_callers_fault() -> Non
     said = b'{"error":"registry.ollama.ai/library/x does not support tools"}'
     assert BY_KIND["ollama"].reason_of(400, said) == "no_endpoints"
     assert BY_KIND["ollama"].reason_of(400, b'{"error":"invalid"}') == "caller_fault"
+
+
+# --- what a router may charge, and what it says that it does ---------------------------------------------------------
+
+RESERVED = Price(prompt_pusd=150_000, cached_pusd=200_000, completion_pusd=2_500_000, reasoning_pusd=1, request_pusd=5)
+
+
+@pytest.mark.parametrize("texts", [(), ("a lantern",)])
+@pytest.mark.parametrize(
+    ("price", "most"),
+    [
+        (RESERVED, {"prompt": "0.2", "completion": "2.5", "request": "0.000000000005"}),
+        (None, {"prompt": "0", "completion": "0", "request": "0"}),
+        (Price(known=False), None),
+    ],
+)
+def test_nobody_may_serve_for_more_than_was_reserved(
+    price: Price | None, most: dict[str, str] | None, texts: tuple[str, ...]
+) -> None:
+    run = run_of(price=price, input=texts)
+    assert openrouter.EMBEDDINGS is not None
+    asked = json.loads(openrouter.EMBEDDINGS.body(run, "there")) if texts else body("openrouter", run)
+    assert asked["provider"].get("max_price") == most
+
+
+@pytest.mark.parametrize(
+    ("usage", "usd"),
+    [
+        ('"cost":0.5', "0.5"),
+        ('"cost":0.5,"is_byok":false,"cost_details":{"upstream_inference_cost":7}', "0.5"),
+        ('"cost":0.05,"is_byok":true,"cost_details":{"upstream_inference_cost":1.1}', "1.15"),
+        ('"cost":0.05,"is_byok":true,"cost_details":{"upstream_inference_cost":null}', None),
+        ('"cost":0.05,"is_byok":true,"cost_details":[]', None),
+        ('"cost":0.05,"is_byok":true', None),
+        ('"cost":1e999999', None),
+        ('"cost":null', None),
+    ],
+)
+def test_a_fee_alone_is_not_the_bill(usage: str, usd: str | None) -> None:
+    data = f'{{"choices":[],"usage":{{"prompt_tokens":5,"completion_tokens":5,{usage}}}}}'
+    assert openrouter.read(data.encode()).cost_usd == usd

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.runner import core
+from understudy.actors.runner.state import guess_tokens
 from understudy.messages.events import ModelLoaded, ModelUnloaded
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.keys import KeyRefused
@@ -169,7 +170,7 @@ def test_tools_calls_schema_and_prefill_are_part_of_an_estimated_prompt() -> Non
                             and isinstance(e.message, RunEnded)))  # fmt: skip
     assert guesses[0] + 300 <= guesses[1] <= guesses[0] + 400
     run = RunModel(run_id="r", attempt=0, model="m", messages=(called,), parameters=PARAMETERS, remaining_ms=1.0)
-    assert core._guess_tokens(run) > len('{"a":1}') // 4 + 1
+    assert guess_tokens(run) > len('{"a":1}') // 4 + 1
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_a_refused_key_is_told_once_until_it_is_taken_again() -> None:
         return [e for e in out if isinstance(e, Store)]
 
     (told,) = refused("r1")
-    assert told.event == KeyRefused(at_ms=5, provider="lab", key_id="k1", model="m/1", status=401) and told.key == "m_1"
+    assert told.event == KeyRefused(at_ms=5, provider="lab", key_id="k1", model="m/1", status=401) and told.key == "lab"
     assert refused("r2") == [] and len(refused("r3", "k2", 403)) == 1
     assert refused("r4", None) == [], "a provider that wants a key and has none here"
     assert refused("r5", "k3", None) == [], "nothing was sent"
@@ -276,7 +277,7 @@ def test_the_deadline_ends_the_call_once() -> None:
     assert cancel == CancelCall("r1.0") and send.message.reason == "deadline"
     for late in (CallFailed(1.0, "r1.0", "cancelled"), CallText(1.0, "r1.0", "x", 1), Woke(1.0, "r1.0", 0)):
         assert desk.feed(late) == []
-    assert desk.state.busy["m/1"] == 0
+    assert desk.state.admission.busy["m/1"] == 0
 
 
 def test_a_selector_that_died_is_noticed_by_its_silence() -> None:
@@ -287,7 +288,7 @@ def test_a_selector_that_died_is_noticed_by_its_silence() -> None:
     assert desk.feed(Unheard(20_000.0, send.reply)) == []  # perhaps only its connection
     assert desk.feed(Unheard(20_500.0, send.reply)) == []
     out = desk.feed(Unheard(21_000.0, send.reply))
-    assert out[0] == CancelCall("r1.0") and desk.state.calls == {} and desk.state.busy["m/1"] == 0
+    assert out[0] == CancelCall("r1.0") and desk.state.calls == {} and desk.state.admission.busy["m/1"] == 0
     assert desk.feed(Unheard(21_100.0, send.reply)) == []
 
 
@@ -357,8 +358,8 @@ def test_any_history_ends_each_admitted_attempt_once_and_never_exceeds_the_slots
                 desk.feed(Asked(1.0, "id", "s", "", CancelRun(run_id=run, attempt=0)))
             case _:
                 desk.feed(Woke(1.0, call, 0))
-        assert desk.state.busy.get("m/1", 0) == core.in_hand(desk.state) <= 2
+        assert desk.state.admission.busy["m/1"] == core.in_hand(desk.state) <= 2
     for run in asked:
         desk.feed(CallFailed(1.0, f"{run}.0", "engine"))
         assert len(desk.ends(run)) == asked[run]
-    assert desk.state.busy.get("m/1", 0) == 0
+    assert desk.state.admission.busy["m/1"] == 0

@@ -60,7 +60,7 @@ def test_ollama_request() -> None:
 def test_openrouter_request() -> None:
     """Nobody who keeps what he is sent, and no fallback but ours."""
     asked = body(openrouter, run_of(HI))
-    assert asked["provider"] == {"data_collection": "deny", "allow_fallbacks": False}
+    assert (asked["provider"]["data_collection"], asked["provider"]["allow_fallbacks"]) == ("deny", False)
     assert asked["messages"] == [{"role": "user", "content": "Hi"}]
 
 
@@ -172,7 +172,26 @@ def test_one_line_of_ollama(line: Any, piece: Piece) -> None:
         ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"no_endpoints"}}}', "no_endpoints"),
         ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"privacy_restricted"}}}', "no_endpoints"),
         ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"model_not_found"}}}', "model_not_found"),
-        ("openrouter", 404, b"<html>", "model_not_found"),
+        ("openrouter", 404, b"<html>", "server_error"),
+        (
+            "openrouter",
+            404,
+            b'{"error":{"message":"No endpoints found that support tool use","code":404}}',
+            "no_endpoints",
+        ),
+        ("openrouter", 404, b'{"error":{"message":"x","code":404,"metadata":{}}}', "no_endpoints"),
+        ("openrouter", 404, b'{"error":{"code":404,"availability":{"code":"free_variant_ended"}}}', "model_not_found"),
+        (
+            "anthropic",
+            404,
+            b'{"type":"error","error":{"type":"not_found_error","message":"model: x"}}',
+            "model_not_found",
+        ),
+        ("anthropic", 404, b"<html>", "server_error"),
+        ("openai_responses", 404, b"<html>", "server_error"),
+        ("openai_responses", 404, b'{"error":{"code":"model_not_found"}}', "model_not_found"),
+        ("ollama", 404, b"404 page not found", "server_error"),
+        ("ollama", 404, b'{"error":"path not found"}', "server_error"),
         ("openrouter", 402, b"", "payment"),
         ("ollama", 503, b'{"error":"server busy, please try again"}', "server_error"),
         ("anthropic", 529, b'{"type":"error","error":{"type":"overloaded_error"}}', "server_error"),

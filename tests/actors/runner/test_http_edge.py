@@ -45,7 +45,6 @@ Kind = Literal["openai", "openai_responses", "openrouter", "anthropic", "ollama"
 
 
 def url_of(fake: FakeProvider, kind: Kind) -> str:
-    """Ollama's paths have no version."""
     return {"ollama": fake.root, "openrouter": f"{fake.root}/api/v1"}.get(kind, fake.url)
 
 
@@ -124,7 +123,8 @@ async def test_faults_become_our_words_and_the_next_call_works(kind: Kind) -> No
     async with FakeProvider() as fake, Edge(url_of(fake, kind), kind=kind) as edge:
         whole, count, end = await edge.ask("ok")
         assert count == 48 and (end.prompt_tokens, end.completion_tokens) == (1, 48)  # type: ignore[union-attr]
-        assert end.cost_usd == ("0.000049" if kind == "openrouter" else None)  # type: ignore[union-attr]
+        said = ("0.000049", "FakeProvider") if kind == "openrouter" else (None, None)
+        assert (end.cost_usd, end.upstream) == said  # type: ignore[union-attr]
         for model, reason in REASONS.items():
             text, _, failed = await edge.ask(model)
             assert isinstance(failed, CallFailed) and whole.startswith(text), model

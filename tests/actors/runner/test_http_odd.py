@@ -9,10 +9,14 @@ import pytest
 
 from tests.actors.runner.rawserver import Server, answers, both_loops, sized
 from tests.actors.runner.test_http_edge import Edge, Kind, event
+from tests.waiting import until
 from understudy.actors.runner.dialects import openai_chat
 from understudy.messages.generate import Parameters
+from understudy.messages.money import Price
 from understudy.messages.step import CallEnded, CallFailed, CallText
 from understudy.messages.tools import Format, Tool
+from understudy.messages.topology import CataloguePlan, Model
+from understudy.tools.fake.server import FakeProvider
 
 DEEP = '{"a":' * 1_200 + "1" + "}" * 1_200
 LOOK = Tool(name="look")
@@ -106,6 +110,36 @@ async def test_a_count_of_nothing_is_no_count() -> None:
     assert (end.prompt_tokens, end.completion_tokens) == (None, 0), "there was nothing to be counted"
 
 
+@both_loops
+async def test_what_was_counted_before_we_hung_up_is_not_the_count() -> None:
+    """Some servers count along; what an answer is billed for is known at its end alone."""
+    along = event(
+        {"choices": [{"delta": {"content": "Hi STOP"}}], "usage": {"prompt_tokens": 4, "completion_tokens": 2}}
+    )
+    stop = Parameters(max_tokens=100, temperature=0.0, top_p=1.0, seed=1, stop=("STOP",))
+
+    async def hear(data: bytes) -> tuple[str, int | None, int | None]:
+        async with Server(answers(sized(data))) as server, Edge(server.url) as edge:
+            edge.edge._models["shy"] = Model(provider="p", refuses=("stop",))
+            text, _, end = await edge.ask("shy", parameters=stop)
+            assert isinstance(end, CallEnded)
+            return text, end.prompt_tokens, end.completion_tokens
+
+    assert await hear(along) == ("Hi ", 4, None)
+    assert await hear(along + delta("stop") + DONE) == ("Hi ", 4, 2), "its end had come in the same arrival"
+
+
+@both_loops
+@pytest.mark.parametrize(("price", "repeatable"), [(None, True), (Price(), False), (Price(known=False), False)])
+async def test_what_was_reserved_for_is_not_asked_again_whatever_this_process_knows(
+    price: Price | None, repeatable: bool
+) -> None:
+    async with FakeProvider() as fake, Edge(fake.url) as edge:
+        edge.call("ok", price=price)
+        assert edge.edge.calls["c"].repeatable is repeatable
+        await until(edge.ends)
+
+
 def typed(kind: str, **fields: Any) -> bytes:
     return event({"type": kind, **fields})
 
@@ -131,3 +165,25 @@ async def test_text_that_comes_whole_is_passed_on_once() -> None:
     second = typed("response.output_text.done", text="Two.")
     texts, end = await answer(part + done + second + COMPLETED, "openai_responses")
     assert "".join(piece.text for piece in texts) == "One. Two." and isinstance(end, CallEnded)
+
+
+@pytest.mark.parametrize(
+    ("kind", "catalogue", "declared", "repeatable"),
+    [
+        ("openrouter", True, {}, False),
+        ("openrouter", False, {}, True),
+        ("openrouter", True, {"price_known": True}, True),
+        ("openrouter", False, {"usd_per_mtok_out": 1.0}, False),
+        ("openai", True, {}, True),
+    ],
+)
+async def test_a_call_that_its_list_may_have_a_price_for_is_sent_once(
+    kind: Kind, catalogue: bool, declared: dict[str, Any], repeatable: bool
+) -> None:
+    plan = {"catalogue": CataloguePlan()} if catalogue else {}
+    async with Server(answers(sized(b""))) as server, Edge(server.url, kind=kind, **plan) as edge:
+        edge.edge._models["m"] = Model(provider="p", **declared)
+        edge.call("m")
+        assert edge.edge.calls["c"].repeatable is repeatable
+        edge.cancel()
+        await until(edge.ends)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.real_ollama import get, serving
 from tests.waiting import until
 from understudy.actors.runner.http_edge import HttpEdge
 from understudy.messages.generate import Parameters, Turn
@@ -28,44 +23,13 @@ pytest.importorskip("gguf", reason="the tiny model is written with the package g
 pytestmark = pytest.mark.timeout(120)
 KINDS = pytest.mark.parametrize("kind", ["openai", "openai_responses", "anthropic", "ollama"])
 CONTEXT_TOKENS = 512
-START_S = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return json.load(answer)
 
 
 @pytest.fixture(scope="module")
 def ollama(shared_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that has the model `tiny`."""
-    home = tmp_path_factory.mktemp("ollama")
-    address = f"127.0.0.1:{free_port()}"
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "OLLAMA_HOST": address}
-    environment["OLLAMA_MODELS"] = str(home / "models")
-    run = {"cwd": home, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([sys.executable, str(shared_bin / "tiny_gguf.py"), "tiny.gguf", "7"], cwd=home, check=True)
-    (home / "Modelfile").write_text("FROM ./tiny.gguf\n")
-    server = subprocess.Popen([str(shared_bin / "ollama"), "serve"], **run)
-    try:
-        for _ in range(int(START_S * 20)):
-            try:
-                get(f"http://{address}/api/version")
-                break
-            except OSError:
-                assert server.poll() is None
-                time.sleep(0.05)
-        subprocess.run([str(shared_bin / "ollama"), "create", "tiny", "-f", "Modelfile"], **run, check=True)
-        yield f"http://{address}"
-    finally:
-        server.terminate()
-        server.wait(20)
+    with serving(shared_bin, tmp_path_factory.mktemp("ollama")) as (address, _):
+        yield address
 
 
 class Edge:

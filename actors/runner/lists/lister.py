@@ -1,0 +1,124 @@
+"""What the readers of all lists share: a generator that says what to fetch and gets what came. Pure.
+
+A vendor adds fields freely, and they are passed over. But an entry without id or, where the vendor gives prices,
+without a price, or with a price that is no decimal number, means that we no longer understand the list: it is refused
+whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from understudy.messages.listing import ListFault, Row
+from understudy.messages.units import MOST_TOKENS
+
+MOST_ROWS = 20_000
+MOST_WORDS = 200
+"""Of one kind in one entry, so that every row fits into a message."""
+WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,2})?")
+_USD = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{0,40}[1-9])?")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_PATH = re.compile(r" - at `(.+)`$")
+
+
+class Fetch(NamedTuple):
+    """A request; `path` stands behind the list's url. With a body it is a POST."""
+
+    path: str
+    body: bytes = b""
+
+
+class Answer(NamedTuple):
+    """What came for it."""
+
+    status: int
+    body: bytes
+
+
+Lister = Generator[Fetch, Answer, tuple[Row, ...]]
+Memory = dict[str, Any]
+"""What a reader keeps from one reading to the next."""
+
+
+class BadList(Exception):
+    """The list cannot be used. The text says what would be right, and repeats nothing of it."""
+
+    def __init__(self, text: str, path: str = "", code: ListFault = "malformed") -> None:
+        super().__init__(text)
+        self.text, self.path = text, path
+        self.code: ListFault = code
+
+
+T = TypeVar("T")
+
+
+def read(answer: Answer, kind: type[T]) -> T:
+    """A page in its form. Raises BadList with the path to the fault."""
+    if answer.status != 200:
+        raise BadList(
+            f"the list was answered with HTTP {answer.status}; see key and url of the provider", code="status"
+        )
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except msgspec.ValidationError as error:
+        found = _PATH.search(str(error))
+        raise BadList(_PATH.sub("", str(error)), found.group(1) if found else "$") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadList("expected a JSON object", "$") from None
+
+
+def words(values: Iterable[str] | None, path: str) -> tuple[str, ...]:
+    """Names of modalities and parameters. Raises BadList."""
+    found = tuple(values or ())
+    if len(found) > MOST_WORDS:
+        raise BadList(f"more than {MOST_WORDS} of them", path, "too_large")
+    for n, value in enumerate(found):
+        if not WORD.fullmatch(value):
+            raise BadList("expected a word of letters, digits, dots, dashes and underscores", f"{path}[{n}]")
+    return found
+
+
+def tokens(value: Any) -> int | None:
+    """A vendor's count as we hold it: of a larger window as much as any count here may be; what is no count is unknown,
+    as no list is refused for it."""
+    return min(value, MOST_TOKENS) if type(value) is int and value >= 1 else None
+
+
+def day(value: str | None, path: str) -> str | None:
+    """A calendar day. Raises BadList."""
+    if value is not None and not _DAY.fullmatch(value):
+        raise BadList("expected a day as YYYY-MM-DD", path)
+    return value
+
+
+def usd(value: Any, path: str) -> str | None:
+    """A price as `UsdPerUnit`; None for -1, which says that nobody knows before. Raises BadList."""
+    if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
+        raise BadList("expected a price as a decimal number in a string", path)
+    exact = Decimal(value)
+    if exact == -1:
+        return None
+    text = format(exact, "f")
+    plain = text.rstrip("0").rstrip(".") if "." in text else text
+    if exact == 0:
+        return "0"
+    if not _USD.fullmatch(plain):
+        raise BadList("expected a price from 0 to 999,999,999 with at most 41 decimals, or -1", path)
+    return plain
+
+
+def unique(rows: list[Row]) -> tuple[Row, ...]:
+    """A list that names a model twice was changed while it was read, or is not one. Raises BadList."""
+    seen: dict[str, int] = {}
+    for n, row in enumerate(rows):
+        if seen.setdefault(row.name, n) != n:
+            raise BadList(f"the id of entry {seen[row.name]} again", f"$.data[{n}].id")
+    if len(rows) > MOST_ROWS:
+        raise BadList(f"more than {MOST_ROWS} models", "$.data", "too_large")
+    return tuple(rows)

@@ -1,0 +1,196 @@
+"""A runner's queue on a table: waiting, starting, leaving, and what selectors hear of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from understudy.actors.runner import core
+from understudy.messages.generate import Parameters, Turn
+from understudy.messages.limits import Limits
+from understudy.messages.run import CancelRun, ModelLoad, RunFailed, RunModel, RunnerBeat, RunQueued, RunStarted
+from understudy.messages.step import (
+    Asked,
+    Booted,
+    CallEnded,
+    CallFailed,
+    CallModel,
+    EdgeReady,
+    Probe,
+    Send,
+    Stopping,
+    Unheard,
+    Wake,
+    Woke,
+)
+
+PARAMETERS = Parameters(max_tokens=5, temperature=0.0, top_p=1.0, seed=1)
+T0 = 1_000_000.0
+
+
+class Desk:
+    """One runner with a slot for `m` and one for `n`; `r1` has the one of `m`."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.state, self.settings = core.State(), core.Settings(models={"m": 1, "n": 1}, **settings)
+        self.now, self.effects = T0, list[Any]()
+        self.feed(Booted(T0, "runner", "i1", "tta", "_INBOX_A.i1", "id"))
+        self.feed(EdgeReady(T0, {}))
+        self.ask("r1")
+
+    def feed(self, message: Any) -> list[Any]:
+        out = core.step(self.state, message, self.settings)
+        self.effects += out
+        return out
+
+    def ask(self, run: str, model: str = "m", left: float = 5_000.0, home: str = "s1", **more: Any) -> list[Any]:
+        one = RunModel(
+            run_id=run, attempt=0, model=model, messages=(Turn(role="user", content="Hello"),), parameters=PARAMETERS,
+            remaining_ms=left, **{"may_wait": True, **more},
+        )  # fmt: skip
+        return self.feed(Asked(self.now, "id", "s", f"{home}.run.{run}.0", one))
+
+    def said(self, run: str) -> list[Any]:
+        return [e.message for e in self.effects if isinstance(e, Send) and e.subject.endswith(f".run.{run}.0")]
+
+    def end(self, run: str) -> list[Any]:
+        return self.feed(CallEnded(self.now, f"{run}.0", "stop", 1, 1))
+
+
+def words(desk: Desk, run: str) -> list[str]:
+    return [one.reason if isinstance(one, RunFailed) else type(one).__name__ for one in desk.said(run)]
+
+
+def test_it_waits_and_starts_when_there_is_room() -> None:
+    desk = Desk()
+    queued, wake = desk.ask("r2")
+    assert queued.message == RunQueued(run_id="r2", attempt=0, instance="i1")
+    assert wake == Wake(T0 + 5_000, "r2.0", 0) and core.in_hand(desk.state) == 1
+    desk.now += 3_000
+    call, started, until = desk.end("r1")[-3:]
+    assert isinstance(call, CallModel) and call.run.remaining_ms == 2_000.0, "what is left of its time"
+    assert started.message == RunStarted(run_id="r2", attempt=0, instance="i1")
+    assert started.reply == "_INBOX_A.i1.vanished.r2.0" and until == Wake(T0 + 5_000, "r2.0", 0)
+    assert desk.state.waiting == {} and core.in_hand(desk.state) == 1
+
+
+def test_who_may_not_wait_hears_how_many_do() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    desk.ask("r3", may_wait=False)
+    assert [(m.reason, m.waiting) for m in desk.said("r3")] == [("busy", 1)] and list(desk.state.waiting) == ["r2.0"]
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    desk = Desk(queue=1)
+    desk.ask("r2")
+    desk.ask("r3")
+    assert [(m.reason, m.retry_after_ms) for m in desk.said("r3")] == [("no_room", 250)]
+    desk.now += 4_000
+    desk.end("r1")
+    desk.ask("r4")
+    desk.ask("r5")
+    assert [m.retry_after_ms for m in desk.said("r5")] == [4_000], "as long as calls take, for the one that waits"
+
+
+@pytest.mark.parametrize("how", ["cancel", "late"])
+def test_a_waiter_that_goes_leaves_no_trace(how: str) -> None:
+    desk = Desk()
+    desk.ask("r2")
+    if how == "cancel":
+        desk.feed(Asked(desk.now, "id", "s", "", CancelRun(run_id="r2", attempt=0)))
+    else:
+        desk.now += 5_000
+        desk.feed(Woke(desk.now, "r2.0", 0))
+    assert words(desk, "r2") == ["RunQueued", "cancelled" if how == "cancel" else "deadline"]
+    assert desk.state.waiting == {} and desk.state.admission.tickets == {}
+    assert not [e for e in desk.end("r1") if isinstance(e, CallModel)]
+
+
+def test_an_order_that_came_twice_waits_once() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    assert desk.ask("r2") == [] and len(desk.state.waiting) == 1
+
+
+def test_stopping_sends_away_whoever_waits() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    desk.feed(Stopping(desk.now, desk.now + 9_000))
+    assert words(desk, "r2") == ["RunQueued", "busy"] and core.in_hand(desk.state) == 1
+    desk.ask("r3")
+    assert words(desk, "r3") == ["busy"]
+
+
+def test_patience_that_a_provider_asks_for_closes_the_model_and_frees_its_queue() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    desk.feed(CallFailed(desk.now, "r1.0", "rate_limited", 429, 2_000))
+    assert words(desk, "r1") == ["rate_limited"] and words(desk, "r2") == ["RunQueued", "busy"]
+    desk.ask("r3")
+    assert Wake(desk.now + 2_000, "turn", 0) in desk.effects and words(desk, "r3") == ["RunQueued"]
+    desk.ask("n1", "n")
+    assert "n1.0" in desk.state.calls, "the other model is open"
+    desk.now += 2_000
+    desk.feed(Woke(desk.now, "turn", 0))
+    assert words(desk, "r3") == ["RunQueued", "RunStarted"]
+
+
+def test_an_accounts_patience_closes_all_models() -> None:
+    desk = Desk()
+    desk.feed(CallFailed(desk.now, "r1.0", "rate_limited", 429, 2_000, account=True))
+    desk.ask("n1", "n", may_wait=False)
+    assert words(desk, "n1") == ["busy"]
+
+
+def test_a_probe_gives_its_place_up_to_another_models_request_where_they_share() -> None:
+    desk = Desk(limits=Limits(concurrent=2, buffer_ratio=0.0))
+    desk.end("r1")
+    desk.ask("p", "m", probe=True, may_wait=False)
+    desk.ask("n1", "n")
+    assert {"p.0", "n1.0"} == set(desk.state.calls), "room for both"
+    desk = Desk(limits=Limits(concurrent=1, buffer_ratio=0.0))
+    desk.end("r1")
+    desk.ask("p", "m", probe=True, may_wait=False)
+    desk.ask("n1", "n")
+    assert set(desk.state.calls) == {"n1.0"} and words(desk, "p") == ["busy"]
+
+
+def test_beats_tell_who_waits() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    beat = desk.feed(Woke(desk.now, "beat", 1))[1].message
+    loads = {"m": ModelLoad(slots=1, in_flight=1, waiting=1), "n": ModelLoad(slots=1)}
+    assert beat == RunnerBeat(instance="i1", models=loads)
+
+
+def test_a_selector_that_died_leaves_no_one_in_the_queue() -> None:
+    desk = Desk()
+    for run, home in (("r2", "s1"), ("r3", "s1"), ("r4", "s2")):
+        desk.ask(run, home=home)
+    asked = [e for e in desk.feed(Woke(desk.now, "beat", 4)) if isinstance(e, Probe)]
+    assert [(p.subject, p.reply) for p in asked] == [
+        ("s1.run.r2.0", "_INBOX_A.i1.vanished.r2.0"),
+        ("s2.run.r4.0", "_INBOX_A.i1.vanished.r4.0"),
+    ]
+    assert not [e for e in desk.feed(Woke(desk.now, "beat", 5)) if isinstance(e, Probe)], "every fourth beat"
+    desk.feed(Unheard(desk.now + 1_000, asked[0].reply))  # perhaps only its connection
+    assert len(desk.state.waiting) == 3
+    desk.feed(Unheard(desk.now + 2_000, asked[0].reply))
+    assert list(desk.state.waiting) == ["r4.0"] == list(desk.state.admission.tickets)
+
+
+def test_reserved_tokens_are_settled_by_what_was_used() -> None:
+    desk = Desk(limits=Limits(tokens_per_min=20, buffer_ratio=0.0))
+    desk.end("r1")  # reserved 2 + 5, used 2
+    desk.ask("n1", "n")
+    desk.end("n1")
+    desk.ask("n2", "n")
+    desk.end("n2")
+    assert desk.ask("r2")[0] == CallModel("r2.0", desk.state.calls["r2.0"].run), "6 used, 7 reserved: 13 of 20"
+    desk.ask("n3", "n")
+    assert words(desk, "n3") == [] and len(desk.state.calls) == 2, "20 of 20"
+    desk.end("r2")
+    desk.ask("r3")
+    assert words(desk, "r3") == ["RunQueued"], "22 would be"
