@@ -7,10 +7,13 @@ import hmac
 import math
 import re
 
+from msgspec.structs import replace
+
 from understudy.actors.selector import structured
 from understudy.actors.selector.choose import Question
 from understudy.actors.selector.views import Knowledge
 from understudy.messages.generate import ADVICE, FailCode, Failed, Generate, Parameters
+from understudy.messages.privacy import OWN_LABELS, Privacy
 from understudy.messages.topology import Latency, Topology
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -44,6 +47,9 @@ def check(ask: Generate) -> None:
     fault = structured.fault(ask)
     if fault is not None:
         raise refuse("invalid", fault.text, fault.path)
+    for i, label in enumerate(ask.labels):
+        if label in OWN_LABELS:
+            raise refuse("invalid", f"{label!r} is what we mark answers with; take another word.", f"$.labels[{i}]")
     if ask.resume is not None and _RESUMED.search(ask.resume.text):
         raise refuse("invalid", "Control character in the resumed text.", "$.resume.text")
 
@@ -83,9 +89,23 @@ def question(ask: Generate, knowledge: Knowledge, seed: int) -> tuple[Question, 
         requirements=structured.needs(ask),
         model=model,
         balance=ask.balance,
+        privacy=privacy_of(ask, topology),
     )
     patient = ask.traffic == "batch" and "batch" in topology.latency
     return asked, parameters, topology.latency["batch" if patient else task.latency], topology
+
+
+def privacy_of(ask: Generate, topology: Topology) -> Privacy:
+    """The request's word, else the topology's, which is `local_only` unless it says otherwise."""
+    return ask.privacy or topology.policy.privacy
+
+
+def with_consent(question: Question, ask: Generate, knowledge: Knowledge, hash_key: str) -> Question:
+    """To whom this request's words may go. What stays here needs nobody's consent."""
+    if question.privacy != "external_allowed":
+        return question
+    user, conversation = (keyed_hash(hash_key, one) for one in (ask.user_id, ask.conversation_id))
+    return replace(question, consented=knowledge.consented(user, conversation))
 
 
 def model_of(knowledge: Knowledge, name: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit, answers, estimate, paying, repeats, vectors
+from understudy.actors.selector import admit, answers, consent, estimate, keeping, repeats, vectors
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
+from understudy.actors.selector.hedge import Hedge
 from understudy.actors.selector.marks import Mark, mark_of
 from understudy.actors.selector.state import Awaited, Settings, State, barred, conducted
 from understudy.actors.selector.text import Script
@@ -26,12 +27,14 @@ from understudy.messages.catalogue import (
     PinTaken,
     Select,
 )
+from understudy.messages.consent import GiveConsent, ListConsents, WithdrawConsent
 from understudy.messages.cost import Estimate
 from understudy.messages.embed import Embed
 from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
 from understudy.messages.run import Attach
 from understudy.messages.step import Asked, Effect, Later, Send, Store
+from understudy.messages.topology import Topology
 
 SHARES = {"critical": 1.25, "high": 1.0, "low": 0.8, "best_effort": 0.5}
 """How much of `max_in_flight` requests of a priority may find taken: the lower ones are turned away first."""
@@ -39,14 +42,14 @@ SHARES = {"critical": 1.25, "high": 1.0, "low": 0.8, "best_effort": 0.5}
 
 def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
     """Answer, or begin a run. A question that nobody waits for is dropped; orders are carried out all the same."""
-    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback | PinModel | Attach):
+    if not asked.reply and not isinstance(asked.message, Cancel | GiveFeedback | PinModel | WithdrawConsent | Attach):
         return []
     try:
         match asked.message:
             case Estimate():
                 return estimate.asked(state, asked, asked.message, settings.hash_key)
             case Select():
-                return [Send(asked.reply, _select(state, asked))]
+                return [Send(asked.reply, _select(state, asked, settings))]
             case Generate():
                 return _generate(state, asked, asked.message, settings)
             case Embed():
@@ -61,8 +64,12 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
                 return _feedback(state, asked, asked.message, settings)
             case PinModel():
                 return _pin(state, asked, asked.message, settings)
+            case GiveConsent() | WithdrawConsent():
+                return consent.taken(state, asked, asked.message, settings)
+            case ListConsents():
+                return consent.listed(state, asked, asked.message, settings)
             case ListModels():
-                return [Send(asked.reply, answers.models(state.knowledge, state.local))]
+                return [Send(asked.reply, answers.models(state.knowledge, state.local, asked.message))]
             case DescribeModel():
                 return [Send(asked.reply, answers.describe(state.knowledge, state.local, asked.message.model))]
             case _:
@@ -82,6 +89,7 @@ def _generate(
         text = f"{in_flight} requests are in flight here."
         return [Send(asked.reply, Failed(code="overloaded", text=text, retry_after_ms=retry))]
     vectors.check(embed) if embed is not None else admit.check(ask)
+    keeping.check(ask)
     if asked.at_ms < state.log_full_until_ms:
         raise admit.refuse("log_full")
     mark = mark_of(embed or ask, settings.hash_key) if ask.request_id else Mark()
@@ -103,14 +111,19 @@ def _admitted(
     question = question if embed is None else replace(question, prompt_tokens=vectors.longest(embed))
     deadline_ms = asked.at_ms + (ask.deadline_ms or latency.deadline_ms)
     user = admit.keyed_hash(settings.hash_key, ask.user_id)
+    question = admit.with_consent(question, ask, state.knowledge, settings.hash_key)
     about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
     pinned = state.knowledge.pins.get(conversation) if ask.model is None else None
-    wish = replace(question, model=pinned) if pinned in topology.models else question
+    wish = replace(question, model=pinned) if pinned in state.knowledge.models else question
     decision, deciding = _decide(state, asked, wish, seed, deadline_ms, about)
     if not decision.chain and wish is not question:  # a pin is a wish: a session must not break off
         decision, deciding = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
         raise admit.refuse("no_allowed_model", rejected=decision.counts())
+    kept = None
+    if embed is None and keeping.qualifies(ask, parameters, topology.tasks[question.task].cache):
+        about_it = (user, conversation, state.knowledge.topology_hash, question.task, wish.model or "")
+        kept = keeping.Kept(keeping.key_of(ask, parameters, settings.hash_key, *about_it), settings.cache_wait_ms)
     return Conduct(
         where=state.where,
         run_id=run_id,
@@ -121,18 +134,38 @@ def _admitted(
         task=question.task,
         chain=[one.model for one in decision.chain],
         deciding=deciding,
+        models={one.model: state.knowledge.models[one.model].declared for one in decision.chain},
+        places={one.model: state.knowledge.models[one.model].location for one in decision.chain},
         topology=topology,
-        continues=state.knowledge.continues,
-        barred=partial(barred, state),
+        knowledge=state.knowledge,
+        barred=partial(barred, state, question),
         script=Script(stops=parameters.stop),
         begun_ms=asked.at_ms,
         deadline_ms=deadline_ms,
+        refuge=partial(_refuge, state, question),
+        privacy=question.privacy,
         emergency_reply=topology.tasks[question.task].emergency_reply,
         conversation=conversation,
         user=user,
         mark=mark,
+        kept=kept,
         embed=embed,
+        hedge=_hedge(state, ask, topology, question.task),
     )
+
+
+def _refuge(state: State, question: Question, now: float) -> list[str]:
+    """Who may answer on this machine, as things are now."""
+    here = replace(question, privacy="local_only", consented=())
+    decision, _ = state.order.decide(state.knowledge, state.local, here, now)
+    return [one.model for one in decision.chain]
+
+
+def _hedge(state: State, ask: Generate, topology: Topology, task: str) -> Hedge | None:
+    """Where it is wanted."""
+    if not (topology.tasks[task].hedge if ask.hedge is None else ask.hedge):
+        return None
+    return Hedge(state.hedges, state.knowledge.p95_first_token_ms)
 
 
 def begin(state: State, run: Conduct, now: float) -> list[Effect]:
@@ -141,7 +174,7 @@ def begin(state: State, run: Conduct, now: float) -> list[Effect]:
     if run.mark.key:
         state.claims[run.mark.key] = run.run_id
     started = run.started(now)
-    attempt = conducted(state, run, now, partial(paying.proceed, run, "", now))
+    attempt = conducted(state, run, now, partial(keeping.begin, run, now))
     return [*attempt, Later(lambda: [run.record(), *started])]
 
 
@@ -176,11 +209,12 @@ def _decide(
     return decision, deciding
 
 
-def _select(state: State, asked: Asked) -> Message:
+def _select(state: State, asked: Asked, settings: Settings) -> Message:
     ask = asked.message
     assert isinstance(ask, Select)
     admit.check(ask)
     question, _, _, _ = admit.question(ask, state.knowledge, 0)
+    question = admit.with_consent(question, ask, state.knowledge, settings.hash_key)
     decision, _ = state.order.decide(state.knowledge, state.local, question, asked.at_ms)
     return answers.selected(state.knowledge, question.task, decision, ask.explain)
 

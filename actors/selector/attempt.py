@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from understudy.actors.selector.views import News
+from understudy.actors.selector.sight import News
 from understudy.messages.generate import Attempt, Delta, Usage
-from understudy.messages.run import RunEnded, RunFailed, RunModel, RunText
+from understudy.messages.run import RunEnded, RunFailed, RunModel, RunStarted, RunText
 from understudy.messages.step import Effect
 from understudy.messages.tools import ToolCall
 
@@ -34,13 +34,13 @@ class Beside:
         return "".join(self.thoughts) or None
 
 
-def order(run: Conduct, now: float) -> RunModel:
-    """What the runner of `run.model` is asked for: the request, or the rest of it."""
-    ask, p, embed = run.ask, run.parameters, run.embed
+def order(run: Conduct, now: float, number: int, model: str) -> RunModel:
+    """What the model's runner is asked for: the request, or the rest of it."""
+    ask, p, embed, declared = run.ask, run.parameters, run.embed, run.models[model]
     return RunModel(
         run_id=run.run_id,
-        attempt=run.attempt,
-        model=run.model,
+        attempt=number,
+        model=model,
         messages=ask.messages if embed is None else (),
         input=() if embed is None else embed.input,
         dimensions=None if embed is None else embed.dimensions,
@@ -51,7 +51,16 @@ def order(run: Conduct, now: float) -> RunModel:
         tool_choice=ask.tool_choice,
         format=ask.format,
         prefill=run.script.text() if run.continued else "",
-        continuation=run.continues(run.model) if run.continued else "none",
+        continuation=run.knowledge.continues(model) if run.continued else "none",
+        price=run.purse.held.price if run.purse.held is not None else None,
+        privacy=run.privacy,
+        location=run.location(model),
+        conversation=run.conversation,
+        user=run.user,
+        priority=ask.priority,
+        may_wait=run.room.may_wait and number == run.attempt,
+        name=declared.name,
+        context_tokens=declared.context_tokens,
     )
 
 
@@ -61,6 +70,12 @@ def first_due_ms(run: Conduct, now: float) -> float:
     if run.embed is not None:
         limit = max(limit, (run.deadline_ms - now) / 2)
     return min(now + limit, run.deadline_ms)
+
+
+def stop(run: Conduct, number: int, runner: str) -> list[Effect]:
+    """Nobody waits for this attempt any longer. Where nobody knows who has it, a late beginner is told then."""
+    started = RunStarted(run_id=run.run_id, attempt=number, instance=runner)
+    return [run.where.cancel(started)] if runner else []
 
 
 def tell(run: Conduct, piece: RunText) -> list[Effect]:
@@ -90,7 +105,10 @@ def record(
     status, wait_ms, until_ms = None, None, None
     if isinstance(told, RunFailed):
         status, wait_ms, until_ms = told.status, told.retry_after_ms, told.exhausted_until_ms
-    run.purse.settle(outcome, status, usage)
+    outbound = None if told is None else told.outbound
+    # Nothing left, so nothing is billed. One that ended at the gate rests on no consent yet.
+    kept = not outbound.bytes and (outcome == "blocked" or not outbound.consent) if outbound else outcome == "blocked"
+    run.purse.settle(outcome, status, usage, sent=not kept)
     run.news.append(News(run.model, outcome, wait_ms or 0, until_ms))
     if wait_ms is not None:
         run.free_ms = now + wait_ms if run.free_ms is None else min(run.free_ms, now + wait_ms)
@@ -104,4 +122,7 @@ def record(
         status=status,
         served_by=told.served_by if isinstance(told, RunEnded) else None,
         key_id=None if told is None else told.key_id,
+        upstream=None if told is None else told.upstream,
+        location=run.location(run.model),
+        outbound=outbound,
     )

@@ -15,18 +15,24 @@ from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.base import Part
 from understudy.messages.catalogue import Candidate
 from understudy.messages.generate import Requirements
-from understudy.messages.prices import is_priced
+from understudy.messages.prices import is_too_dear
+from understudy.messages.privacy import Privacy
 from understudy.messages.topology import Model, Policy, Topology, Weights
 
 Rejection = Literal[
     "unhealthy",
+    "retired",
+    "offline",
     "not_loaded",
     "no_capability",
     "context_too_small",
     "too_slow",
     "below_quality",
     "too_expensive",
+    "not_free",
+    "licence",
     "wrong_location",
+    "needs_consent",
     "not_named",
     "unknown_price",
     "quota_exhausted",
@@ -58,6 +64,8 @@ class Question(Part, frozen=True, kw_only=True):
     model: str | None = None
     balance: float | None = None
     larger_than: int = 0  # only windows above this (after `context_too_long`)
+    privacy: Privacy = "local_only"
+    consented: tuple[str, ...] = ()  # providers on other machines that may be sent this request
 
 
 class Rejected(Part, frozen=True, kw_only=True):
@@ -106,8 +114,7 @@ def decide(knowledge: Knowledge, local: dict[str, Local], question: Question) ->
     ranked: list[tuple[int, Candidate]] = []
     weights, named, min_quality = terms(knowledge, topology, question)
     for model_id, view in knowledge.models.items():
-        is_local = topology.providers[view.declared.provider].kind == "local"
-        reason = reject(model_id, view, local[model_id], question, named, min_quality, is_local)
+        reason = reject(model_id, view, local[model_id], question, named, min_quality)
         if reason is not None:
             rejected[model_id] = reason
             continue
@@ -145,14 +152,19 @@ def reject(
     q: Question,
     named: tuple[str, ...],
     min_quality: float,
-    is_local: bool,
 ) -> Rejection | None:
     """Why a model may not answer; None when it may."""
     declared, need = view.declared, q.requirements
     if named and model_id not in named:
         return "not_named"
-    if need.location is not None and (need.location == "local") != is_local:
+    if need.location is not None and need.location != view.location:
         return "wrong_location"
+    if view.location != "local" and q.privacy != "external_allowed":
+        return "wrong_location"
+    if view.location != "local" and declared.provider not in q.consented:
+        return "needs_consent"
+    if view.retired or view.offline:
+        return "retired" if view.retired else "offline"
     if view.price_refused:
         return "unknown_price"
     if view.exhausted or local.exhausted:
@@ -166,19 +178,17 @@ def reject(
         return "no_capability"
     if declared.context_tokens < window_of(q):
         return "context_too_small"
-    if _quality(view, q.task) < min_quality:
+    if quality_of(view.declared, q.task) < min_quality:
         return "below_quality"
-    if need.max_usd_per_mtok is not None and _too_dear(declared, need.max_usd_per_mtok):
+    if need.max_usd_per_mtok is not None and is_too_dear(declared, need.max_usd_per_mtok):
         return "too_expensive"
+    if need.free and not view.free:
+        return "not_free"
+    if need.licences and view.licence_class not in need.licences:
+        return "licence"
     if need.max_latency_ms is not None and (view.first_token_ms or 0.0) > need.max_latency_ms:
         return "too_slow"
     return None
-
-
-def _too_dear(declared: Model, limit: float) -> bool:
-    """A price that nobody knows is above every limit; a limit of 0 allows no price of any kind."""
-    price = max(declared.usd_per_mtok_in, declared.usd_per_mtok_out)
-    return price > limit or not declared.price_known or (limit == 0 and is_priced(declared))
 
 
 def rank(view: ModelView, local: Local) -> int:
@@ -187,9 +197,9 @@ def rank(view: ModelView, local: Local) -> int:
     return (4 if local.suspect else 0) + (2 if view.status == "degraded" else 0) + (1 if full else 0)
 
 
-def _quality(view: ModelView, task: str) -> float:
-    declared = view.declared.quality
-    return declared.get(task, declared.get("default", 0.5))
+def quality_of(declared: Model, task: str) -> float:
+    """The operator's word for a task; 0.5 without any."""
+    return declared.quality.get(task, declared.quality.get("default", 0.5))
 
 
 def _weights(policy: Policy, balance: float | None) -> Weights:
@@ -205,7 +215,8 @@ def score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weight
     """Weighted mean of the parts.
 
     quality = declared quality x success ratio (1 before any outcome); speed = r / (r + first token ms) with the
-    policy's reference r; cost = c / (c + USD per million tokens); fit = share of the window that stays free.
+    policy's reference r; cost = c / (c + USD per million tokens), 0 where the price is unknown; fit = share of the
+    window that stays free.
     """
     steady = steady_parts(view, q.task, policy)
     fit = fit_of(q, view.declared.context_tokens)
@@ -231,10 +242,10 @@ def steady_parts(view: ModelView, task: str, policy: Policy) -> Steady:
     """See `Steady`."""
     declared = view.declared
     ratio = view.success_ratio()
-    known = declared.price_known
+    known = declared.price_known is not False
     price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2 if known else math.inf
     return (
-        _quality(view, task) * (1.0 if ratio is None else ratio),
+        quality_of(view.declared, task) * (1.0 if ratio is None else ratio),
         policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
         policy.cost_reference_usd_per_mtok / (policy.cost_reference_usd_per_mtok + price),
     )

@@ -18,17 +18,20 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from understudy.actors.selector import attempt, ends, failover, paying
+from understudy.actors.selector import attempt, ends, failover, hedge, keeping, paying, room
 from understudy.actors.selector.attempt import Beside
 from understudy.actors.selector.callers import Callers
+from understudy.actors.selector.hedge import Hedge
 from understudy.actors.selector.marks import Mark
 from understudy.actors.selector.purse import Purse
+from understudy.actors.selector.room import Room
+from understudy.actors.selector.sight import News
 from understudy.actors.selector.text import Script
-from understudy.actors.selector.views import News
+from understudy.actors.selector.views import Knowledge
 from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Message
 from understudy.messages.embed import Embed
-from understudy.messages.events import RequestEnded, SelectionMade, seal_of
+from understudy.messages.events import SelectionMade, seal_of
 from understudy.messages.generate import (
     Attempt,
     Delta,
@@ -40,17 +43,18 @@ from understudy.messages.generate import (
     Started,
     Usage,
 )
+from understudy.messages.privacy import Location, Privacy
 from understudy.messages.run import (
-    Continuation,
+    NO_ROOM,
     RunEnded,
     RunFailed,
     RunFailure,
+    RunQueued,
     RunStarted,
     RunText,
 )
-from understudy.messages.slugs import slug
-from understudy.messages.step import Effect, Recall, Recalled, Send, Stored, StoreFailed, Trace, Wake
-from understudy.messages.topology import Latency, Topology
+from understudy.messages.step import Effect, Recalled, Send, Stored, StoreFailed, Trace, Wake
+from understudy.messages.topology import Latency, Model, Topology
 from understudy.messages.wire import encode
 
 
@@ -67,11 +71,15 @@ class Conduct:
     task: str
     chain: list[str]
     deciding: Callable[[], SelectionMade]
+    models: dict[str, Model]  # those of the chain, as they are declared: when it was made, or they were last tried
+    places: dict[str, Location]  # and where they compute
     topology: Topology
-    continues: Callable[[str], Continuation]  # how a model goes on with another's text, as far as the log tells now
-    barred: Callable[[str, float], str | None]  # why a model may not be tried now, though it is in the chain
+    knowledge: Knowledge  # as far as the log tells now
+    barred: Callable[[Conduct, str, float], str | None]  # why a model may not be tried now, though it is in the chain
     begun_ms: float
     deadline_ms: float
+    refuge: Callable[[float], list[str]]  # the models of this machine that may answer, as things are then
+    privacy: Privacy = "local_only"
     emergency_reply: str | None = None
     conversation: str = ""
     user: str = ""
@@ -97,13 +105,13 @@ class Conduct:
     may_fail_over: bool = True  # the selector's failover budget, looked at from the second failover on
     news: list[News] = field(default_factory=list[News])
     free_ms: float | None = None  # when the first of those that asked for patience may be asked again
-    later: list[str] = field(default_factory=list[str])  # models that had no room: asked again after a rest
-    lost: set[str] = field(default_factory=set[str])  # models whose process or words were lost
-    broken: str = "busy"  # why the attempt before the rest ended
-    rests: int = 0
+    broken: str = "busy"  # why the attempt before the search for room ended
     resting: bool = False
+    room: Room = field(default_factory=Room)
+    hedge: Hedge | None = None  # None: not to be hedged
     script: Script = field(default_factory=Script)  # holds back beginnings of our stop strings
     beside: Beside = field(default_factory=Beside)
+    kept: keeping.Kept | None = None  # the request qualifies for the response cache
     embed: Embed | None = None  # vectors are asked for; `ask` is the same as a conversation
     tried: list[Attempt] = field(default_factory=list[Attempt])
     seal: str = ""  # of the decision
@@ -129,37 +137,63 @@ class Conduct:
 
     def _started(self, model: str, now: float) -> Started:
         left = max(1, int(self.deadline_ms - now))
-        return Started(run_id=self.run_id, instance=self.where.instance, model=model, deadline_ms=left)
+        return Started(
+            run_id=self.run_id,
+            instance=self.where.instance,
+            model=model,
+            deadline_ms=left,
+            location=self.location(model),
+        )
+
+    def location(self, model: str) -> Location:
+        """Where it computes: as it was when it was chosen, or elsewhere, once it is known to be."""
+        view = self.knowledge.models.get(model)
+        return "external" if view is not None and view.location == "external" else self.places[model]
 
     def ask_next(self, now: float) -> list[Effect]:
         """Ask the chain's next model, which is paid for by now (`paying.proceed`)."""
-        self.attempt = self.attempt + 1 if self.purse.held is None else self.purse.attempt
+        self.attempt = self.next_attempt() if self.purse.held is None else self.purse.attempt
         self.model = self.chain.pop(0)
         self.runner, self.first_ms, self.pieces, self.tokens, self.exact = "", None, 0, 0, True
         self.asked_ms = now
         self.due_ms = attempt.first_due_ms(self, now)
         self.news.append(News(self.model, "asked"))
-        subject = self.where.run_subject(slug(self.model))
+        subject = self.where.run_subject(self.models[self.model].provider, self.model)
         inbox = self.where.inbox_of(self.run_id, self.attempt)
-        return [Send(subject, attempt.order(self, now), reply=inbox), Wake(self.due_ms, self.run_id, self.attempt)]
+        wake_ms = self.due_ms if self.hedge is None else hedge.wake_ms(self, self.hedge)
+        order = attempt.order(self, now, self.attempt, self.model)
+        return [Send(subject, order, reply=inbox), Wake(wake_ms, self.run_id, self.attempt)]
+
+    def next_attempt(self) -> int:
+        """The number of the next one: no number is given twice."""
+        return (self.attempt if self.hedge is None else max(self.attempt, self.hedge.number)) + 1
 
     # --- what runners say ------------------------------------------------------------------------------------------
 
     def hear(self, message: Message, now: float) -> list[Effect]:
         """An answer of a runner; one of an abandoned attempt is fenced off."""
+        if self.hedge is not None and self.hedge.rival is not None:
+            done = hedge.hear(self, self.hedge, message, now)
+            if done is not None:
+                return done
         over = self.ending is not None or self.idle
         if over or getattr(message, "attempt", self.attempt) != self.attempt:
             return [self.where.cancel(message)] if begins(message) else []
+        if self.room.queued and isinstance(message, RunText | RunStarted | RunEnded):
+            return room.begun(self, now) + self.hear(message, now)
         match message:
             case RunText():
                 return self._text(message, now)
             case RunStarted():
                 self.runner = message.instance
+                self.purse.generation = message.generation or self.purse.generation
                 return []
             case RunEnded():
                 return self._ended(message, now)
             case RunFailed():
                 return self.fail(message.reason, now, told=message)
+            case RunQueued():
+                return room.queued(self, message)
             case _:
                 return []
 
@@ -211,7 +245,8 @@ class Conduct:
         if message.pieces != self.pieces:
             return self.fail("text_lost", now)
         out = self._more(message, now) if message.text else []
-        if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and self.chain:
+        others = self.chain or hedge.doubled(self)
+        if message.finish_reason == "refusal" and self.ask.on_refusal == "next" and others:
             return out + self.fail("refused", now, usage=message.usage)
         self.beside.calls, self.beside.vectors = message.tool_calls, message.vectors
         silent = not (self.script.added() or self.script.stop_begun or self.beside.holds_any())
@@ -240,37 +275,32 @@ class Conduct:
             return []
         if self.idle:
             return failover.give_up(self, reason, now) if reason in ("cancelled", "deadline") else []
+        if self.room.queued:
+            if reason in ("cancelled", "deadline"):
+                return room.leave(self, reason, now)
+            reason = room.sent_away(self, reason)
         failed = attempt.record(self, reason, now, told=told, usage=usage)
-        self._keep_for_later(reason)
-        if not self.rests or reason not in ("busy", "no_responders"):  # waiting for room is told once per model
+        room.keep(self, reason, told.waiting if told is not None else 0)
+        if reason not in NO_ROOM or not self.room.searching():  # waiting for room is told once per model
             self.tried.append(failed)
-        out: list[Effect] = [] if reason in ("busy", "no_responders") else [ends.attempt_ended(self, failed, now, told)]
-        if self.runner and reason in ("first_token_timeout", "stall_timeout", "deadline", "cancelled", "text_lost"):
-            started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
-            out.append(self.where.cancel(started))
-        if reason == "context_too_long":
-            window = self.topology.models[self.model].context_tokens
-            self.chain = [m for m in self.chain if self.topology.models[m].context_tokens > window]
+        out: list[Effect] = [] if reason in NO_ROOM else [ends.attempt_ended(self, failed, now, told)]
+        if reason in ("first_token_timeout", "stall_timeout", "deadline", "cancelled", "text_lost"):
+            out += attempt.stop(self, self.attempt, self.runner)
+        out += failover.narrow(self, reason, now)
         over = reason in ("caller_fault", "deadline", "cancelled") or now >= self.deadline_ms
         over = over or (reason == "refused" and self.ask.on_refusal != "next")
+        if not over and (second := hedge.promote(self)) is not None:
+            return out + second
         if not over and failover.used_up(self, reason):
             return out + failover.cut_by_length(self, now)
         if told is not None and told.exhausted_until_ms is not None:
             paying.drop_siblings(self)
-        if not over and not self.chain and self.later:
-            return out + failover.rest(self, reason, now)
+        if not over and not self.chain and self.room.later:
+            return out + room.again(self, reason, now)
         free = len(self.tried) == 1 or reason in failover.NOT_ITS_FAULT
         if over or not self.chain or not (free or self.may_fail_over):
             return out + failover.give_up(self, reason, now)
         return out + paying.proceed(self, reason, now)
-
-    def _keep_for_later(self, reason: RunFailure) -> None:
-        """Models to ask once more when no other is left: those without room, and once each those that lost us."""
-        if reason in ("gone", "silent", "text_lost") and self.model not in self.lost:
-            self.lost.add(self.model)
-            self.later.append(self.model)
-        elif reason in ("busy", "no_responders"):
-            self.later.append(self.model)
 
     def cancel(self, now: float) -> list[Effect]:
         """The caller said so, or is gone."""
@@ -284,23 +314,20 @@ class Conduct:
 
     def superseded(self) -> list[Effect]:
         """While we were taken for dead, another selector ended this run: what it said stands."""
-        out: list[Effect] = [Wake(0, self.run_id, self.attempt)]
-        if self.ending is None and self.runner:
-            started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
-            out.append(self.where.cancel(started))
-        return out
+        out: list[Effect] = [Wake(0, self.run_id, self.attempt), *hedge.stop(self, self.asked_ms)]
+        if self.ending is not None:
+            return out
+        if self.model and not self.idle:
+            self.news.append(News(self.model, "cancelled"))
+        return out + attempt.stop(self, self.attempt, self.runner)
 
     def interrupt(self, now: float) -> list[Effect]:
         """This selector stops: the caller may go on elsewhere with the text that it kept (`resume`)."""
         if self.ending is not None:
             return []
-        out: list[Effect] = []
         if not self.idle:
             self.tried.append(attempt.record(self, "cancelled", now))
-        if self.runner:
-            started = RunStarted(run_id=self.run_id, attempt=self.attempt, instance=self.runner)
-            out.append(self.where.cancel(started))
-        return out + self.end_failed("interrupted", now)
+        return attempt.stop(self, self.attempt, self.runner) + self.end_failed("interrupted", now)
 
     def deaf(self, ms: float) -> None:
         """For so long no text could be heard: that is no stall of the model's."""
@@ -310,13 +337,15 @@ class Conduct:
         """A timer came. Text moves `due_ms` without a new timer, so look again when it is not due yet."""
         if self.ending is not None or generation != self.attempt:
             return []
+        if (kept := keeping.looking(self)) is not None:
+            return keeping.missed(self, kept, now)
         if self.resting:
-            failover.rested(self)
-            return paying.proceed(self, self.broken, now)
+            return room.rested(self, now)
         if self.purse.waiting is not None:
             return paying.woke(self, now)
         if now < self.due_ms:
-            return [Wake(self.due_ms, self.run_id, self.attempt)]
+            second = [] if self.hedge is None else hedge.look(self, self.hedge, now)
+            return second or [Wake(self.due_ms, self.run_id, self.attempt)]
         if now >= self.deadline_ms:
             return self.fail("deadline", now)
         return self.fail("first_token_timeout" if self.first_ms is None else "stall_timeout", now)
@@ -325,39 +354,26 @@ class Conduct:
 
     def end_failed(self, code: FailCode, now: float) -> list[Effect]:
         """End without a whole answer."""
+        stopped = hedge.stop(self, now)
         self.ending = ends.failed(self, code, now)
         usage = ends.spent(self, Usage(estimated=True))
-        return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, code, None, usage, now)]
+        return [*stopped, Wake(0, self.run_id, self.attempt), ends.request_ended(self, code, None, usage, now)]
 
     def finish(self, reason: FinishReason, usage: Usage, now: float, degraded: bool = False) -> list[Effect]:
         """End with the whole answer."""
+        stopped = hedge.stop(self, now)
         whole = ends.finished(self, reason, usage, now, degraded) if self.embed is None else None
         self.ending = whole or ends.embedded(self, usage, now)
-        return [Wake(0, self.run_id, self.attempt), ends.request_ended(self, "finished", reason, usage, now)]
+        ended = ends.request_ended(self, "finished", reason, usage, now)
+        return [*stopped, Wake(0, self.run_id, self.attempt), ended]
 
     def stored(self, answer: Stored | StoreFailed) -> list[Effect]:
         """The log answered about our end: now, and not before, the caller hears it."""
-        if self.ending is None:
-            return []
-        if isinstance(answer, StoreFailed):
-            return self.say(ends.unrecorded(self.ending))
-        if not answer.synced:
-            self.ending = ends.unrecorded(self.ending)
-        if answer.duplicate:
-            return [Recall(answer.seq, f"end.{self.run_id}")]
-        return self.say(self.ending)
+        return [] if self.ending is None else ends.stored(self, self.ending, answer)
 
     def recalled(self, answer: Recalled) -> list[Effect]:
         """The log had an end already: our own, sent twice because an answer was lost, or another selector's."""
-        if self.ending is None:
-            return []
-        first = answer.event
-        if not isinstance(first, RequestEnded):
-            return self.say(ends.unrecorded(self.ending))
-        if first.instance == self.where.instance:
-            return self.say(self.ending)
-        end = ends.as_message(first, self.ask.stream)
-        return self.say(end if self.ending.recorded else ends.unrecorded(end))
+        return [] if self.ending is None else ends.recalled(self, self.ending, answer)
 
     # --- callers ---------------------------------------------------------------------------------------------------
 

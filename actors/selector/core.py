@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 
-from understudy.actors.selector import answers, estimate, paying, repeats, takeover
+from understudy.actors.selector import answers, consent, estimate, hedge, keeping, paying, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.order import Order
-from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted, ended
+from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, conducted, ended, used_up
 from understudy.actors.selector.views import Ended, Knowledge
 from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
+from understudy.messages.cache import CacheLooked, ConversationErased
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
+from understudy.messages.catalogue_events import CATALOGUE_EVENTS, ModelRetired
+from understudy.messages.consent import ConsentGiven, ConsentWithdrawn, GiveConsent, ListConsents, WithdrawConsent
 from understudy.messages.cost import Estimate, ProviderExhausted, ProviderRestored, Quoted, Reserved, ReserveRefused
 from understudy.messages.embed import Embed
 from understudy.messages.events import (
@@ -39,6 +42,7 @@ from understudy.messages.run import (
     RunFailed,
     RunFailure,
     RunnerBeat,
+    RunQueued,
     RunStarted,
     RunText,
     SelectorBeat,
@@ -73,6 +77,11 @@ ASKS: dict[str, type[Ask | Message]] = {
     "model.describe": DescribeModel,
     "feedback.give": GiveFeedback,
     "model.pin": PinModel,
+    "consent.give": GiveConsent,
+    "consent.give.installation": GiveConsent,
+    "consent.withdraw": WithdrawConsent,
+    "consent.withdraw.installation": WithdrawConsent,
+    "consent.list": ListConsents,
     "model.cancel.{instance}": Cancel,
     "model.resend.{instance}": Resend,
     "selector.attach.{instance}": Attach,
@@ -92,15 +101,29 @@ FOLDS = (
     ModelCleared,
     ProviderExhausted,
     ProviderRestored,
+    *CATALOGUE_EVENTS,
+    ConsentGiven,
+    ConsentWithdrawn,
+    ConversationErased,
 )
-EMITS = (AttemptEnded, RequestEnded, ModelSwitched, ModelPinned, ModelCleared, FeedbackGiven)
-SENDS = ("runner.run", "runner.cancel", "selector.attach", "ledger.reserve", "ledger.quote")
+EMITS = (
+    AttemptEnded,
+    RequestEnded,
+    ModelSwitched,
+    ModelPinned,
+    ModelCleared,
+    FeedbackGiven,
+    ModelRetired,
+    ConsentGiven,
+    ConsentWithdrawn,
+)
+SENDS = ("runner.run", "runner.cancel", "selector.attach", "ledger.reserve", "ledger.quote", "cache.look", "cache.keep")
 OBSERVES = (SelectorBeat,)
 Fold = Knowledge
 
 SWEEP, BEAT, DRAINED = "sweep", "beat", "drained"
 DEAF_LOOK_MS = 250.0
-VANISH_SWEEPS, FORGET_SWEEPS = 2, 50
+VANISH_SWEEPS, FORGET_SWEEPS, CARRY_SWEEPS = 2, 50, 600
 
 
 def step(state: State, message: Input, settings: Settings) -> list[Effect]:
@@ -163,7 +186,7 @@ def restore(state: State, knowledge: Knowledge) -> None:
 def _heard(state: State, heard: Heard) -> list[Effect]:
     message = heard.message
     match message:
-        case RunText() | RunStarted() | RunEnded() | RunFailed():
+        case RunText() | RunStarted() | RunEnded() | RunFailed() | RunQueued():
             run = state.runs.get(message.run_id)
             if run is None:
                 return [state.where.cancel(message)] if begins(message) else []
@@ -173,6 +196,8 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
             return conducted(state, run, heard.at_ms, partial(paying.hear, run, message, heard.at_ms)) if run else []
         case Quoted():
             return estimate.quoted(state, message)
+        case CacheLooked():
+            return _looked(state, message, heard.at_ms)
         case RunnerBeat():
             state.local.beat(message, heard.at_ms)
             return []
@@ -187,18 +212,30 @@ def _heard(state: State, heard: Heard) -> list[Effect]:
             return []
 
 
+def _looked(state: State, said: CacheLooked, now: float) -> list[Effect]:
+    run = state.runs.get(said.run_id)
+    return [] if run is None else conducted(state, run, now, partial(keeping.looked, run, said, now))
+
+
 def _gone(state: State, instance: str, reason: RunFailure, now: float) -> list[Effect]:
     """A runner died: its runs go on elsewhere at once, without waiting for their stall limit.
 
     So do those that nobody has taken yet who said so: it may have been this one.
     """
     out: list[Effect] = []
-    models = state.local.gone(instance)
+    models, providers = state.local.gone(instance)
+    if providers:
+        known = state.knowledge.models.items()
+        models = list(dict.fromkeys((*models, *(m for m, v in known if v.declared.provider in providers))))
     hit = [r for r in state.runs.values() if r.runner == instance or (not r.runner and r.model in models)]
+    for run in state.runs.values():  # first: a run whose first attempt dies too must not go on with a dead second
+        if hedge.rests_on(run, instance, models):
+            out += conducted(state, run, now, partial(hedge.lose, run, reason, now))
     for run in [r for r in hit if r.ending is None]:
         out += conducted(state, run, now, partial(run.fail, reason, now))
     for model in models:
-        if not state.local.instances.get(model):
+        view = state.knowledge.models.get(model)
+        if not state.local.serving(model, view.declared.provider if view is not None else ""):
             state.local.suspect(model, now)
     return out
 
@@ -229,6 +266,8 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     if isinstance(event, ProviderExhausted):
         views = state.knowledge.models
         state.local.forget_exhausted([m for m in state.local.exhausted if m not in views or views[m].exhausted])
+    if isinstance(event, AttemptEnded) and event.exhausted_until_ms is not None:
+        used_up(state, event.model, event.exhausted_until_ms, happened.at_ms)
     if not isinstance(event, RequestBrief | RequestEnded):
         return []
     if isinstance(event, RequestBrief) and not happened.payload:  # an old one: nobody waits for it any longer
@@ -241,7 +280,7 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
     if event.instance == state.where.instance:
         return []  # ours: the log's answer tells more, that the disk has it too
     _forget(state, run)
-    return run.superseded()
+    return conducted(state, run, happened.at_ms, run.superseded)
 
 
 def _woke(state: State, woke: Woke, settings: Settings) -> list[Effect]:
@@ -282,6 +321,8 @@ def _sweep(state: State, woke: Woke, settings: Settings) -> list[Effect]:
         out += [probe for run in state.runs.values() for probe in run.probes()]
     if woke.generation % FORGET_SWEEPS == 0:
         state.siblings.sweep(now)
+    if woke.generation % CARRY_SWEEPS == 0:
+        out += consent.carried(state, now)
     return out
 
 
@@ -298,8 +339,12 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
         return []
     if kind == "vanished":
         return conducted(state, run, unheard.at_ms, partial(run.vanished, int(rest[1]), unheard.at_ms))
+    if rest[1:] == ["cache"]:
+        return _looked(state, CacheLooked(run_id=run.run_id), unheard.at_ms)
     if kind == "run" and rest[1:] == [str(run.attempt)]:
         return conducted(state, run, unheard.at_ms, partial(run.fail, "no_responders", unheard.at_ms))
+    if kind == "run" and run.hedge is not None and rest[1:] == [str(run.hedge.number)]:
+        return conducted(state, run, unheard.at_ms, partial(hedge.lose, run, "no_responders", unheard.at_ms))
     return []
 
 
@@ -317,7 +362,7 @@ def _stored(state: State, answer: Stored | StoreFailed) -> list[Effect]:
         _forget(state, run)
         if isinstance(answer, Stored):
             ended(state, run.mark.key, Ended(answer.seq, run_id, run.mark.body, int(answer.at_ms)))
-    return run.stored(answer)
+    return run.stored(answer) + keeping.keep(run, answer)
 
 
 def _recalled(state: State, answer: Recalled) -> list[Effect]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec.structs import replace
 
+from understudy.actors.selector import labels
+from understudy.messages.catalogue_events import ModelRetired
 from understudy.messages.embed import Embedded
 from understudy.messages.events import AttemptEnded, ModelSwitched, RequestEnded, SelectionMade, seal_of
 from understudy.messages.generate import ADVICE, Attempt, FailCode, Failed, Finished, FinishReason, SeamMode, Usage
+from understudy.messages.privacy import ABOUT_CONTENT, Location
 from understudy.messages.run import RunFailed
 from understudy.messages.slugs import slug
-from understudy.messages.step import Store
+from understudy.messages.step import Effect, Recall, Recalled, Store, Stored, StoreFailed
 from understudy.messages.wire import WireError, decode, encode
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ def _retry_after_ms(run: Conduct, code: FailCode, now: float) -> int | None:
     """When it is worth trying again: once the first provider that asked for patience has had it."""
     if code == "budget_exhausted" and run.purse.until_ms is not None:
         return max(0, math.ceil(run.purse.until_ms - now))
-    if code == "all_failed" and run.free_ms is not None:
+    if code in ("all_failed", "overloaded") and run.free_ms is not None:
         return max(0, math.ceil(run.free_ms - now))
     return RETRY_AFTER_MS if code == "overloaded" else None
 
@@ -73,9 +77,23 @@ def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degra
         degraded=degraded,
         cost_usd=run.purse.cost_usd(),
         cost_estimated=run.purse.estimated(),
+        cached=run.kept is not None and run.kept.hit,
+        rejected=run.purse.rejected,
+        notice=run.purse.notice(),
         total_ms=round(now - run.begun_ms, 3),
-        labels=run.ask.labels,
+        labels=_labels(run),
+        location=_location(run, degraded),
     )
+
+
+def _labels(run: Conduct) -> tuple[str, ...]:
+    """The caller's, then ours. A kept answer came from where its model computes, whenever that was."""
+    kept = run.kept is not None and run.kept.hit and run.location(run.model) == "external"
+    return (*run.ask.labels, *labels.of_answer(run.script.text(), run.tried, came_from_outside=kept))
+
+
+def _location(run: Conduct, degraded: bool = False) -> Location:
+    return "local" if degraded else run.location(run.model)
 
 
 def embedded(run: Conduct, usage: Usage, now: float) -> Embedded:
@@ -88,14 +106,17 @@ def embedded(run: Conduct, usage: Usage, now: float) -> Embedded:
         attempts=tuple(run.tried),
         cost_usd=run.purse.cost_usd(),
         cost_estimated=run.purse.estimated(),
+        rejected=run.purse.rejected,
+        notice=run.purse.notice(),
         total_ms=round(now - run.begun_ms, 3),
-        labels=run.ask.labels,
+        labels=_labels(run),
+        location=_location(run),
     )
 
 
 def spent(run: Conduct, last: Usage) -> Usage:
     """All tokens of a run: the last attempt's, and an estimate for those before it that broke off in their text."""
-    lost = [attempt for attempt in run.tried if attempt.tokens]
+    lost = [attempt for attempt in run.tried if attempt.tokens or attempt.outcome == "hedged"]
     if not lost:
         return last
     prompt = int(run.decision.features.get("prompt_tokens", 0))
@@ -125,7 +146,7 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         digest=run.decision.digest,
         model=run.model or None,
         finish_reason=reason,
-        attempts=tuple(run.tried),
+        attempts=tuple([_storable(one) for one in run.tried]),
         usage=usage,
         parameters=replace(stated, stop=()) if stated.stop else stated,  # stop strings are the caller's content
         last_seq=run.script.seq - 1,
@@ -135,18 +156,53 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         vectors=len(run.embed.input) if run.embed is not None and outcome == "finished" else 0,
         cost_usd=run.purse.cost_usd(),
         charges=run.purse.in_all(),
+        rejected=run.purse.rejected,
         total_ms=round(now - run.begun_ms, 3),
         conversation=run.conversation,
         user=run.user,
-        labels=run.ask.labels,
+        labels=_storable_labels(run),
         claim=run.mark.key,
         body=run.mark.body,
         degraded=isinstance(run.ending, Finished) and run.ending.degraded,
+        cached=isinstance(run.ending, Finished) and run.ending.cached,
         decision=run.decision,
         seal=run.seal or seal_of(encode(run.decision)),  # it may end before its decision was recorded
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))
+
+
+def _storable_labels(run: Conduct) -> tuple[str, ...]:
+    """The caller's, and where words went. What an answer speaks of is content, and beside it stands whose it was."""
+    if not isinstance(run.ending, Finished | Embedded):
+        return run.ask.labels
+    return tuple(label for label in run.ending.labels if label not in labels.OF_CONTENT)
+
+
+def _storable(one: Attempt) -> Attempt:
+    """That a text kept itself from leaving is stored; whether as a crisis or a secret is between us and the caller."""
+    if one.outbound is None or one.outbound.blocked not in ABOUT_CONTENT:
+        return one
+    return replace(one, outbound=replace(one.outbound, blocked="content"))
+
+
+def stored(run: Conduct, ending: End, answer: Stored | StoreFailed) -> list[Effect]:
+    """The log answered about our end."""
+    if isinstance(answer, StoreFailed):
+        return run.say(unrecorded(ending))
+    run.ending = ending if answer.synced else unrecorded(ending)
+    return [Recall(answer.seq, f"end.{run.run_id}")] if answer.duplicate else run.say(run.ending)
+
+
+def recalled(run: Conduct, ending: End, answer: Recalled) -> list[Effect]:
+    """The log had an end already: our own, sent twice because an answer was lost, or another selector's."""
+    first = answer.event
+    if not isinstance(first, RequestEnded):
+        return run.say(unrecorded(ending))
+    if first.instance == run.where.instance:
+        return run.say(ending)
+    end = as_message(first, run.ask.stream)
+    return run.say(end if ending.recorded else unrecorded(end))
 
 
 def interrupted(made: SelectionMade, instance: str, now: float) -> RequestEnded:
@@ -211,19 +267,25 @@ def as_message(end: RequestEnded, stream: bool) -> End:
         last_seq=end.last_seq,
         seams=end.seams,
         degraded=end.degraded,
+        cached=end.cached,
         cost_usd=end.cost_usd,
         cost_estimated=any(charge.by == "estimated" for charge in end.charges),
+        rejected=end.rejected,
         total_ms=end.total_ms,
         labels=end.labels,
+        location="local" if end.degraded else end.attempts[-1].location if end.attempts else None,
     )
 
 
-def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, told: RunFailed | None) -> Store:
-    """One model tried in vain. `told`: as its runner says."""
+def attempt_ended(
+    run: Conduct, failed_attempt: Attempt, now: float, told: RunFailed | None, hedge: int | None = None
+) -> Store:
+    """One model tried in vain. `told`: as its runner says; `hedge`: its attempt's number, where it was the second."""
+    number = run.attempt if hedge is None else hedge
     event = AttemptEnded(
         at_ms=int(now),
         run_id=run.run_id,
-        attempt=run.attempt,
+        attempt=number,
         model=failed_attempt.model,
         reason=failed_attempt.outcome,
         first_token_ms=failed_attempt.first_token_ms,
@@ -232,9 +294,24 @@ def attempt_ended(run: Conduct, failed_attempt: Attempt, now: float, told: RunFa
         status=failed_attempt.status,
         retry_after_ms=told.retry_after_ms if told is not None else None,
         exhausted_until_ms=told.exhausted_until_ms if told is not None else None,
-        charge=run.purse.last,
+        charge=run.purse.last if hedge is None else None,
     )
-    return Store(event, f"attempt.{run.run_id}.{run.attempt}", key=slug(failed_attempt.model))
+    return Store(event, f"attempt.{run.run_id}.{number}", key=slug(failed_attempt.model))
+
+
+def retired(run: Conduct, now: float) -> list[Effect]:
+    """The provider does not have this model, so nobody tries it again until its list has it.
+
+    Only where there is a list to tell; the id is the model's next retirement, so it is stored once, whoever saw it.
+    """
+    topology, entry = run.knowledge.topology, run.knowledge.known.entries.get(run.model)
+    provider = run.models[run.model].provider
+    plan = topology.providers.get(provider) if topology is not None else None
+    if plan is None or plan.catalogue is None or entry is None or entry.provider != provider or entry.retired:
+        return []
+    event = ModelRetired(at_ms=int(now), provider=provider, models=(run.model,), reason="not_found")
+    exact = hashlib.sha256(run.model.encode()).hexdigest()[:8]  # two ids may have one slug
+    return [Store(event, f"retired.{slug(run.model)}.{exact}.{entry.retirements + 1}", key=slug(run.model))]
 
 
 def switched(run: Conduct, to_model: str, mode: SeamMode, reason: str, now: float) -> Store:

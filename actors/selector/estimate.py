@@ -12,7 +12,7 @@ from understudy.actors.selector import admit
 from understudy.actors.selector.state import State, Unanswered
 from understudy.messages.cost import Estimate, Estimated, Estimates, Quote, Quoted
 from understudy.messages.money import usd_of
-from understudy.messages.prices import is_priced, most_prompt_tokens, most_pusd, price_of
+from understudy.messages.prices import is_priced, most_completion_tokens, most_prompt_tokens, most_pusd, price_of
 from understudy.messages.step import Asked, Effect, Send
 
 PATIENCE_MS = 1_000.0
@@ -22,18 +22,21 @@ def asked(state: State, asked: Asked, ask: Estimate, hash_key: str) -> list[Effe
     """Decide as for a run, and put a bound to each candidate. Raises Refusal."""
     admit.check(ask)
     question, parameters, _, topology = admit.question(ask, state.knowledge, 0)
+    question = admit.with_consent(question, ask, state.knowledge, hash_key)
     decision, _ = state.order.decide(state.knowledge, state.local, question, asked.at_ms)
     prompt_tokens = most_prompt_tokens(ask, ask.resume.text if ask.resume else "")
     found: list[Estimated] = []
     for one in decision.chain:
-        declared = topology.models[one.model]
+        declared = state.knowledge.models[one.model].declared
         most = 0
         if is_priced(declared):
             unknown_usd = topology.policy.unknown_price_reserve_usd
-            most = most_pusd(price_of(declared), prompt_tokens, parameters.max_tokens, unknown_usd)
-        found.append(Estimated(model=one.model, most_usd=usd_of(most), price_known=declared.price_known))
+            kind = topology.providers[declared.provider].kind
+            completion = most_completion_tokens(kind, parameters.max_tokens)
+            most = most_pusd(price_of(declared), prompt_tokens, completion, unknown_usd)
+        found.append(Estimated(model=one.model, most_usd=usd_of(most), price_known=declared.price_known is not False))
     said = Estimates(task=question.task, candidates=tuple(found), rejected=decision.counts(), ledger="not_asked")
-    priced = {one.model: one.most_usd for one in found if is_priced(topology.models[one.model])}
+    priced = {one.model: one.most_usd for one in found if is_priced(state.knowledge.models[one.model].declared)}
     if not priced:
         return [Send(asked.reply, said)]
     user, conversation = (admit.keyed_hash(hash_key, key) for key in (ask.user_id, ask.conversation_id))

@@ -8,21 +8,20 @@ from understudy.actors.selector import ends
 from understudy.actors.selector.admit import guessed_tokens
 from understudy.actors.selector.structured import is_structured
 from understudy.messages.generate import FailCode, Seam, SeamMode, Usage, Waiting
-from understudy.messages.run import Continuation
-from understudy.messages.step import Effect, Wake
+from understudy.messages.run import NO_ROOM, Continuation
+from understudy.messages.step import Effect
 
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
 
-NOT_ITS_FAULT = frozenset({"busy", "no_responders", "text_lost"})
+NOT_ITS_FAULT = NO_ROOM | {"text_lost", "blocked"}
 """Failures that no model caused: going over after them is no cascade, and the same model may well do it."""
-REST_MS = 100.0
-REST_CAP_MS = 1_600.0
 
 ENDS: dict[str, FailCode] = {
     "caller_fault": "caller_fault",
     "context_too_long": "context_too_long",
     "refused": "refused",
+    "blocked": "blocked",
     "deadline": "deadline_exceeded",
     "cancelled": "cancelled",
 }
@@ -47,7 +46,7 @@ def fail_over(run: Conduct, reason: str, now: float) -> list[Effect]:
     next_model, out = run.chain[0], list[Effect]()
     if run.script.empty() and run.seam is None:
         run.script.restart()
-        if run.ask.stream and not run.rests:
+        if run.ask.stream and not run.room.searching():
             out += run.say(Waiting(run_id=run.run_id, reason="failover"))
         return out + run.ask_next(now)
     spoke = run.seam.from_model if run.seam else run.model
@@ -58,23 +57,24 @@ def fail_over(run: Conduct, reason: str, now: float) -> list[Effect]:
     return out + run.ask_next(now)
 
 
-def rest(run: Conduct, reason: str, now: float) -> list[Effect]:
-    """Every model left has no room, or none of its runners is there: ask again after a while, until the deadline."""
-    wait_ms = min(REST_MS * 2**run.rests, REST_CAP_MS)
-    if now + wait_ms >= run.deadline_ms:
-        return give_up(run, reason, now)
-    out: list[Effect] = []
-    if run.ask.stream and not run.rests:
-        out += run.say(Waiting(run_id=run.run_id, reason="busy"))
-    if reason not in ("busy", "no_responders"):
-        run.broken = reason
-    run.resting, run.rests, run.runner = True, run.rests + 1, ""
-    return [*out, Wake(now + wait_ms, run.run_id, run.attempt)]
+def narrow(run: Conduct, reason: str, now: float) -> list[Effect]:
+    """What a failure says about the models that are left."""
+    if reason == "context_too_long":
+        window = run.models[run.model].context_tokens
+        run.chain = [m for m in run.chain if run.models[m].context_tokens > window]
+    if reason == "blocked":
+        stay_here(run, now)
+    return ends.retired(run, now) if reason == "model_not_found" else []
 
 
-def rested(run: Conduct) -> None:
-    """Those that had no room may be asked again, in their order."""
-    run.resting, run.chain, run.later = False, run.later, []
+def stay_here(run: Conduct, now: float) -> None:
+    """What was kept from leaving once stays on this machine: whoever is left there goes on, chosen anew."""
+    tried = {one.model for one in run.tried} | {run.model}
+    run.chain = [model for model in run.refuge(now) if model not in tried]
+    for model in run.chain:
+        view = run.knowledge.models[model]
+        run.models[model], run.places[model] = view.declared, view.location
+    run.room.later = {model: n for model, n in run.room.later.items() if run.location(model) == "local"}
 
 
 def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
@@ -94,7 +94,7 @@ def _join(run: Conduct, next_model: str, reason: str) -> SeamMode:
 
 def _continues(run: Conduct, model: str) -> Continuation:
     """A JSON value or a tool call must come from one model: two halves by two models make no whole."""
-    return "none" if is_structured(run.ask) else run.continues(model)
+    return "none" if is_structured(run.ask) else run.knowledge.continues(model)
 
 
 def mute(run: Conduct) -> None:
@@ -103,7 +103,7 @@ def mute(run: Conduct) -> None:
     Whoever is left goes on. The last one is asked for the whole answer instead, visibly: so no cut-off text is ever
     passed off as whole, and a whole one whose end was lost is not called a failure.
     """
-    if not run.chain and not run.later and run.model not in run.mute:
+    if not run.chain and not run.room.later and run.model not in run.mute:
         run.chain.append(run.model)
     run.mute.add(run.model)
 
@@ -136,7 +136,7 @@ def give_up(run: Conduct, reason: str, now: float) -> list[Effect]:
         code = "deadline_exceeded"
     if not run.tried and (refused := run.purse.refused()) is not None and code == "all_failed":
         code = refused
-    elif all(a.outcome in ("busy", "no_responders") for a in run.tried) and code not in ("cancelled", "caller_fault"):
+    elif all(a.outcome in NO_ROOM for a in run.tried) and code not in ("cancelled", "caller_fault"):
         code = "overloaded"
     return run.end_failed(code, now)
 

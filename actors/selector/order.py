@@ -1,10 +1,10 @@
 """The same decision as `choose.decide`, without walking over the whole catalogue for every request.
 
 What of a decision does not depend on the request's length is kept per kind of question (task, requirements, named
-model, balance, and which context windows are large enough): who is rejected and why, and the survivors sorted within
-groups in which a request's length changes all scores alike. An event or a heartbeat re-files the one model that it is
-about. A decision then only looks at the heads of the groups. A property test holds both ways of deciding equal, byte
-for byte; replay uses the plain one. Pure.
+model, balance, privacy, consents, and which context windows are large enough): who is rejected and why, and the
+survivors sorted within groups in which a request's length changes all scores alike. An event or a heartbeat re-files
+the one model that it is about. A decision then only looks at the heads of the groups. A property test holds both ways
+of deciding equal, byte for byte; replay uses the plain one. Pure.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import msgspec
 
 from understudy.actors.selector import choose
 from understudy.actors.selector.choose import Decision, Local, Question, Rejected
-from understudy.actors.selector.views import Knowledge, LocalView, ModelView
+from understudy.actors.selector.sight import LocalView
+from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import Candidate
+from understudy.messages.catalogue_events import CatalogueEvent
 from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import Event, RequestEnded, TopologyApplied
+from understudy.messages.known import about
 from understudy.messages.topology import Topology, Weights
 
 KINDS = 32
@@ -33,10 +36,10 @@ Filed = tuple[Group, Entry, dict[str, float]]  # with the length-independent par
 Key = tuple[int, float, str]  # rank, minus score, model: the order of candidates
 
 
-def local_of(local: LocalView, model: str, now: float) -> Local:
+def local_of(local: LocalView, model: str, provider: str, now: float) -> Local:
     """What this instance sees of a model right now, in the form that is recorded."""
-    busy, slots = local.load(model)
-    instances = len(local.instances.get(model, {}))
+    busy, slots = local.load(model, provider)
+    instances = len(local.serving(model, provider))
     return Local(instances=instances, in_flight=busy, slots=slots, suspect=local.is_suspect(model, now),
                  exhausted=local.is_exhausted(model, now))  # fmt: skip
 
@@ -80,6 +83,7 @@ class Order:
         self._topology: Topology | None = None
         self._windows: list[int] = []
         self._touched: set[str] = set()
+        self._changed = False  # models may have come or gone, or have another window
         self._suspects: set[str] = set()  # filed as suspects; suspicion ends by time alone
         self._sights: dict[str, tuple[Local, Any]] = {}
         self._absent: set[str] = set()  # models without an instance
@@ -92,6 +96,9 @@ class Order:
                 self._knowledge = None
             case RequestBrief() | RequestEnded():
                 self._touched.update(attempt.model for attempt in event.attempts)
+            case _ if isinstance(event, CatalogueEvent):
+                self._touched.update(about(event))
+                self._changed = True
             case _:
                 self._touched.add(getattr(event, "model", ""))
 
@@ -126,11 +133,16 @@ class Order:
             self._kinds.clear()
             self._sights.clear()
             self._absent.clear()
-            self._windows = sorted({view.declared.context_tokens for view in knowledge.models.values()})
-            self._touched = set(knowledge.models)
+            self._windows = _windows(knowledge)
+            self._touched, self._changed = set(knowledge.models), False
+        if self._changed:
+            self._recount(knowledge)
         if now >= local.exhausted_end_ms:
             local.forget_exhausted([m for m, until_ms in local.exhausted.items() if until_ms <= now])
         looked_at = local.take_touched()
+        if local.touched_providers:
+            looked_at.update(m for m, v in knowledge.models.items() if v.declared.provider in local.touched_providers)
+            local.touched_providers.clear()
         looked_at.update(m for m in self._suspects if not local.is_suspect(m, now))
         if not looked_at and not self._touched:
             return
@@ -140,9 +152,24 @@ class Order:
         if len(self._not_loaded) != len(self._absent) or not self._absent.issuperset(self._not_loaded):
             self._not_loaded = tuple(sorted(self._absent))
 
+    def _recount(self, knowledge: Knowledge) -> None:
+        """The catalogue has changed: forget who left; other windows sort questions into other kinds."""
+        self._changed = False
+        for model in self._sights.keys() - knowledge.models.keys():
+            del self._sights[model]
+            self._suspects.discard(model)
+            self._absent.discard(model)
+            for kind in self._kinds.values():
+                _drop(kind, model)
+        windows = _windows(knowledge)
+        if windows != self._windows:
+            self._windows = windows
+            self._kinds.clear()
+
     def _look(self, knowledge: Knowledge, local: LocalView, model: str, now: float) -> None:
         """See a model as it is now; file it again only if that, or what the log says, may move it."""
-        view, sight = knowledge.models[model], local_of(local, model, now)
+        view = knowledge.models[model]
+        sight = local_of(local, model, view.declared.provider, now)
         before = self._sights.get(model)
         moved = model in self._touched or before is None or _stand(view, before[0]) != _stand(view, sight)
         if before is None or before[0] != sight:
@@ -158,7 +185,7 @@ class Order:
     def _kind(self, knowledge: Knowledge, topology: Topology, q: Question) -> _Kind:
         """The books for this kind of question; new ones have every model still to be filed."""
         too_small = bisect_left(self._windows, choose.window_of(q))
-        key = (q.task, q.requirements, q.model, q.balance, too_small)
+        key = (q.task, q.requirements, q.model, q.balance, q.privacy, q.consented, too_small)
         kind = self._kinds.pop(key, None)
         if kind is None:
             if len(self._kinds) >= KINDS:
@@ -175,8 +202,7 @@ class Order:
             entries = kind.groups[old[0]]
             del entries[bisect_left(entries, old[1])]
         view, sight = knowledge.models[model], self._sights[model][0]
-        is_local = topology.providers[view.declared.provider].kind == "local"
-        reason = choose.reject(model, view, sight, q, kind.named, kind.min_quality, is_local)
+        reason = choose.reject(model, view, sight, q, kind.named, kind.min_quality)
         if reason is not None:
             if kind.rejected.get(model) != reason:
                 kind.rejected = {**kind.rejected, model: reason}  # decisions made before keep theirs
@@ -202,6 +228,25 @@ class Order:
         if not surviving.keys() <= before.keys():
             surviving = dict(sorted(surviving.items()))
         return Seen(surviving, self._not_loaded)
+
+
+def _windows(knowledge: Knowledge) -> list[int]:
+    return sorted({view.declared.context_tokens for view in knowledge.models.values()})
+
+
+def _drop(kind: _Kind, model: str) -> None:
+    """It is no candidate any longer. Decisions made before keep what they were given."""
+    old = kind.filed.pop(model, None)
+    if old is not None:
+        entries = kind.groups[old[0]]
+        del entries[bisect_left(entries, old[1])]
+    if model in kind.rejected:
+        kind.rejected = {m: r for m, r in kind.rejected.items() if m != model}
+    kind.stale.discard(model)
+    kind.resighted.discard(model)
+    if model in kind.seen.surviving or model in kind.seen.not_loaded:
+        surviving = {m: told for m, told in kind.seen.surviving.items() if m != model}
+        kind.seen = Seen(surviving, tuple(m for m in kind.seen.not_loaded if m != model))
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------

@@ -13,17 +13,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from understudy.actors.selector import failover
+from understudy.actors.selector import failover, room
 from understudy.actors.selector.purse import Hold, charge
 from understudy.messages.cost import Reserve, Reserved, ReserveRefused
 from understudy.messages.money import pusd_of, usd_of
-from understudy.messages.prices import is_priced, most_prompt_tokens, most_pusd, price_of, quota_of
+from understudy.messages.prices import (
+    is_priced,
+    most_completion_tokens,
+    most_prompt_tokens,
+    most_pusd,
+    price_of,
+    quota_of,
+)
 from understudy.messages.step import Effect, Send, Wake
+from understudy.messages.topology import Model
 
 if TYPE_CHECKING:
     from understudy.actors.selector.conduct import Conduct
 
 LEDGER = "cost_ledger"
+REFUSED = {
+    "budget_exhausted": "budget_exhausted",
+    "ledger_down": "ledger_down",
+    "settled": "ledger_down",
+    "unknown_model": "retired",  # the ledger has read on further in the log than we had when the chain was made
+}
+"""The ledger's words as those of `rejected`."""
 AGAIN_MS = 400.0
 PATIENCE_MS = 3_000.0
 """So long the ledger may be away (it is started again within a second) before its silence is a refusal; and at most
@@ -33,28 +48,39 @@ half of the time that the request has left."""
 def proceed(run: Conduct, reason: str, now: float) -> list[Effect]:
     """Ask the chain's next model that may be tried, once it is paid for."""
     purse = run.purse
-    while run.chain and (word := run.barred(run.chain[0], now)) is not None:
+    while run.chain and ((word := run.barred(run, run.chain[0], now) or _unpayable(run, run.chain[0])) is not None):
         run.chain.pop(0)
         purse.reject(word)
     if not run.chain:
         return _nobody(run, reason, now)
     model = run.chain[0]
-    declared = run.topology.models[model]
+    declared = run.models[model]
     if not is_priced(declared):
         return _go(run, reason, now)
-    price, ask = price_of(declared), run.ask
-    prompt_tokens = most_prompt_tokens(ask, run.script.text())
-    most = most_pusd(price, prompt_tokens, run.parameters.max_tokens, run.topology.policy.unknown_price_reserve_usd)
-    unused = purse.unused.get(model)
-    if unused is not None and unused.pusd >= most:
-        purse.held, purse.attempt = purse.unused.pop(model), run.attempt + 1
+    price, most = price_of(declared), _most_pusd(run, declared)
+    if purse.take_unused(model, most):
+        purse.attempt = run.next_attempt()
         return _go(run, reason, now)
     patience = min(PATIENCE_MS, (run.deadline_ms - now) / 2)
-    run.attempt, run.runner = run.attempt + 1, ""
+    run.attempt, run.runner = run.next_attempt(), ""
     purse.waiting = Hold(run.attempt, model, most, price, reason, now + patience)
     if LEDGER not in run.topology.actors:
         return _pass_over(run, "ledger_down", now)
     return _reserve(run, purse.waiting, now)
+
+
+def _unpayable(run: Conduct, model: str) -> str | None:
+    """A ledger that was waited for once in vain is not waited for again in this run."""
+    known_down = "ledger_down" in run.purse.rejected and model not in run.purse.unused
+    return "ledger_down" if known_down and is_priced(run.models[model]) else None
+
+
+def _most_pusd(run: Conduct, declared: Model) -> int:
+    provider = run.topology.providers.get(declared.provider)
+    kind = provider.kind if provider is not None else ""
+    completion = most_completion_tokens(kind, run.parameters.max_tokens)
+    prompt = most_prompt_tokens(run.ask, run.script.text())
+    return most_pusd(price_of(declared), prompt, completion, run.topology.policy.unknown_price_reserve_usd)
 
 
 def _go(run: Conduct, reason: str, now: float) -> list[Effect]:
@@ -62,6 +88,8 @@ def _go(run: Conduct, reason: str, now: float) -> list[Effect]:
         return failover.fail_over(run, reason, now)
     if run.ask.resume is not None:
         failover.resume(run, run.ask.resume.text)
+    if run.hedge is not None:  # a kept answer, or one that nobody can be asked for, has earned nothing
+        run.hedge.allowance.earn(run.topology.policy.hedge_ratio)
     return run.ask_next(now)
 
 
@@ -91,8 +119,7 @@ def hear(run: Conduct, answer: Reserved | ReserveRefused, now: float) -> list[Ef
         return _go(run, hold.reason, now)
     if answer.budget is not None:
         purse.words, purse.until_ms = _words(answer, hold), answer.budget.until_ms
-    word = "budget_exhausted" if answer.reason == "budget_exhausted" else "ledger_down"
-    return _pass_over(run, word, now)
+    return _pass_over(run, REFUSED[answer.reason], now)
 
 
 def _words(refused: ReserveRefused, hold: Hold) -> str:
@@ -118,28 +145,30 @@ def woke(run: Conduct, now: float) -> list[Effect]:
 
 
 def _pass_over(run: Conduct, word: str, now: float) -> list[Effect]:
-    """This model is not run; the next one's turn has come. Should the ledger still grant it, nothing was spent."""
+    """This model is not run; the next one's turn has come.
+
+    Nothing was spent: said also of a refusal, since a copy of the question may still be on its way and be granted.
+    """
     hold = run.purse.waiting
     assert hold is not None
     run.purse.waiting = None
-    if word != "budget_exhausted":  # else the ledger has nothing to release
-        run.purse.charges.append(charge(hold, 0, "not_run"))
+    run.purse.charges.append(charge(hold, 0, "not_run"))
     run.purse.reject(word)
     run.chain.pop(0)
     return proceed(run, hold.reason, now)
 
 
 def _nobody(run: Conduct, reason: str, now: float) -> list[Effect]:
-    return failover.rest(run, "busy", now) if run.later else failover.give_up(run, reason, now)
+    return room.again(run, "busy", now) if run.room.later else failover.give_up(run, reason, now)
 
 
 def drop_siblings(run: Conduct) -> None:
     """A quota of the model's account is used up: no other model that draws on it is tried in this run."""
-    models = run.topology.models
+    models = run.models
     used_up = models[run.model].provider, quota_of(run.model, models[run.model])
     if used_up[1] is None:
         return
-    for chain in (run.chain, run.later):
-        for model in [m for m in chain if (models[m].provider, quota_of(m, models[m])) == used_up]:
-            chain.remove(model)
-            run.purse.reject("quota_exhausted")
+    for model in [m for m in (*run.chain, *run.room.later) if (models[m].provider, quota_of(m, models[m])) == used_up]:
+        run.chain = [m for m in run.chain if m != model]
+        run.room.later.pop(model, None)
+        run.purse.reject("quota_exhausted")

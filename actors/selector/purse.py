@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from understudy.messages.generate import FailCode, Usage
-from understudy.messages.money import Charge, ChargedBy, pusd_of, usd_of
-from understudy.messages.prices import Price, cost_pusd
+from understudy.messages.generate import ADVICE, FailCode, Usage
+from understudy.messages.money import Charge, ChargedBy, Price, pusd_of, usd_of
+from understudy.messages.prices import cost_pusd
+from understudy.messages.run import NO_ROOM
 
-NOT_RUN = frozenset({"busy", "no_responders"})
+NOT_RUN = NO_ROOM
 """No model saw the request; what was reserved serves the next try at the same model."""
 
 
@@ -30,6 +31,7 @@ class Purse:
 
     waiting: Hold | None = None
     held: Hold | None = None
+    generation: str | None = None  # the provider's id of the attempt under way, where it keeps records
     attempt: int = -1  # the number that the attempt under way is to have
     unused: dict[str, Hold] = field(default_factory=dict[str, Hold])  # by model: reserved, and no model has run yet
     last: Charge | None = None  # of the attempt that has just ended
@@ -50,20 +52,38 @@ class Purse:
             return "ledger_down"
         return "no_allowed_model" if self.rejected else None
 
+    def notice(self) -> str:
+        """In words, why a model that would have come first was passed over; '' where money was in nobody's way."""
+        if "budget_exhausted" in self.rejected:
+            return self.words
+        return ADVICE["ledger_down"] if "ledger_down" in self.rejected else ""
+
+    def take_unused(self, model: str, most_pusd: int) -> bool:
+        """What was reserved for a model and not used pays for it now, if it is enough; else it is given back."""
+        unused = self.unused.pop(model, None)
+        if unused is None:
+            return False
+        if unused.pusd < most_pusd:
+            self.charges.append(charge(unused, 0, "not_run"))
+            return False
+        self.held = unused
+        return True
+
     # --- after an attempt ------------------------------------------------------------------------------------------
 
-    def settle(self, outcome: str, status: int | None, usage: Usage | None) -> None:
+    def settle(self, outcome: str, status: int | None, usage: Usage | None, *, sent: bool = True) -> None:
         """An attempt is over: what it cost, or all that was reserved where nobody can tell. Never silently nothing.
 
         Who was answered by an error status, or by nobody, is not billed.
         """
         held, self.held, self.last = self.held, None, None
+        generation, self.generation = self.generation, None
         if held is None:
             return
-        if outcome in NOT_RUN:
+        if outcome in NOT_RUN or not sent:
             self.unused[held.model] = held
             return
-        self.last = _charged(held, outcome, status, usage)
+        self.last = _charged(held, outcome, status, usage, generation)
         self.charges.append(self.last)
 
     def in_all(self) -> tuple[Charge, ...]:
@@ -80,16 +100,17 @@ class Purse:
         return any(one.by == "estimated" for one in self.charges)
 
 
-def charge(hold: Hold, pusd: int, by: ChargedBy) -> Charge:
+def charge(hold: Hold, pusd: int, by: ChargedBy, generation: str | None = None) -> Charge:
     """What a reservation came to."""
-    return Charge(attempt=hold.attempt, model=hold.model, cost_usd=usd_of(pusd), by=by)
+    return Charge(attempt=hold.attempt, model=hold.model, cost_usd=usd_of(pusd), by=by, generation=generation)
 
 
-def _charged(held: Hold, outcome: str, status: int | None, usage: Usage | None) -> Charge:
+def _charged(held: Hold, outcome: str, status: int | None, usage: Usage | None, generation: str | None) -> Charge:
+    """`generation` is told where the provider's record would know better than we."""
     if outcome == "refused_connection" or status not in (None, 200):
         return charge(held, 0, "not_run")
     if usage is not None and usage.cost_usd is not None:
         return charge(held, pusd_of(usage.cost_usd), "provider")
     if usage is None or usage.estimated or not held.price.known:
-        return charge(held, held.pusd, "estimated")
-    return charge(held, cost_pusd(held.price, usage), "usage")
+        return charge(held, held.pusd, "estimated", generation)
+    return charge(held, cost_pusd(held.price, usage), "usage", generation)

@@ -20,11 +20,12 @@ from understudy.messages.wire import WireError, decode, tag_of
 
 
 class Record(NamedTuple):
-    """One message of the log as it is stored. An empty `subject` is one that is not known."""
+    """One message of the log as it is stored. An empty `subject` is one that is not known; `foreign` is no event."""
 
     seq: int
     subject: str
     payload: bytes
+    foreign: bool = False
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -40,14 +41,16 @@ class Difference(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """`compared` decisions were repeated; `never_recorded` stand in the trace without an end in the log.
 
-    `skipped` events are of kinds that this version does not know. The log begins after position `cut`: where that is
-    not 0, decisions that stood on older facts may differ without anybody having changed them.
+    `skipped` events are of kinds that this version does not know, `foreign` messages are no events at all. The log
+    begins after position `cut`: where that is not 0, decisions that stood on older facts may differ without anybody
+    having changed them.
     """
 
     compared: int
     differ: tuple[Difference, ...]
     never_recorded: int = 0
     skipped: int = 0
+    foreign: int = 0
     cut: int = 0
 
 
@@ -68,9 +71,12 @@ def replay(log: Iterable[Record], traced: Iterable[str] = (), since_ms: int = 0)
     (Unix milliseconds) are folded over, not repeated.
     """
     events, ends, differ, skipped = list[tuple[int, Event]](), list[tuple[int, RequestEnded]](), list[Difference](), 0
-    first = 0
+    first = foreign = 0
     for record in log:
         first = first or record.seq
+        if record.foreign:
+            foreign += 1
+            continue
         event = _read(record)
         if isinstance(event, Difference):
             differ.append(event)
@@ -91,7 +97,7 @@ def replay(log: Iterable[Record], traced: Iterable[str] = (), since_ms: int = 0)
             at += 1
         differ += compare(knowledge, decision, seq)
     recorded = {e.run_id for _, e in ends}
-    return Report(len(made), tuple(differ), len(set(traced) - recorded), skipped, max(0, first - 1))
+    return Report(len(made), tuple(differ), len(set(traced) - recorded), skipped, foreign, max(0, first - 1))
 
 
 def _read(record: Record) -> Event | Difference | None:
@@ -130,12 +136,18 @@ def compare(knowledge: Knowledge, made: SelectionMade, seq: int = 0) -> list[Dif
     pairs = {
         "topology": (made.topology, knowledge.topology_hash),
         "seed": (made.seed, seed_of(made.run_id)),
+        "consented": (question.consented, _consented(knowledge, question, made)),
         "chain": (made.chain, tuple(r.model for r in again.chain)),
         "scores": (made.scores, {r.model: r.score for r in again.chain}),
         "rejected": (made.rejected, again.counts()),
         "digest": (made.digest, again.digest()),
     }
     return _differences(pairs, seq, made.run_id)
+
+
+def _consented(knowledge: Knowledge, question: Question, made: SelectionMade) -> tuple[str, ...]:
+    """To whom words could go follows from the log too."""
+    return knowledge.consented(made.user, made.conversation) if question.privacy == "external_allowed" else ()
 
 
 def _differences(pairs: dict[str, tuple[Any, Any]], seq: int, run_id: str) -> list[Difference]:

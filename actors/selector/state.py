@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from understudy.actors.selector.choose import Question, idle, reject
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.failover import NOT_ITS_FAULT
+from understudy.actors.selector.hedge import Allowance
 from understudy.actors.selector.order import Order
 from understudy.actors.selector.siblings import Siblings
-from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, LocalView, account_of
+from understudy.actors.selector.sight import LocalView
+from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, account_of
 from understudy.actors.selector.where import Where
 from understudy.messages.base import Message
 from understudy.messages.cost import Estimates
@@ -32,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     beat_timeout_ms: int = 1_500  # a runner or selector without heartbeats for this long is dead
     sweep_ms: int = 100
     overload_retry_ms: int = 250
+    cache_wait_ms: int = 50  # for the response cache, before a model is asked
     hash_key: str = ""
 
 
@@ -85,6 +89,7 @@ class State:
     fresh: dict[str, Ended] = field(default_factory=dict[str, Ended])  # claim -> stored, but not folded yet
     repeats: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # taken run -> further replies
     budget: Budget = field(default_factory=Budget)
+    hedges: Allowance = field(default_factory=Allowance)
     log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun
     estimates: dict[str, Unanswered] = field(default_factory=dict[str, Unanswered])  # by id
     awaited: dict[str, Awaited] = field(default_factory=dict[str, Awaited])  # facts that a caller waits for, by id
@@ -109,11 +114,22 @@ def conducted(state: State, run: Conduct, now: float, act: Callable[[], list[Eff
     return effects
 
 
-def barred(state: State, model: str, now: float) -> str | None:
-    """Why a model may not be tried now, though it was allowed when the chain was made."""
+def barred(state: State, question: Question, run: Conduct, model: str, now: float) -> str | None:
+    """Why a model of a run's chain may not be tried now, though it was allowed when the chain was made.
+
+    What has changed since is taken over: it is tried, and paid for, as it is now.
+    """
     view = state.knowledge.models.get(model)
-    spent = (view is not None and view.exhausted) or state.local.is_exhausted(model, now)
-    return "quota_exhausted" if spent else None
+    if view is None:
+        return "retired"
+    if view.retired or view.offline:
+        return "retired" if view.retired else "offline"
+    if view.exhausted or state.local.is_exhausted(model, now):
+        return "quota_exhausted"
+    if view.declared is run.models[model] and view.location == run.places[model]:
+        return None
+    run.models[model], run.places[model] = view.declared, view.location
+    return reject(model, view, idle(view.declared), question, (), 0.0)
 
 
 def _sharing(knowledge: Knowledge, model: str) -> list[str]:
@@ -121,6 +137,14 @@ def _sharing(knowledge: Knowledge, model: str) -> list[str]:
     view = knowledge.models.get(model)
     account = account_of(model, view.declared) if view is not None else ""
     return [m for m, v in knowledge.models.items() if account and account_of(m, v.declared) == account]
+
+
+def used_up(state: State, model: str, until_ms: float, now: float) -> None:
+    """An attempt, ours or another selector's, was told that the model's quota is used up: the ledger, which announces
+    it, may be away."""
+    view = state.knowledge.models.get(model)
+    if until_ms > now and view is not None and not view.exhausted:
+        state.local.exhaust(_sharing(state.knowledge, model), until_ms)
 
 
 def _note(state: State, run: Conduct, now: float) -> None:
@@ -132,8 +156,8 @@ def _note(state: State, run: Conduct, now: float) -> None:
                 state.budget.used += 1
             continue
         state.local.answered(model)
-        if until_ms is not None and until_ms > now:
-            state.local.exhaust(_sharing(state.knowledge, model), until_ms)
+        if until_ms is not None:
+            used_up(state, model, until_ms, now)
         if outcome == "ok":
             state.local.trust(model)
         elif outcome not in BLAMELESS and outcome != "invalid_output":  # a sound endpoint

@@ -41,5 +41,6 @@ def as_generate(ask: Embed) -> Generate:
         user_id=ask.user_id,
         priority=ask.priority,
         traffic=ask.traffic,
+        privacy=ask.privacy,
         labels=ask.labels,
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from understudy.messages.base import Message
-from understudy.messages.run import CancelRun, RunStarted, RunText
+from understudy.messages.run import CancelRun, RunQueued, RunStarted, RunText
+from understudy.messages.slugs import slug
 from understudy.messages.step import Send
 
 
@@ -18,9 +19,9 @@ class Where:
     instance: str
     inbox: str
 
-    def run_subject(self, slug: str) -> str:
+    def run_subject(self, provider: str, model: str) -> str:
         """Where a model's runners take attempts."""
-        return f"{self.app}.ask.runner.run.{slug}"
+        return f"{self.app}.ask.runner.run.{slug(provider)}.{slug(model)}"
 
     def inbox_of(self, run_id: str, attempt: int) -> str:
         """Where the runner answers."""
@@ -30,15 +31,15 @@ class Where:
         """Where the ledger is asked."""
         return f"{self.app}.ask.ledger.reserve"
 
-    def cancel(self, started: RunStarted | RunText) -> Send:
+    def cancel(self, started: RunQueued | RunStarted | RunText) -> Send:
         """Tell a runner's instance that nobody waits for this attempt any longer."""
         subject = f"{self.app}.ask.runner.cancel.{started.instance}"
         return Send(subject, CancelRun(run_id=started.run_id, attempt=started.attempt))
 
 
-def begins(message: Message) -> TypeGuard[RunStarted | RunText]:
+def begins(message: Message) -> TypeGuard[RunQueued | RunStarted | RunText]:
     """Whether it is the first that an attempt says. Whoever begins too late works for nobody: it could not be told
     before, as its instance was unknown."""
-    return isinstance(message, RunStarted) or (
+    return isinstance(message, RunQueued | RunStarted) or (
         isinstance(message, RunText) and message.n == 0 and bool(message.instance)
     )

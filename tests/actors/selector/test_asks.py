@@ -93,11 +93,11 @@ def test_list_and_describe(stage: Any) -> None:
     s.happen(AttemptEnded(at_ms=5, run_id="q", attempt=0, model="x/a", reason="engine"))
     s.put(make(ListModels))
     listed = s.said(Models)[0]
-    card = listed.models[0]
-    assert [m.id for m in listed.models] == ["x/a", "b"] and listed.as_of_seq == 2
+    other, card = listed.models
+    assert [m.id for m in listed.models] == ["b", "x/a"] and (listed.as_of_seq, listed.total) == (2, 2)
     assert (card.location, card.loaded, card.instances, card.in_flight) == ("local", True, 1, 2)
     assert (card.last_error, card.success_ratio, card.aliases) == ("engine", 0.0, ("nick",))
-    assert (listed.models[1].location, listed.models[1].loaded) == ("external", False)
+    assert (other.location, other.loaded) == ("local", False)
     s.put(make(DescribeModel, model="nick"))
     described = s.said(Described)[0]
     assert described.card == card and described.declared["path"] == "p"

@@ -22,6 +22,8 @@ PROVIDERS = {
     "p1": {"kind": "openai", "url": "http://127.0.0.1:1/v1"},
     "p2": {"kind": "openai", "url": "http://127.0.0.1:2/v1"},
     "here": {"kind": "local"},
+    "far": {"kind": "openai", "url": "https://far.example/v1"},
+    "proxy": {"kind": "openai", "url": "http://127.0.0.1:3/v1", "location": "external"},
 }
 
 
@@ -47,6 +49,7 @@ def names(decision: Decision) -> list[str]:
 
 
 GOOD = {"quality": {"default": 0.5}, "context_tokens": 1000, "usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0}
+SENT = {"privacy": "external_allowed", "consented": ("far",)}
 ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("no_capability", {}, {"needs": {"capabilities": ["json"]}}),
     ("context_too_small", {}, {"prompt_tokens": 1000}),
@@ -55,8 +58,14 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("below_quality", {}, {"needs": {"min_quality": 0.6}}),
     ("below_quality", {}, {"task": "fine"}),
     ("too_expensive", {}, {"needs": {"max_usd_per_mtok": 1.5}}),
-    ("wrong_location", {}, {"needs": {"location": "local"}}),
-    ("wrong_location", {"provider": "here"}, {"needs": {"location": "external"}}),
+    ("wrong_location", {"provider": "here"}, {"needs": {"location": "external"}, **SENT}),
+    ("wrong_location", {}, {"needs": {"location": "external"}, **SENT}),  # loopback is this machine
+    ("wrong_location", {"provider": "far"}, {}),
+    ("wrong_location", {"provider": "proxy"}, {"consented": ("proxy",)}),
+    ("wrong_location", {"provider": "far"}, {"needs": {"location": "local"}, **SENT}),
+    ("needs_consent", {"provider": "far"}, {"privacy": "external_allowed"}),
+    ("needs_consent", {"provider": "proxy"}, SENT),
+    ("not_free", {}, {"needs": {"free": True}}),
     ("not_named", {}, {"model": "other"}),
 ]
 
@@ -64,7 +73,8 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("reason", "fields", "question"), ROWS)
 def test_one_reason_word_per_dropped_candidate(reason: str, fields: Any, question: Any) -> None:
     ample = {"quality": {"default": 1.0}, "context_tokens": 9999, "capabilities": ["chat", "json"]}
-    ample["provider"] = "p1" if fields.get("provider") == "here" else "here"
+    elsewhere = question.get("needs", {}).get("location") == "external"
+    ample["provider"] = "far" if elsewhere else "p1" if fields.get("provider") == "here" else "here"
     models = {"x": {**GOOD, **fields}, "other": ample}
     knowledge = know(models, tasks={"general": {}, "fine": {"min_quality": 0.9}})
     decision = run(knowledge, ask(**question))
@@ -79,7 +89,11 @@ def test_the_rest_of_the_reasons() -> None:
     question = ask(needs={"max_latency_ms": 800})
     decision = run(knowledge, question, y=Local(instances=0, in_flight=0, slots=0))
     assert decision.rejected == {"x": "unhealthy", "y": "not_loaded", "slow": "too_slow"}
-    late = {"unhealthy", "not_loaded", "too_slow", "unknown_price", "quota_exhausted"}
+    knowledge.models["y"].retired = knowledge.models["z"].offline = True
+    knowledge.models["slow"].licence_class = "copyleft"
+    decision = run(knowledge, ask(needs={"licences": ["permissive", "unknown"]}))
+    assert decision.rejected == {"x": "unhealthy", "y": "retired", "z": "offline", "slow": "licence"}
+    late = {"unhealthy", "not_loaded", "too_slow", "unknown_price", "quota_exhausted", "retired", "offline", "licence"}
     assert {r for r, _, _ in ROWS} | late == set(get_args(Rejection))
 
 
@@ -231,6 +245,8 @@ def scenes(draw: Any) -> tuple[Knowledge, dict[str, Local], Question]:
         requirements=draw(NEEDS),
         model=draw(st.none() | st.sampled_from(sorted(knowledge.models))),
         balance=draw(st.none() | UNIT),
+        privacy=draw(st.sampled_from(["local_only", "external_allowed"])),
+        consented=draw(st.sampled_from([(), ("far",), ("far", "proxy")])),
     )
     return knowledge, {m: draw(LOCAL) for m in knowledge.models}, question
 
@@ -247,9 +263,10 @@ def test_any_decision(scene: tuple[Knowledge, dict[str, Local], Question]) -> No
     assert set(decision.rejected.values()) <= set(get_args(Rejection))
     for model in survivors:
         assert knowledge.models[model].status != "unavailable" and local[model].instances
-        if question.requirements.location is not None:
-            kind = topology.providers[knowledge.models[model].declared.provider].kind
-            assert (kind == "local") == (question.requirements.location == "local")
+        assert question.requirements.location in (None, knowledge.models[model].location)
+        if knowledge.models[model].location == "external":
+            assert question.privacy == "external_allowed"
+            assert knowledge.models[model].declared.provider in question.consented
     for one in decision.chain:
         for value in (one.score, *one.parts.values()):
             assert math.isfinite(value) and 0.0 <= value <= 1.0

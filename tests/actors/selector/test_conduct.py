@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from understudy.messages.generate import Delta, Finished, Seam, Started, Waiting
-from understudy.messages.run import RunFailure
+from understudy.messages.run import NO_ROOM, RunFailure
 from understudy.messages.step import Send, Trace, Wake
 
 ENDING = {"caller_fault": "caller_fault", "deadline": "deadline_exceeded", "cancelled": "cancelled"}
@@ -52,7 +52,7 @@ def test_a_failure_before_text_asks_the_next_model(stage: Any, reason: Any) -> N
     assert s.call().model == "b" and s.call().attempt == 1
     assert [m.reason for m in s.said(Waiting)] == ["failover"]
     stored = [e.event for e in s.stores("attempt.")]
-    if reason in ("busy", "no_responders"):
+    if reason in NO_ROOM:
         assert stored == []
     else:
         assert [(e.model, e.reason, e.status, e.retry_after_ms) for e in stored] == [("a", reason, 503, 70)]

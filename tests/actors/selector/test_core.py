@@ -103,14 +103,17 @@ def test_a_new_topology_keeps_what_was_learned_of_a_model(stage: Any) -> None:
     topology = core.TopologyApplied(at_ms=0, hash="h2", body=stage.plan({"a": {}, "z": {}}))
     s.happen(topology)
     assert list(s.state.knowledge.models) == ["a", "z"] and s.state.knowledge.models["a"].bad == 1.0
-    s.failed("server_error")  # the run goes on by the topology it began with
-    assert s.call().model == "c"
+    assert s.call().model == "b"
+    s.failed("server_error")
+    assert s.call().model == "a", "and c, which it has no longer, is not tried"
+    s.failed("server_error")
+    assert s.call().model == "a"
 
 
 def test_booted_says_who_we_are() -> None:
     state = core.State()
     assert core.step(state, Booted(1.0, "selector", "s9", "app", "_INBOX_A.s9", "id"), core.Settings()) == []
-    assert state.where.run_subject("m") == "app.ask.runner.run.m"
+    assert state.where.run_subject("org/hub", "m:1") == "app.ask.runner.run.org_hub.m_1"
 
 
 HISTORY = st.lists(

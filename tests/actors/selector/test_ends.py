@@ -18,7 +18,7 @@ def test_busy_everywhere_is_overloaded(stage: Any) -> None:
     s = stage()
     s.ask()
     while not s.stores("end."):
-        for _ in range(3):
+        for _ in range(6):  # asked once without and once with permission to wait
             s.failed("busy")
         if not s.stores("end."):
             s.wake()
@@ -35,10 +35,12 @@ def test_room_after_a_rest(stage: Any) -> None:
     s.ask()
     for reason in ("busy", "server_error", "no_responders"):
         s.failed(reason)
-    assert s.stores("end.") == [] and [m.reason for m in s.said(Waiting)][-1] == "busy"
+    assert s.stores("end.") == [] and (s.call().model, s.call().may_wait) == ("a", True)
+    s.failed("busy")  # sent away all the same: it is stopping, say
+    assert [m.reason for m in s.said(Waiting)][-1] == "busy"
     s.failed("busy")  # said twice
     s.wake()
-    assert (s.call().model, s.call().attempt) == ("a", 3)
+    assert (s.call().model, s.call().attempt, s.call().may_wait) == ("c", 4, False)
     s.text("Hi")
     s.ended()
     s.stored()
@@ -74,6 +76,7 @@ def test_who_really_served_is_recorded_and_told(stage: Any) -> None:
 def test_a_rest_ends_when_the_caller_leaves(stage: Any, how: str) -> None:
     s = stage({"a": {}})
     s.ask()
+    s.failed("busy")
     s.failed("busy")
     getattr(s, how)()
     s.stored()

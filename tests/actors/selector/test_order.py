@@ -11,8 +11,18 @@ import pytest
 from understudy.actors.selector import order
 from understudy.actors.selector.choose import Question, decide
 from understudy.actors.selector.order import Order, local_of
-from understudy.actors.selector.views import Knowledge, LocalView
+from understudy.actors.selector.sight import LocalView
+from understudy.actors.selector.views import Knowledge
 from understudy.messages.catalogue import Select, Selected
+from understudy.messages.catalogue_events import (
+    Listing,
+    ModelOnline,
+    ModelPriced,
+    ModelRegistered,
+    ModelRetired,
+    ModelReturned,
+    Priced,
+)
 from understudy.messages.events import (
     AttemptEnded,
     Event,
@@ -23,15 +33,19 @@ from understudy.messages.events import (
     TopologyApplied,
 )
 from understudy.messages.generate import Attempt, Requirements, Turn
+from understudy.messages.listing import ListedPrice
 from understudy.messages.run import ModelLoad, ProcessGone, RunFailed, RunnerBeat
 from understudy.messages.topology import Topology
 
 PROVIDERS = {
-    "p1": {"kind": "openai", "url": "http://127.0.0.1:1/v1"},
+    "p1": {"kind": "openai", "url": "http://127.0.0.1:1/v1", "catalogue": {"admit": {"ids": ["*"], "slots": 5}}},
     "p2": {"kind": "openai", "url": "http://127.0.0.1:2/v1"},
     "here": {"kind": "local"},
+    "far": {"kind": "openai", "url": "https://far.example/v1"},
+    "proxy": {"kind": "openai", "url": "http://127.0.0.1:3/v1", "location": "external"},
 }
 NAMES = [f"m{n}" for n in range(14)]
+LISTED = [f"x{n}" for n in range(5)]
 
 
 class History:
@@ -79,7 +93,7 @@ class History:
         """Something happens."""
         luck, name = self.luck, self.luck.choice(NAMES)
         self.now += luck.choice([0, 1, 400, 3_000])
-        match luck.randrange(12):
+        match luck.randrange(16):
             case 0:
                 self.fold(ModelDegraded(at_ms=0, model=name, reason="x", was="healthy"))
             case 1:
@@ -101,9 +115,48 @@ class History:
             case 9:
                 self.local.answered(name)
             case 10:
-                self.local.gone(luck.choice("AB") + name)
+                self.local.gone(luck.choice(["A" + name, "B" + name, "C1", "C2"]))
+            case 11 | 12:
+                self.fold(self.listed())
+            case 13:
+                accepting, at_work = luck.random() < 0.8, luck.sample(LISTED, luck.randrange(3))
+                load = {model: ModelLoad(slots=2, in_flight=luck.randrange(1, 3)) for model in at_work}
+                instance, whole = luck.choice(["C1", "C2"]), {"provider": "p1", "others_slots": 2}
+                self.local.beat(RunnerBeat(instance=instance, models=load, accepting=accepting, **whole), self.now)
+            case 14:
+                model = luck.choice(LISTED)
+                luck.choice([self.local.asked, self.local.answered, self.local.trust])(model)
             case _:
                 self.fold(self.applied()) if luck.random() < 0.2 else self.beat(name)
+
+    def listed(self) -> Event:
+        """The catalogue says something new about some models, of the topology or of a list."""
+        luck = self.luck
+        models = tuple(luck.sample([*LISTED, *NAMES[:3]], luck.randrange(1, 4)))
+        about: dict[str, Any] = {"at_ms": 0, "provider": luck.choice(["p1", "p1", "p2"]), "models": models}
+        price = luck.choice([None, ListedPrice(units={"prompt": "0", "completion": luck.choice(["0", "0.000002"])})])
+        match luck.randrange(6):
+            case 0 | 1 | 2:
+                return ModelRegistered(**{**about, "models": tuple(self.listing(model) for model in models)})
+            case 3:
+                return ModelPriced(at_ms=0, provider="p1", prices=tuple(Priced(model=m, price=price) for m in models))
+            case 4:
+                return ModelRetired(**about, reason=luck.choice(["not_found", "removed"]))
+            case _:
+                return luck.choice([ModelReturned, ModelOnline])(**about)
+
+    def listing(self, model: str) -> Listing:
+        luck = self.luck
+        return Listing(
+            id=model,
+            name=model,
+            source="list",
+            location=luck.choice(["local", "external"]),
+            admitted=luck.random() < 0.7,
+            context_tokens=luck.choice([1000, 4000, 8000]),
+            capabilities=luck.choice([("chat",), ("chat", "json")]),
+            licence_class=luck.choice(["permissive", "unknown"]),
+        )
 
     def question(self) -> Question:
         luck = self.luck
@@ -112,6 +165,9 @@ class History:
             location=luck.choice([None, None, "local", "external"]),
             min_quality=luck.choice([None, 0.45]),
             max_latency_ms=luck.choice([None, 500]),
+            max_usd_per_mtok=luck.choice([None, None, 1.5]),
+            free=luck.random() < 0.2,
+            licences=luck.choice([(), (), ("permissive",)]),
         )
         known = sorted(self.knowledge.models)
         return Question(
@@ -121,6 +177,8 @@ class History:
             requirements=needs,
             model=luck.choice([None, None, None, luck.choice(known)]),
             balance=luck.choice([None, 0.0, 0.5, 1.0]),
+            privacy=luck.choice(["local_only", "external_allowed"]),
+            consented=luck.choice([(), ("far",), ("far", "proxy")]),
         )
 
 
@@ -135,7 +193,7 @@ def test_the_kept_order_decides_as_the_plain_walk(seed: int, monkeypatch: pytest
         for _ in range(h.luck.randrange(4)):
             h.live()
         asked = h.question()
-        view = {m: local_of(h.local, m, h.now) for m in h.knowledge.models}
+        view = {m: local_of(h.local, m, v.declared.provider, h.now) for m, v in h.knowledge.models.items()}
         plain = decide(h.knowledge, view, asked)
         kept, seen = h.order.decide(h.knowledge, h.local, asked, h.now)
         assert kept == plain

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from understudy.messages.cost import BudgetState, ProviderExhausted, ProviderRestored, Reserve, Reserved, ReserveRefused
+from understudy.messages.cost import BudgetState, Reserve, Reserved, ReserveRefused
 from understudy.messages.events import AttemptEnded, RequestEnded
 from understudy.messages.generate import Delta, Failed, Finished, Usage
 from understudy.messages.money import pusd_of, usd_of
 from understudy.messages.prices import most_prompt_tokens
-from understudy.messages.run import RunEnded, RunModel
+from understudy.messages.privacy import Outbound
+from understudy.messages.run import RunEnded, RunModel, RunQueued, RunStarted
 from understudy.messages.step import Send, Stopping, Unheard
+from understudy.messages.wire import encode
 
 PAID = {"usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0, "usd_per_request": 0.5}
 GOOD = {"quality": {"default": 0.9}}
@@ -69,7 +72,7 @@ USED = Usage(prompt_tokens=10, completion_tokens=20)
 def test_a_free_model_is_run_at_once(stage: Any) -> None:
     t = Till(stage, a={}, b=PAID)
     t.s.ask()
-    assert t.runs() == [("a", 0)] and t.reserves() == []
+    assert t.runs() == [("a", 0)] and t.reserves() == [] and t.s.call().price is None
 
 
 def test_reserved_first_then_run_then_settled_by_usage(till: Till) -> None:
@@ -82,6 +85,8 @@ def test_reserved_first_then_run_then_settled_by_usage(till: Till) -> None:
     assert pusd_of(ask.most_usd) == most
     till.grant()
     assert till.runs() == [("a", 0)]
+    price = till.s.call().price
+    assert price is not None and (price.completion_pusd, price.request_pusd) == (2 * 10**6, 5 * 10**11)
     till.s.text("Yes.")
     event = till.end(USED)
     cost = usd_of(pusd_of("0.5") + 10 * 10**6 + 20 * 2 * 10**6)
@@ -135,7 +140,7 @@ def test_a_refused_model_is_passed_over_without_a_trace_in_the_text(till: Till) 
     till.s.stored()
     (end,) = till.s.ends()
     assert isinstance(end, Finished) and (end.cost_usd, end.seams, len(end.attempts)) == ("0", 0, 1)
-    assert till.charges() == []
+    assert till.charges() == [(0, "a", "not_run"), (1, "b", "not_run")]  # a copy of the question may yet be granted
 
 
 def test_a_refusal_in_the_middle_of_a_text_does_not_move_its_seam(stage: Any) -> None:
@@ -221,8 +226,7 @@ def test_a_busy_model_keeps_its_reservation_for_the_next_try(stage: Any) -> None
     t.s.ask()
     t.grant()
     t.s.failed("busy")
-    t.s.wake()
-    t.s.failed("busy")
+    t.s.failed("busy")  # though it might have waited
     t.s.wake()
     assert t.runs() == [("a", 0), ("a", 1), ("a", 2)] and len(t.reserves()) == 1
     t.s.text("Yes.")
@@ -238,6 +242,16 @@ def test_a_reservation_that_was_not_used_is_given_back(till: Till) -> None:
     till.s.text("Yes.")
     till.end(USED)
     assert sorted(till.charges()) == [(0, "a", "not_run"), (1, "b", "usage")]
+
+
+def test_who_leaves_the_queue_may_have_begun_that_moment_so_what_was_reserved_is_spent(stage: Any) -> None:
+    t = Till(stage, a=PAID)
+    t.s.ask()
+    t.grant()
+    t.s.failed("busy")
+    t.s.hear(RunQueued(run_id="r1", attempt=1, instance="i-a"))
+    t.s.cancel()
+    assert t.charges() == [(0, "a", "estimated")] and t.s.stores("attempt.") == []
 
 
 @pytest.mark.parametrize("how", ["cancel", "stop", "deadline"])
@@ -268,42 +282,115 @@ def test_resuming_with_the_next_model_where_the_first_is_refused(stage: Any) -> 
     assert (t.s.call().model, t.s.call().prefill) == ("b", "")
 
 
-def test_a_used_up_quota_is_told_to_the_run_and_to_all_that_come_until_the_log_says_so(stage: Any) -> None:
-    t = Till(stage, **{"a:free": GOOD, "b:free": GOOD, "c": {}})
-    until = int(t.s.now) + 60_000
+def test_who_gets_another_model_for_want_of_money_is_told_so(stage: Any) -> None:
+    t = Till(stage, a=PAID, c={})
     t.s.ask()
-    assert t.s.call().model == "a:free"
-    t.s.failed("rate_limited", status=429, exhausted_until_ms=until)
-    assert t.s.call().model == "c"
-    (store,) = t.s.stores("attempt.")
-    assert store.event.exhausted_until_ms == until
-    t.s.ask(run="r2")
-    run = t.s.state.runs["r2"]
-    assert t.s.call("r2").model == "c"
-    assert run.decision.rejected == {"quota_exhausted": 2} and set(run.decision.local_view) == {"a:free", "b:free", "c"}
-    t.s.happen(ProviderExhausted(at_ms=int(t.s.now), provider="lab", quota="free", until_ms=until))
-    t.s.ask(run="r3")
-    assert t.s.state.runs["r3"].decision.rejected == {"quota_exhausted": 2} and not t.s.state.local.exhausted
-    assert set(t.s.state.runs["r3"].decision.local_view) == {"c"}  # it has something in hand; the log says the rest
-    t.s.now = until
-    t.s.happen(ProviderRestored(at_ms=until, provider="lab", quota="free"))
-    t.s.beat_all()
-    t.s.ask(run="r4")
-    assert "quota_exhausted" not in t.s.state.runs["r4"].decision.rejected
+    t.refuse()
+    t.s.text("Gratis.")
+    event = t.end(USED)
+    t.s.stored()
+    (end,) = t.s.ends()
+    assert isinstance(end, Finished) and end.model == "c" and end.rejected == {"budget_exhausted": 1} == event.rejected
+    assert "'house'" in end.notice and "0.25 USD left" in end.notice and "a may need" in end.notice
 
 
-def test_a_quota_known_from_an_own_attempt_alone_ends_by_time(stage: Any) -> None:
-    t = Till(stage, **{"a:free": GOOD, "b:free": GOOD, "c": {}})
+def test_an_answer_that_money_did_not_touch_says_nothing_of_it(stage: Any) -> None:
+    t = Till(stage, a={})
     t.s.ask()
-    t.s.failed("rate_limited", status=429, exhausted_until_ms=int(t.s.now) + 1_000)
-    t.s.now += 1_001
-    t.s.ask(run="r2")
-    assert t.s.state.runs["r2"].decision.rejected == {}
+    t.s.text("Gratis.")
+    t.end(USED)
+    t.s.stored()
+    (end,) = t.s.ends()
+    assert (end.rejected, end.notice) == ({}, "") and b"rejected" not in encode(end) and b"notice" not in encode(end)
 
 
-def test_a_chain_that_was_made_before_skips_what_is_used_up_since(stage: Any) -> None:
-    t = Till(stage, **{"a": {}, "b:free": {}, "c": {}})
+def test_a_silent_ledger_is_waited_for_once_in_a_run(stage: Any) -> None:
+    paid = {name: {**PAID, "quality": {"default": q}} for name, q in (("a", 0.9), ("b", 0.8), ("d", 0.7), ("e", 0.6))}
+    t = Till(stage, **paid, c={"quality": {"default": 0.1}})
     t.s.ask()
-    t.s.happen(ProviderExhausted(at_ms=int(t.s.now), provider="lab", quota="free", until_ms=int(t.s.now) + 9_000))
-    t.s.failed("server_error", status=500)
-    assert t.s.call().model == "c"
+    began = t.s.now
+    while not t.runs():
+        t.s.wake()
+    assert t.runs()[0][0] == "c" and t.s.now - began == pytest.approx(3_000)
+    assert {r.model for r in t.reserves()} == {"a"}
+    t.s.text("Gratis.")
+    t.end(USED)
+    t.s.stored()
+    (end,) = t.s.ends()
+    assert end.rejected == {"ledger_down": 4} and "Nobody can say" in end.notice
+
+
+def test_a_reservation_that_became_too_small_is_given_back(stage: Any) -> None:
+    t = Till(stage, a={**PAID, "quality": {"default": 0.9}}, b={"quality": {"default": 0.5}})
+    t.s.ask()
+    t.grant()
+    t.s.failed("busy")
+    t.s.text("One two three four five six seven eight nine ten. " * 3)
+    t.s.failed("broken_stream")
+    # a again, with a longer prompt
+    assert [(r.attempt, r.model) for r in t.reserves()] == [(0, "a"), (2, "a")]
+    t.grant()
+    t.s.text("Yes.")
+    t.end(USED)
+    assert t.charges() == [(0, "a", "not_run"), (2, "a", "usage")]
+
+
+def test_the_ledger_s_words_for_what_it_does_not_know_are_true_ones(till: Till) -> None:
+    till.s.ask()
+    till.refuse("unknown_model", None)
+    till.grant()
+    till.s.text("Yes.")
+    assert till.end(USED).rejected == {"retired": 1}
+
+
+def test_a_vendor_s_least_limit_of_tokens_is_reserved(stage: Any) -> None:
+    lab = {"lab": {"kind": "openai_responses", "url": "http://127.0.0.1:1/v1"}}
+    s = stage({"a": {"usd_per_mtok_out": 10.0}}, **LEDGER, providers=lab)
+    s.ask(max_tokens=1)
+    (ask,) = [e.message for e in s.effects if isinstance(e, Send) and isinstance(e.message, Reserve)]
+    assert pusd_of(ask.most_usd) == 16 * 10 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("usage", "named"),
+    [
+        (USED, "gen-1"), (replace(USED, estimated=True), "gen-1"), (replace(USED, cost_usd="0.1"), None),
+    ],
+)  # fmt: skip
+def test_a_charge_that_the_provider_knows_better_names_its_record(till: Till, usage: Usage, named: str | None) -> None:
+    till.s.ask()
+    till.grant()
+    till.s.hear(RunStarted(run_id="r1", attempt=0, instance="i1", generation="gen-1"))
+    till.s.hear(RunStarted(run_id="r1", attempt=0, instance="i1"))
+    till.s.text("Yes.")
+    assert [c.generation for c in till.end(usage).charges] == [named]
+
+
+def test_the_next_attempt_is_another_record(till: Till) -> None:
+    till.s.ask()
+    till.grant()
+    till.s.hear(RunStarted(run_id="r1", attempt=0, instance="i1", generation="gen-1"))
+    till.s.failed("stall_timeout")
+    till.grant()
+    till.s.text("Yes.")
+    assert [(c.attempt, c.generation) for c in till.end(USED).charges] == [(0, "gen-1"), (1, None)]
+
+
+SENT: list[tuple[str, Outbound | None, str]] = [
+    ("blocked", Outbound(provider="far", blocked="secret"), "not_run"),
+    ("blocked", Outbound(provider="far", blocked="no_consent", consent=3, bytes=99), "estimated"),
+    ("deadline", Outbound(provider="far"), "not_run"),  # it ended at the gate
+    ("deadline", Outbound(provider="far", consent=3), "estimated"),  # handed over, and how much is not known
+    ("cancelled", Outbound(provider="far"), "not_run"),
+    ("cancelled", Outbound(provider="far", consent=3, bytes=99), "estimated"),
+    ("broken_stream", Outbound(provider="far", consent=3, bytes=99), "estimated"),
+    ("broken_stream", None, "estimated"),
+]
+
+
+@pytest.mark.parametrize(("reason", "outbound", "by"), SENT)
+def test_what_never_left_is_not_paid_for(till: Till, reason: Any, outbound: Outbound | None, by: str) -> None:
+    till.s.ask(model="a")
+    till.grant()
+    till.s.failed(reason, outbound=outbound)
+    assert till.charges()[0] == (0, "a", by)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from understudy.actors.selector.replay import Report, replay
+from understudy.actors.selector.replay import Record, Report, replay
 from understudy.bus.port import Received
 from understudy.messages.events import TopologyApplied
 from understudy.messages.run import ModelLoad, RunnerBeat
@@ -102,4 +102,13 @@ def test_an_event_of_a_newer_kind_disturbs_nobody(log: bytes) -> None:
 
 def test_what_is_no_json_travels_too() -> None:
     (record,) = exported(export(Received("tta.evt.odd.thing", b"\xff\x00\n", seq=3)))
-    assert record == (3, "tta.evt.odd.thing", b"\xff\x00\n")
+    assert record == Record(3, "tta.evt.odd.thing", b"\xff\x00\n")
+
+
+def test_what_is_no_event_is_counted_and_decides_nothing() -> None:
+    """In the log itself and in an exported one."""
+    foreign = export(Received("tta.evt.request.ended", b"", seq=3, foreign=True))
+    (record,) = exported(foreign)
+    assert record == Record(3, "tta.evt.request.ended", b"", True)
+    report = replay([record])
+    assert (report.foreign, report.skipped, report.differ) == (1, 0, ())
