@@ -24,7 +24,6 @@ from understudy.messages.run import (
     RunModel,
     RunText,
 )
-from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Send
 
 KNOWN = (
@@ -67,7 +66,7 @@ def look(state: State, model: str, watch: Watch, now: float, settings: Settings)
         return []
     if watch.costs() and not settings.probe_paid:
         return _found(state, model, watch, "none", "costs_money", now)
-    if watch.probing or watch.status == "unavailable" or now < watch.trial_at_ms:
+    if watch.probing or watch.status == "unavailable" or now < watch.trial_at_ms or state.is_gone(model, watch):
         return []
     if watch.wanted_ms is None:
         watch.wanted_ms = now
@@ -96,8 +95,12 @@ def _ask(state: State, model: str, watch: Watch, form: Form, cut: int, now: floa
         prefill=KNOWN[: CUTS[cut]],
         continuation=form,
         probe=True,
+        location=state.location(model, watch),
+        name=watch.declared.name,
+        context_tokens=watch.declared.context_tokens,
+        price=watch.price(),
     )
-    return [Send(f"{state.app}.ask.runner.run.{slug(model)}", run, reply=f"{state.inbox}.probe.{run_id}")]
+    return [Send(state.run_subject(model, watch), run, reply=f"{state.inbox}.probe.{run_id}")]
 
 
 # --- what comes back -----------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Fold outcomes and heartbeats into health, and announce each change exactly once. Pure.
 
 healthy ── failures in a row, a dead or silent runner ──> unavailable ── probe or outcome ok, runner back ──> healthy
-   └── error ratio ──> degraded ── ratio sinks, or no failure for a while ──> healthy
+   │                                                          └── rest over, may not be probed ──> degraded (untested)
+   └── error ratio ──> degraded ── ratio sinks, outcome of an untested ok, no failure for a while ──> healthy
 
 It is also the one that asks models how they go on with another one's text (`continuation.py`).
 """
@@ -9,7 +10,7 @@ It is also the one that asks models how they go on with another one's text (`con
 from __future__ import annotations
 
 from understudy.actors.health_tracker import continuation, probes
-from understudy.actors.health_tracker.history import History, Outcome, Record, outcomes, status_of, take_over
+from understudy.actors.health_tracker.history import UNTESTED, History, Outcome, Record, outcomes, status_of, take_over
 from understudy.actors.health_tracker.state import (
     Load,
     Settings,
@@ -24,6 +25,14 @@ from understudy.actors.health_tracker.state import (
 )
 from understudy.messages.base import Ask, Message
 from understudy.messages.brief import RequestBrief
+from understudy.messages.catalogue_events import (
+    ModelOffline,
+    ModelOnline,
+    ModelPriced,
+    ModelRegistered,
+    ModelRetired,
+    ModelReturned,
+)
 from understudy.messages.events import (
     AttemptEnded,
     ModelDegraded,
@@ -61,6 +70,12 @@ FOLDS = (
     ModelUnavailable,
     ModelRecovered,
     ModelProbed,
+    ModelRegistered,
+    ModelPriced,
+    ModelRetired,
+    ModelReturned,
+    ModelOffline,
+    ModelOnline,
 )
 EMITS = (ModelDegraded, ModelUnavailable, ModelRecovered, ModelProbed)
 SENDS = ("runner.run",)
@@ -126,12 +141,14 @@ def _happened(state: State, happened: Happened, settings: Settings) -> list[Effe
     if not state.history.apply(happened.seq, event, settings.decay):
         return []
     match event:
-        case TopologyApplied():
+        case TopologyApplied() | ModelRegistered() | ModelPriced() | ModelRetired():
             _declare(state)
             return []
+        case ModelReturned() if state.live:
+            return _returned(state, event, now)
         case AttemptEnded() | RequestBrief() | RequestEnded() if state.live:
             out: list[Effect] = []
-            for outcome in outcomes(event):
+            for outcome in outcomes(event, state.history.known):
                 watch = state.watches.get(outcome.model)
                 if watch is not None:
                     out += _count(state, watch, outcome, now, settings)
@@ -151,7 +168,7 @@ def _happened(state: State, happened: Happened, settings: Settings) -> list[Effe
 
 
 def _declare(state: State) -> None:
-    """Watch the models that the folded topology has, and no others."""
+    """Watch the models that may be selected, and no others."""
     declared = state.history.models
     for model, record in declared.items():
         watch = state.watches.get(model)
@@ -162,6 +179,12 @@ def _declare(state: State) -> None:
             watch.anew(record.since_seq)
     for gone in set(state.watches) - set(declared):
         del state.watches[gone]
+
+
+def _returned(state: State, event: ModelReturned, now: float) -> list[Effect]:
+    """What it was refused with when its provider did not have it says nothing about it now."""
+    found = [(model, state.watches[model]) for model in event.models if model in state.watches]
+    return [e for m, watch in found if watch.status != "healthy" for e in recover(state, m, watch, "listed", now)]
 
 
 def _read_back(state: State, event: ModelDegraded | ModelUnavailable | ModelRecovered) -> None:
@@ -177,7 +200,7 @@ def _count(state: State, watch: Watch, outcome: Outcome, now: float, settings: S
     model, ok, reason, _ = outcome
     watch.count(outcome, settings.decay)
     if ok:
-        if watch.status == "unavailable":
+        if watch.status == "unavailable" or (watch.status == "degraded" and watch.reason == UNTESTED):
             return recover(state, model, watch, "outcome", now)
         if watch.status == "degraded" and watch.error_ratio() < settings.healthy_ratio:
             return recover(state, model, watch, "outcome", now)
@@ -218,6 +241,8 @@ def _heard(state: State, heard: Heard, settings: Settings) -> list[Effect]:
                 return out
             if isinstance(message, RunText) or (isinstance(message, RunEnded) and message.pieces):
                 return probes.answered(state, message.run_id, now)
+            if isinstance(message, RunFailed) and message.reason == "blocked":
+                return probes.blocked(state, message.run_id, now)
             reason = "empty" if isinstance(message, RunEnded) else message.reason
             probes.failed(state, message.run_id, reason, now, settings)
             return []
@@ -227,9 +252,14 @@ def _heard(state: State, heard: Heard, settings: Settings) -> list[Effect]:
 
 def _beat(state: State, beat: RunnerBeat, now: float) -> list[Effect]:
     out: list[Effect] = []
+    if beat.others_slots:
+        known = state.others.setdefault(beat.provider, {})
+        known.pop(beat.instance, None)
+        if beat.accepting:
+            known[beat.instance] = now
     for model, load in beat.models.items():
         watch = state.watches.get(model)
-        if watch is None:
+        if watch is None or not state.is_named(model):
             continue
         if not beat.accepting:  # it leaves in good order, so it will not be missed
             watch.beats.pop(beat.instance, None)
@@ -243,6 +273,9 @@ def _beat(state: State, beat: RunnerBeat, now: float) -> list[Effect]:
 
 def _deaf(state: State, ms: float) -> None:
     """For so long nobody could be heard: it counts against nobody."""
+    for known in state.others.values():
+        for instance in known:
+            known[instance] += ms
     for watch in state.watches.values():
         watch.probe_until_ms += ms
         for load in watch.beats.values():
@@ -252,6 +285,8 @@ def _deaf(state: State, ms: float) -> None:
 def _lost(state: State, instance: str, reason: str, now: float, settings: Settings) -> list[Effect]:
     """An instance is gone; a model without any is unavailable."""
     out: list[Effect] = []
+    for known in state.others.values():
+        known.pop(instance, None)
     for model, watch in state.watches.items():
         if watch.beats.pop(instance, None) is None or watch.beats or not state.live:
             continue
@@ -264,6 +299,7 @@ def _sweep(state: State, now: float, generation: int, settings: Settings) -> lis
     """Look for runners that fell silent, rests that are over, degraded models that were quiet, probes to send."""
     out: list[Effect] = [Wake(now + settings.sweep_ms, SWEEP, generation + 1), *say_again(state)]
     beats = {i: load.heard_ms for w in state.watches.values() for i, load in w.beats.items()}
+    beats |= {i: heard_ms for known in state.others.values() for i, heard_ms in known.items()}
     for instance, at in sorted(beats.items()):
         if now - at > settings.beat_timeout_ms:
             out += _lost(state, instance, "silent", now, settings)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from understudy.messages.brief import RequestBrief
+from understudy.messages.catalogue_events import CatalogueEvent
 from understudy.messages.events import (
     AttemptEnded,
     Event,
@@ -18,14 +19,23 @@ from understudy.messages.events import (
     RequestEnded,
     TopologyApplied,
 )
-from understudy.messages.run import CALLERS_FAULT
+from understudy.messages.known import Known
+from understudy.messages.run import CALLERS_FAULT, NO_ROOM
 from understudy.messages.topology import Model
 
 Announcement = ModelUnavailable | ModelDegraded | ModelRecovered | ModelProbed
-BLAMELESS = CALLERS_FAULT | {
-    *("busy", "no_responders", "text_lost", "rate_limited", "payment", "no_endpoints"),
-    "invalid_output",  # the endpoint is sound; that the model is poor at JSON is the selector's to learn
-}
+BLAMELESS = (
+    CALLERS_FAULT
+    | NO_ROOM
+    | {
+        *("text_lost", "rate_limited", "payment", "no_endpoints"),
+        "invalid_output",  # the endpoint is sound; that the model is poor at JSON is the selector's to learn
+    }
+)
+
+UNTESTED = "untested"
+"""Its rest is over and nobody may ask it for a test: used after the healthy ones, until a request or a quiet time says
+how it is."""
 
 
 class Outcome(NamedTuple):
@@ -81,6 +91,7 @@ class History:
     """The fold over the log; `seq` is the position it reflects. What was decided and not yet stored is not in it."""
 
     seq: int = 0
+    known: Known = field(default_factory=Known)
     models: dict[str, Record] = field(default_factory=dict[str, Record])
     changes: dict[str, int] = field(default_factory=dict[str, int])  # announced so far, also of models that are gone
 
@@ -93,12 +104,15 @@ class History:
             case TopologyApplied():
                 self._declare(event)
             case AttemptEnded() | RequestBrief() | RequestEnded():
-                for outcome in outcomes(event):
+                for outcome in outcomes(event, self.known):
                     if outcome.model in self.models:
                         self.models[outcome.model].count(outcome, decay)
             case ModelLoaded():
                 if (record := self.models.get(event.model)) is not None:
                     record.loaded, record.since_seq = True, seq
+            case _ if isinstance(event, CatalogueEvent):
+                for model in self.known.apply(seq, event):
+                    self._look_up(model)
             case ModelUnavailable() | ModelDegraded() | ModelRecovered() | ModelProbed():
                 self._number(event)
                 if event.model in self.models:
@@ -114,17 +128,31 @@ class History:
 
     def _declare(self, event: TopologyApplied) -> None:
         old, self.models = self.models, {}
-        for model, declared in event.body.models.items():
-            record = old.get(model) or Record(declared, since_seq=self.seq)
-            if record.declared != declared:
-                record.declared, record.since_seq = declared, self.seq
-            self.models[model] = record
+        self.known.topology = event.body
+        for model, declared in self.known.candidates().items():
+            if model in old:
+                self.models[model] = old[model]
+            self._candidate(model, declared)
+
+    def _look_up(self, model: str) -> None:
+        declared = self.known.declared(model)
+        if declared is None:
+            self.models.pop(model, None)
+        else:
+            self._candidate(model, declared)
+
+    def _candidate(self, model: str, declared: Model) -> None:
+        record = self.models.setdefault(model, Record(declared, since_seq=self.seq))
+        if record.declared != declared:
+            record.declared, record.since_seq = declared, self.seq
 
 
-def outcomes(event: AttemptEnded | RequestBrief | RequestEnded) -> list[Outcome]:
-    """What speaks for or against models; failures that are not their fault do neither."""
+def outcomes(event: AttemptEnded | RequestBrief | RequestEnded, known: Known) -> list[Outcome]:
+    """What speaks for or against models; failures that are not their fault do neither. A model that its provider does
+    not have is retired where a list is read, which says more."""
     if isinstance(event, AttemptEnded):
         blamed = event.reason not in BLAMELESS
+        blamed = blamed and not (event.reason == "model_not_found" and known.is_listing(event.model))
         return [Outcome(event.model, False, event.reason, event.at_ms)] if blamed else []
     return [Outcome(a.model, True, "", event.at_ms) for a in event.attempts if a.outcome == "ok"]
 
@@ -154,6 +182,7 @@ def take_over(record: Record, event: Announcement) -> None:
             record.opened, record.retry_at_ms = event.opened, event.retry_at_ms
         case ModelDegraded():
             record.status, record.reason = "degraded", event.reason
+            record.last_bad_ms = max(record.last_bad_ms, event.at_ms)
         case ModelRecovered():
             record.status, record.reason, record.in_a_row, record.opened = "healthy", "", 0, 0
             if event.by != "outcome":

@@ -9,7 +9,9 @@ import msgspec
 
 from understudy.actors.health_tracker.history import History, Record, number_of
 from understudy.messages.events import Event, ModelDegraded, ModelProbed, ModelRecovered, ModelUnavailable
-from understudy.messages.prices import is_priced
+from understudy.messages.money import Price
+from understudy.messages.prices import is_priced, price_of
+from understudy.messages.privacy import Location
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Store, Stored, StoreFailed
 
@@ -78,6 +80,10 @@ class Watch(Record):
         """Would a probe cost money?"""
         return is_priced(self.declared)
 
+    def price(self) -> Price | None:
+        """At most what a probe may be charged by; nothing of it is reserved."""
+        return price_of(self.declared) if self.costs() else None
+
 
 @dataclass(slots=True)
 class State:
@@ -94,6 +100,30 @@ class State:
     changes: dict[str, int] = field(default_factory=dict[str, int])  # announced so far, by model
     history: History = field(default_factory=History)
     watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
+    others: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """By provider: instances that serve whatever of its list is admitted, and when they were heard."""
+
+    def is_named(self, model: str) -> bool:
+        """Does the topology name it? Runners tell of the others only while these are at work."""
+        topology = self.history.known.topology
+        return topology is not None and model in topology.models
+
+    def location(self, model: str, watch: Watch) -> Location:
+        """Where it computes, as far as the log tells."""
+        return self.history.known.standing(model, watch.declared).location
+
+    def is_gone(self, model: str, watch: Watch) -> bool:
+        """Does its provider not have it, or is its server away? Then a list says when it is back, not a question."""
+        standing = self.history.known.standing(model, watch.declared)
+        return standing.retired or standing.offline
+
+    def is_served(self, watch: Watch) -> bool:
+        """Is a runner alive that would take a question?"""
+        return bool(watch.beats or self.others.get(watch.declared.provider))
+
+    def run_subject(self, model: str, watch: Watch) -> str:
+        """Where the model's runners take attempts."""
+        return f"{self.app}.ask.runner.run.{slug(watch.declared.provider)}.{slug(model)}"
 
     def fresh(self, now: float) -> str:
         """An id for a probe's run that no other has."""
@@ -176,12 +206,13 @@ def open_breaker(state: State, model: str, watch: Watch, reason: str, now: float
 def degrade(state: State, model: str, watch: Watch, reason: str, now: float) -> list[Effect]:
     """Used after the healthy ones from now on."""
     was, watch.status, watch.reason = watch.status, "degraded", reason
+    watch.last_bad_ms = max(watch.last_bad_ms, now)  # its quiet time begins here
     ratio = round(watch.error_ratio(), 4)
     return [say(state, ModelDegraded(at_ms=int(now), model=model, reason=reason, was=was, error_ratio=ratio), model)]
 
 
 def recover(
-    state: State, model: str, watch: Watch, by: Literal["probe", "outcome", "loaded", "quiet"], now: float
+    state: State, model: str, watch: Watch, by: Literal["probe", "outcome", "loaded", "quiet", "listed"], now: float
 ) -> list[Effect]:
     """Healthy again. By other things than an outcome, old failures are forgiven: nothing else would clear them."""
     was, watch.status, watch.reason = watch.status, "healthy", ""

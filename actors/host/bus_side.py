@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 from understudy.actors.host.permissions import User, server_text, users
 from understudy.actors.host.seats import Process
-from understudy.actors.host.topology import LOOPBACK, hash_of
+from understudy.actors.host.topology import hash_of
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError, LogFull, Outgoing
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer, ServerFailed
 from understudy.bus.subjects import evt_stream
 from understudy.messages.events import TopologyApplied
+from understudy.messages.places import LOOPBACK
 from understudy.messages.topology import Topology
 from understudy.messages.wire import encode
 
@@ -137,6 +138,8 @@ class BusSide:
             evt_max_bytes=log.max_bytes,
             evt_max_age_s=log.max_age_days * 86_400.0,
             trace_max_bytes=log.trace_max_bytes,
+            cache_max_bytes=topology.cache.max_bytes,
+            cache_ttl_s=topology.cache.ttl_s,
         )
         return await provision(self.bus, spec)
 

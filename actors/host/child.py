@@ -22,15 +22,18 @@ import msgspec
 
 from understudy.actors.host.core_port import Edge
 from understudy.actors.host.key_pipe import Frame, first_key, follow
-from understudy.actors.host.linux import end_with, name_process
+from understudy.actors.host.linux import end_with, hold_secrets, name_process
 from understudy.actors.host.log_sync import Blocks, LogSync
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
 from understudy.actors.host.seats import listen_s
 from understudy.actors.host.snapshots import Snapshots
+from understudy.actors.host.telling import places
+from understudy.bus.nats_bucket import Bucket
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.port import BusError
+from understudy.bus.subjects import cache_bucket
 from understudy.messages.topology import ActorPlan, Model, Provider, Topology
 
 EXIT_CRASHED = 70
@@ -74,8 +77,15 @@ def _say(**fields: Any) -> None:
     _to_supervisor.flush()
 
 
-def edge_of(errand: Errand, key: Frame | None, now_ms: Any) -> Edge | None:
-    """The edge of a runner; other actors have none."""
+def edge_of(errand: Errand, first: list[Frame], settings: Any, bus: NatsBus, log: Log, now_ms: Any) -> Edge | None:
+    """The edge of a runner or of the response cache; other actors have none. The first key is taken out of the list:
+    nobody but the edge is to know it, which forgets it once it is revoked."""
+    if errand.seat.actor == "response_cache":
+        from understudy.actors.response_cache.edge import CacheEdge
+
+        hold_secrets()  # the keys of all conversations
+        bucket = Bucket(bus.client, cache_bucket(errand.topology.app))
+        return CacheEdge(Path(settings.folder), bucket, now_ms, log)
     if errand.seat.actor != "runner":
         return None
     models: dict[str, Model] = {m: errand.topology.models[m] for m in errand.models}
@@ -87,9 +97,14 @@ def edge_of(errand: Errand, key: Frame | None, now_ms: Any) -> Edge | None:
         return LocalEdge(model_id, model, Path(errand.folder) / (model.path or ""), now_ms)
     from understudy.actors.runner.http_edge import HttpEdge
 
-    if key is None:
-        return HttpEdge(provider, models, None, now_ms)
-    return HttpEdge(provider, models, key.key, now_ms, key.key_id)
+    if first:
+        key = first.pop()
+        edge = HttpEdge(provider, models, key.key, now_ms, key.key_id)
+    else:
+        edge = HttpEdge(provider, models, None, now_ms)
+    edge.audit = log.record
+    edge.gate_failed = lambda error: log.line("gate_failed", error=type(error).__name__, at=places(error)[-3:])
+    return edge
 
 
 class NoLogFiles(Exception):
@@ -108,7 +123,7 @@ def _disk(errand: Errand, plan: ActorPlan, log: Log) -> tuple[Blocks | None, Log
         raise NoLogFiles(f"the event log's files cannot be synced: {error}") from None
 
 
-def _host(errand: Errand, key: Frame | None, bus: NatsBus, log: Log) -> Host:
+def _host(errand: Errand, first: list[Frame], bus: NatsBus, log: Log) -> Host:
     seat, topology = errand.seat, errand.topology
     core: Any = importlib.import_module(f"understudy.actors.{seat.actor}.core")
     plan = topology.actors[seat.actor]
@@ -131,7 +146,7 @@ def _host(errand: Errand, key: Frame | None, bus: NatsBus, log: Log) -> Host:
         snapshots=snapshots,
         sync=sync,
     )
-    host.edge = edge_of(errand, key, host.clock.now_ms)
+    host.edge = edge_of(errand, first, settings, bus, log, host.clock.now_ms)
     return host
 
 
@@ -173,9 +188,9 @@ async def _follow_keys(fd: int, host: Host) -> None:
     await follow(fd, cast(Any, host.edge).keys, _say)
 
 
-async def run(errand: Errand, key: Frame | None = None) -> int:
-    """Connect, run the host, stop in order. Returns the exit code."""
-    seat = errand.seat
+async def run(errand: Errand, first: list[Frame]) -> int:
+    """Connect, run the host with its first key, where it has one, stop in order. Returns the exit code."""
+    seat, keyed = errand.seat, bool(first)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -183,7 +198,7 @@ async def run(errand: Errand, key: Frame | None = None) -> int:
     log, told = Log(seat.actor, seat.instance), list[Callable[[str], None]]()
     try:
         bus = await _connect(errand, log, stop, told)
-        host = _host(errand, key, bus, log)
+        host = _host(errand, first, bus, log)
     except BusError as error:
         _say(failed=f"cannot reach nats-server at {errand.url}: {error}")
         return EXIT_NO_BUS
@@ -191,7 +206,7 @@ async def run(errand: Errand, key: Frame | None = None) -> int:
         _say(failed=str(error))
         return EXIT_CONFIG
     told += [host.hearing.connection, host.connection]
-    keys = asyncio.create_task(_follow_keys(errand.key_fd, host)) if key is not None else None
+    keys = asyncio.create_task(_follow_keys(errand.key_fd, host)) if keyed else None
 
     def end(within_ms: float) -> None:
         host.drain_ms = within_ms
@@ -217,6 +232,13 @@ async def run(errand: Errand, key: Frame | None = None) -> int:
         log.flush()
         await bus.close()
     return 0
+
+
+def _take_key(fd: int, first: list[Frame]) -> bool:
+    """False when the supervisor is gone."""
+    key = first_key(fd)
+    first += [] if key is None else [key]
+    return key is not None
 
 
 def _ready(facts: dict[str, Any]) -> None:
@@ -246,11 +268,11 @@ def main() -> None:
     name_process(errand.seat.instance)
     if errand.parent and errand.provider and errand.topology.providers[errand.provider].kind == "local":
         end_with(errand.parent)  # stuck in a model's code, it would not see its standard input end
-    key = None
-    if errand.key_fd >= 0 and (key := first_key(errand.key_fd)) is None:
+    first = list[Frame]()
+    if errand.key_fd >= 0 and not _take_key(errand.key_fd, first):
         os._exit(0)  # as above
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(run(errand, key))
+        code = runner.run(run(errand, first))
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(code)  # engine threads and libraries have nothing left to say

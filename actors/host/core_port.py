@@ -9,7 +9,7 @@ import msgspec
 
 from understudy.messages.base import Ask, Message
 from understudy.messages.events import Event
-from understudy.messages.step import CallModel, CancelCall, Effect, Input
+from understudy.messages.step import Effect, Input
 
 
 class Core(Protocol):
@@ -18,6 +18,8 @@ class Core(Protocol):
     One that folds also has `Fold`, the type of what it folds (data only, so that it can be written down), `fold_state`
     and `restore`. The fold at a position depends on the log and the settings alone: not on time, nor on what was only
     decided. A fact at or below the fold's position may be told again.
+
+    One that consults has `CONSULTS`: facts of one family that it reads by `Consult`.
 
     One that works on something for a while has `in_hand(state) -> int`: how many a stop has to wait for.
     """
@@ -52,8 +54,8 @@ class Edge(Protocol):
         """Get ready (load the model, open the pool); the facts go into `EdgeReady`."""
         ...
 
-    def perform(self, effect: CallModel | CancelCall) -> None:
-        """Begin; never blocks, never raises."""
+    def perform(self, effect: Any) -> None:
+        """Begin one of `step.EdgeWork`, of those that its own step asks for; never blocks, never raises."""
         ...
 
     async def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from understudy.actors.host.core_port import Core
 from understudy.actors.host.logs import Log
@@ -33,27 +34,25 @@ class Intake:
     ) -> None:
         self._app, self._seat, self._max_bytes = app, seat, max_bytes
         self._asked, self._send, self._log = asked, send, log
-        self._classes: dict[str, type[Ask | Message]] = {}
 
     async def open(self, bus: Bus, core: Core, plan: ActorPlan) -> tuple[Subscription | None, list[Subscription]]:
         """Take asks: shared ones as a micro service, those addressed to this instance by plain subscriptions."""
         shared: dict[str, Callable[[Received], None]] = {}
         own: list[Subscription] = []
         for name in plan.asks:
-            cls = core.ASKS[name]
+            take = partial(self._take, core.ASKS[name])
             for expanded in expand(name, self._seat):
                 subject = f"{self._app}.ask.{expanded}"
-                self._classes[subject] = cls
                 if "{instance}" in name:
-                    own.append(await bus.subscribe(subject, self._take))
+                    own.append(await bus.subscribe(subject, take))
                 else:
-                    shared[subject] = self._take
+                    shared[subject] = take
         if not shared:
             return None, own
         about = (core.__doc__ or "").split("\n")[0]
         return await bus.serve(self._seat.actor, "0.1.0", about, shared), own
 
-    def _take(self, received: Received) -> None:
+    def _take(self, cls: type[Ask | Message], received: Received) -> None:
         from_guest = received.subject.split(".")[2] in GUEST_FAMILIES
         if received.reply and not (is_guest_inbox if from_guest else is_inbox)(received.reply):
             # The server lets everybody name any reply subject, and we may publish where a guest may not: in the log.
@@ -66,7 +65,7 @@ class Intake:
             self._refuse(received, Failed(code="too_large", text=text, path="$"))
             return
         try:
-            message = decode_as(self._classes[received.subject], received.payload)
+            message = decode_as(cls, received.payload)
         except WireError as error:
             text = f"{error.text} {ADVICE['invalid']}"
             self._refuse(received, Failed(code="invalid", text=text, path=error.path))

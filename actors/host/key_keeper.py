@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
@@ -28,6 +28,7 @@ VARIABLE = "UNDERSTUDY_KEEPER"
 ANSWER_S = 5.0
 TRIES = 3
 LINE_BYTES = 1_024
+INTERRUPTED = 130
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -128,12 +129,20 @@ class Keeper:
             os.close(writer)
         return reader
 
+    def lives(self) -> bool:
+        """Whether it was not killed."""
+        try:
+            return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:
+            return False
+
     def close(self) -> None:
         """It ends, also where it is stuck; it has nothing to save."""
         self._control.close()
-        with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        if self.lives():  # else its number may be another's by now
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
 
 
 # --- in the process --------------------------------------------------------------------------------------------------
@@ -163,6 +172,43 @@ def _unlock(task: Task) -> bytes:
     raise AssertionError("the last try raises")
 
 
+def _apart(task: Task) -> bytes:
+    """The root key, read by a child of our own that ends: what a person typed stays in no memory that lives on.
+
+    Raises KeeperFailed; the text is a VaultError's own, or the name of another error, which might hold a secret.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _tell_root(task, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == INTERRUPTED:
+        os._exit(INTERRUPTED)
+    if code != 0:
+        raise KeeperFailed(said.decode() or "the process that asks for the passphrase did not end well")
+    return said
+
+
+def _tell_root(task: Task, writer: int) -> NoReturn:
+    """In the child: write the root key, or why there is none, and end; nothing of the parent's work is gone on with."""
+    said, code = b"", 1
+    try:
+        said, code = _unlock(task), 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - no text but a VaultError's own may be shown: a secret is about
+        known: Any = getattr(error, "code", "")
+        text = f"{known}: {error}" if isinstance(known, str) and known else type(error).__name__
+        said = text.replace("\n", " ").encode()
+    finally:
+        os.write(writer, said)
+        os._exit(code)
+
+
 def _serve(control: socket.socket, secrets: dict[tuple[str, str], bytes]) -> None:
     """Until the supervisor's end is closed."""
     while True:
@@ -187,13 +233,11 @@ def main() -> None:
     secrets: dict[tuple[str, str], bytes] = {("variable", v): os.environ[v].encode() for v in task.variables}
     if task.vault:
         try:
-            secrets["root", ""] = _unlock(task)
+            secrets["root", ""] = _apart(task)
         except KeyboardInterrupt:
-            os._exit(130)
-        except Exception as error:  # noqa: BLE001 - no text but a VaultError's own may be shown: a secret is about
-            code: Any = getattr(error, "code", "")
-            text = f"{code}: {error}" if isinstance(code, str) and code else type(error).__name__
-            control.sendall(text.replace("\n", " ").encode() + b"\n")
+            os._exit(INTERRUPTED)
+        except KeeperFailed as failure:
+            control.sendall(str(failure).encode() + b"\n")
             sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which ends us by closing its end
     control.sendall(b"ready\n")

@@ -22,6 +22,7 @@ from understudy.actors.host.keys import KeyMissing, hash_key, text_of
 from understudy.actors.host.linux import hold_secrets
 from understudy.messages.topology import KeySource
 
+MOST_FINDINGS = 20
 ANSWER = b"\nunderstudy key_opener: "
 """What the answer begins with: libraries may print while they are imported."""
 
@@ -49,12 +50,36 @@ class Job(msgspec.Struct, frozen=True):
     key_fd: int = -1
     actor: str = ""
     key_id: str = ""  # of the vault's key that is wanted; '': the live one
+    audit: Audit | None = None  # instead of a key
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Prove the audit. `purposes`: of the entries that are wanted. `anchors`: number and hash of those that the log
+    knows. `secret_fd`: where the keeper says the vault's root key."""
+
+    purposes: tuple[str, ...]
+    anchors: tuple[tuple[int, str], ...]
+    secret_fd: int = -1
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A proven entry of the audit (`vault_audit.Entry`)."""
+
+    n: int
+    at_ms: int
+    purpose: str
+    name: str
+    key_id: str
+    was: str
+    hash: str
 
 
 class Done(msgspec.Struct, frozen=True):
-    """Key ids by provider, or why there are none."""
+    """Key ids by provider, or proven changes and what is wrong with the audit; or why there is nothing."""
 
     ids: dict[str, str] = {}
+    changes: tuple[Change, ...] = ()
+    findings: tuple[str, ...] = ()
     code: Literal["", "key_missing", "vault"] = ""
     text: str = ""
 
@@ -85,7 +110,7 @@ def read_key(wanted: Wanted, job: Job) -> Frame:
 
 def _from_vault(wanted: Wanted, name: str, job: Job) -> Frame:
     """Only looked at, the id is enough; handed out, the audit has it first."""
-    from understudy.actors.host import vault, vault_audit, vault_root  # brings `cryptography`
+    from understudy.actors.host import vault, vault_audit  # brings `cryptography`
 
     path = Path(job.vault)
     records = [r for r in vault.read_public(path).records if r.name == name]
@@ -95,13 +120,32 @@ def _from_vault(wanted: Wanted, name: str, job: Job) -> Frame:
         raise KeyMissing(f"provider {wanted.provider}: {text}")
     if job.key_fd < 0:
         return Frame(do="hold", key_id=found.key_id)
-    spec = vault.read_public(path).root
-    root = _drain(wanted.secret_fd) if wanted.secret_fd >= 0 else vault_root.read_root(spec, _no_passphrase)
-    with vault_audit.opened(path, root) as book:
+    with vault_audit.opened(path, _root(path, wanted.secret_fd)) as book:
         record = book.vault.by_id(found.key_id)
         key = "" if record is None else book.vault.key(record)
         book.write(job.actor, "use" if found.state == "live" else "try", name, found.key_id)
     return Frame(do="hold", key_id=found.key_id, key=key)
+
+
+def _audited(job: Job, audit: Audit) -> Done:
+    """Raises VaultError."""
+    from understudy.actors.host import vault_audit
+
+    path = Path(job.vault)
+    anchors = [vault_audit.Anchor(n, hash_, "the log") for n, hash_ in audit.anchors]
+    with vault_audit.opened(path, _root(path, audit.secret_fd)) as book:
+        wanted = [e for e in book.proven() if e.purpose in audit.purposes]
+        findings = book.verify(anchors)[1][:MOST_FINDINGS]
+    changes = tuple(Change(e.n, e.at_ms, e.purpose, e.name, e.key_id, e.was, e.hash) for e in wanted)
+    return Done(changes=changes, findings=tuple(f"entry {f.n} {f.what}" for f in findings))
+
+
+def _root(path: Path, secret_fd: int) -> bytes:
+    """Raises VaultError."""
+    from understudy.actors.host import vault, vault_root
+
+    spec = vault.read_public(path).root
+    return _drain(secret_fd) if secret_fd >= 0 else vault_root.read_root(spec, _no_passphrase)
 
 
 def _no_passphrase() -> str:
@@ -119,6 +163,8 @@ def do(job: Job) -> Done:
     """All of it, or why not."""
     ids: dict[str, str] = {}
     try:
+        if job.audit is not None:
+            return _audited(job, job.audit)
         for wanted in job.wanted:
             frame = read_key(wanted, job)
             ids[wanted.provider] = frame.key_id

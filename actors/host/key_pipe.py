@@ -23,12 +23,14 @@ MOST_KEY_CHARS = 2_000
 
 class Frame(msgspec.Struct, frozen=True):
     """`hold`: here is a key; it is not used yet, unless it is the first. `check`: ask the provider whether it takes the
-    key. `use`: for new calls from now on. `forget`: never again. Less than PIPE_BUF, so written and read whole."""
+    key. `use`: for new calls from now on. `wait`: for calls on other keys to end. `forget`: never again. Less than
+    PIPE_BUF, so written and read whole."""
 
-    do: Literal["hold", "check", "use", "forget"]
+    do: Literal["hold", "check", "use", "wait", "forget"]
     key_id: str
     key: str = ""
-    wait_ms: int = 0  # use: so long calls on other keys may go on before it is told how many still do
+    wait_ms: int = 0  # wait: so long may they go on before it is told how many still do
+    n: int = 0  # of the order, for its answer
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -40,13 +42,14 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a process says of an order. `left`: calls that still run on other keys."""
+    """What a process says of order `n`. `known`: whether the provider's answer to a check tells anything. `left`: calls
+    that still run on other keys."""
 
-    do: str
-    key_id: str
+    n: int
     ok: bool = True
     why: str = ""
     status: int | None = None
+    known: bool = True
     left: int = 0
 
 
@@ -55,19 +58,29 @@ class NotTold(Exception):
 
 
 class KeyPipe:
-    """The supervisor's side, one per process. It never reads."""
+    """The supervisor's side, one per process. It never reads.
+
+    `one` is held by who changes which keys the process has. `handed`: its first key is in the pipe. `key_id`: of the
+    key that new calls use. `held`: of all keys that it has. `unsure`: of those that it may have.
+    """
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)  # a process that is stuck must not hold us up
-        self.key_id = ""  # of the key that new calls use
+        self.handed, self.key_id, self.held, self.unsure = False, "", set[str](), set[str]()
         self.one = asyncio.Lock()
-        self._waiting: dict[tuple[str, str], asyncio.Future[Told]] = {}
+        self._waiting: dict[int, asyncio.Future[Told]] = {}
+        self._n = 0
 
     def inherited(self) -> None:
         """The process has its end."""
         os.close(self.reader)
         self.reader = -1
+
+    @property
+    def closed(self) -> bool:
+        """The process has ended."""
+        return self.writer < 0
 
     def close(self) -> None:
         """The process has ended."""
@@ -79,27 +92,42 @@ class KeyPipe:
             if not future.done():
                 future.set_exception(NotTold("the process ended"))
 
-    async def order(self, do: Literal["check", "use", "forget"], key_id: str, wait_ms: int = 0) -> Told:
-        """Raises NotTold."""
-        if self.writer < 0:
+    async def order(self, do: Literal["check", "use", "wait", "forget"], key_id: str, wait_ms: int = 0) -> Told:
+        """What a check found; of others that they were carried out. Raises NotTold."""
+        if self.closed:
             raise NotTold("the process has ended")
-        future = self._waiting[do, key_id] = asyncio.get_running_loop().create_future()
+        self._n += 1
+        n, future = self._n, asyncio.get_running_loop().create_future()
+        self._waiting[n] = future
         try:
-            os.write(self.writer, Frame(do=do, key_id=key_id, wait_ms=wait_ms).line())
+            os.write(self.writer, Frame(do=do, key_id=key_id, wait_ms=wait_ms, n=n).line())
             async with asyncio.timeout(CHECK_S + wait_ms / 1000):
                 told = await future
         except (OSError, TimeoutError) as error:
             raise NotTold(f"the process does not answer ({type(error).__name__})") from None
         finally:
-            del self._waiting[do, key_id]
-        if do == "use":
-            self.key_id = key_id
+            del self._waiting[n]
+        if do != "check" and not told.ok:
+            raise NotTold(told.why)
         return told
+
+    async def use(self, key_id: str) -> None:
+        """For new calls. Raises NotTold."""
+        await self.order("use", key_id)
+        self.key_id = key_id
+
+    async def forget(self, key_id: str) -> None:
+        """No call begins with it any longer. Raises NotTold."""
+        await self.order("forget", key_id)
+        self.held.discard(key_id)
+        self.unsure.discard(key_id)
+        if self.key_id == key_id:
+            self.key_id = ""
 
     def heard(self, said: Any) -> None:
         """An answer of the process."""
         told = msgspec.convert(said, Told)
-        future = self._waiting.get((told.do, told.key_id))
+        future = self._waiting.get(told.n)
         if future is not None and not future.done():
             future.set_result(told)
 
@@ -114,19 +142,20 @@ class Keyed(Protocol):
     def use(self, key_id: str) -> None: ...
     def forget(self, key_id: str) -> None: ...
     async def others_ended(self, key_id: str, within_ms: float) -> int: ...
-    async def check(self, key_id: str) -> tuple[bool, str, int | None]: ...
+    async def check(self, key_id: str) -> tuple[bool, str, int | None, bool]: ...
 
 
 def first_key(fd: int) -> Frame | None:
     """Wait for the first key; None when the supervisor is gone. From here on this process holds a secret."""
     hold_secrets()
     line = b""
-    while not line.endswith(b"\n"):  # one byte at a time: what follows is for `follow`
-        byte = os.read(fd, 1)
-        if not byte:
-            return None
+    while byte := os.read(fd, 1):  # one byte at a time: what follows is for `follow`
         line += byte
-    return msgspec.json.decode(line, type=Frame)
+        if byte == b"\n":
+            frame, line = msgspec.json.decode(line, type=Frame), b""
+            if frame.do == "hold" and frame.key:  # an order about a key that is not here yet is about nothing
+                return frame
+    return None
 
 
 async def follow(fd: int, keyed: Keyed, say: Callable[..., None]) -> None:
@@ -142,22 +171,32 @@ async def follow(fd: int, keyed: Keyed, say: Callable[..., None]) -> None:
             match frame.do:
                 case "hold":
                     keyed.hold(frame.key_id, frame.key)
+                case "use":
+                    keyed.use(frame.key_id)
+                    say(key=Told(frame.n))
                 case "forget":
                     keyed.forget(frame.key_id)
-                    say(key=Told("forget", frame.key_id))
-                case "check" | "use":
-                    if frame.do == "use":
-                        keyed.use(frame.key_id)
+                    say(key=Told(frame.n))
+                case "check" | "wait":
                     task = asyncio.create_task(_slowly(frame, keyed, say))
                     slow.add(task)
                     task.add_done_callback(slow.discard)
         except (ValueError, KeyError):  # a key that cannot stand in a request, or none of this id
-            say(key=Told(frame.do, frame.key_id, ok=False, why="the process does not hold this key, or cannot send it"))
+            say(key=_not_held(frame))
 
 
 async def _slowly(frame: Frame, keyed: Keyed, say: Callable[..., None]) -> None:
     if frame.do == "check":
-        ok, why, status = await keyed.check(frame.key_id)
-        say(key=Told("check", frame.key_id, ok, why, status))
+        try:
+            ok, why, status, known = await keyed.check(frame.key_id)
+        except KeyError:
+            say(key=_not_held(frame))
+        else:
+            say(key=Told(frame.n, ok, why, status, known))
         return
-    say(key=Told("use", frame.key_id, left=await keyed.others_ended(frame.key_id, frame.wait_ms)))
+    left = await keyed.others_ended(frame.key_id, frame.wait_ms)
+    say(key=Told(frame.n, left=left))
+
+
+def _not_held(frame: Frame) -> Told:
+    return Told(frame.n, ok=False, why=f"the process does not hold {frame.key_id}, or cannot send it")

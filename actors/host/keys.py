@@ -32,11 +32,15 @@ def text_of(path: Path) -> str:
 
 
 def hash_key(state: Path) -> str:
-    """Made once per state folder, so that hashes stay comparable. Whole, or not there: also after a crash.
+    """Made once per state folder, so that hashes stay comparable.
 
     Raises KeyMissing when the file holds no key, for with another one no stored hash could be compared again.
     """
-    path = state / HASH_KEY
+    return secret_file(state / HASH_KEY)
+
+
+def secret_file(path: Path) -> str:
+    """A random key as hex, made where there is none. Whole, or not there: also after a crash. Raises KeyMissing."""
     if not path.exists():
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -45,8 +49,10 @@ def hash_key(state: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        sync_folder(state)
+        sync_folder(path.parent)
     found = text_of(path)
     if not re.fullmatch(rf"[0-9a-f]{{{2 * HASH_KEY_BYTES}}}", found):
-        raise KeyMissing(f"{path} holds no key: bring it back from a copy, or remove it (no hash before compares then)")
+        raise KeyMissing(
+            f"{path} holds no key: bring it back from a copy, or remove it (what was made with it is lost then)"
+        )
     return found

@@ -31,6 +31,11 @@ def hold_secrets() -> None:
     _prctl(_SET_DUMPABLE, 0)
 
 
+def no_core_dumps() -> None:
+    """Neither of this process nor of those that it will start: their memory holds what people wrote."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def name_process(name: str) -> bool:
     """The name that `ps -o comm` and `top` show, cut to 15 bytes."""
     return _prctl(_SET_NAME, ctypes.c_char_p(name.encode()[:15]))

@@ -23,14 +23,25 @@ class Log:
 
     def line(self, event: str, **fields: Any) -> None:
         """One line: what happened, and facts about it. Never pass content."""
-        self._lines.append({"t": round(time.time(), 3), **self._base, "event": event, **fields})
+        self._add(event, fields)
         if len(self._lines) >= FLUSH_LINES:
             self.flush()
 
+    def record(self, event: str, **fields: Any) -> None:
+        """One line that is with the system when this returns. Raises OSError where it cannot be written."""
+        self._add(event, fields)
+        self._write()
+
     def flush(self) -> None:
         """Write what was collected."""
+        with contextlib.suppress(OSError):  # a full disk loses lines, and ends nobody
+            self._write()
+
+    def _add(self, event: str, fields: dict[str, Any]) -> None:
+        self._lines.append({"t": round(time.time(), 3), **self._base, "event": event, **fields})
+
+    def _write(self) -> None:
         if self._lines:
             lines, self._lines = self._lines, []
-            with contextlib.suppress(OSError):  # a full disk loses lines, and ends nobody
-                self._out.write(msgspec.json.Encoder().encode_lines(lines))
-                self._out.flush()
+            self._out.write(msgspec.json.Encoder().encode_lines(lines))
+            self._out.flush()

@@ -31,10 +31,9 @@ from understudy.messages.generate import ADVICE, Failed
 from understudy.messages.step import (
     Asked,
     Booted,
-    CallModel,
-    CancelCall,
     CaughtUp,
     Claim,
+    Consult,
     Deaf,
     EdgeReady,
     Effect,
@@ -123,7 +122,7 @@ class Host:
         self.id = self.clock.new_id(self.clock.now_ms())
         # Of this process alone: what answers an earlier life of the same instance finds nobody, and notices.
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
-        self.questions = Questions(bus, app, self.inbox, self.clock.now_ms, self._answered)
+        self.questions = Questions(bus, app, self.inbox, plan, self.clock.now_ms, self._answered)
         self._back_ms = float("-inf")
         self._intake = Intake(app, seat, max_bytes=max_ask_bytes, asked=self._on_ask, send=self._send, log=log)
         self.ready = asyncio.Event()
@@ -132,7 +131,8 @@ class Host:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[dict[str, Any]], None]) -> None:
         """Fold the log, get the edge ready, take asks, work until stopped. Raises Crashed."""
-        work = (self.storer.run(), self._out.run(), self._flush_log(), self.follower.keep(self.state))
+        looking = self.questions.keep_looking(self._in_hand)
+        work = (self.storer.run(), self._out.run(), self._flush_log(), self.follower.keep(self.state), looking)
         tasks = [asyncio.create_task(t) for t in work]
         try:
             now = self.clock.now_ms()
@@ -143,8 +143,9 @@ class Host:
             await self.bus.subscribe(f"{inbox}.vanished.>", self._on_vanished)
             await self.bus.subscribe(f"{inbox}.traced.>", self.questions.on_trace)
             for name in self.plan.hears:
-                await self.bus.subscribe(f"{self.app}.obs.{name}.*", self._on_obs)
+                await self.bus.subscribe(f"{self.app}.obs.{name}.*", self._on_inbox)
             heard_from_ms = self.clock.now_ms() + self.listen_s * 1000 if self.plan.hears else 0.0
+            await self.questions.listen()
             await self._follow()
             await self._fold()
             # Whoever answers before it has heard who is alive would refuse what can be done.
@@ -292,11 +293,6 @@ class Host:
         now = self.clock.now_ms()
         self.feed(Asked(now, self.clock.new_id(now), received.subject, received.reply, message))
 
-    def _on_obs(self, received: Received) -> None:
-        message = self._decode(received)
-        if message is not None:
-            self.feed(Heard(self.clock.now_ms(), received.subject, message))
-
     def _decode(self, received: Received) -> Message | None:
         try:
             message = decode(received.payload)
@@ -369,13 +365,13 @@ class Host:
                 self._send(f"{self.app}.trace.selection.made.{self.seat.instance}", encode(effect.event), "")
             case Probe():
                 self._send(effect.subject, b"", "", self.questions.probe(effect))
-            case Recall() | Claim():
+            case Recall() | Claim() | Consult():
                 self.questions.put(effect)
-            case CallModel() | CancelCall():
-                if self.edge is not None:
-                    self.edge.perform(effect)
             case Later():
                 raise TypeError("only a step may put something off")
+            case _:
+                if self.edge is not None:
+                    self.edge.perform(effect)
 
     def _stored(self, answer: Stored | StoreFailed) -> None:
         event = self._stores.pop(answer.msg_id, None)

@@ -1,7 +1,8 @@
-"""Orders to a running supervisor: reload the topology, restart processes. One at a time, told line by line.
+"""Orders to a running supervisor: reload the topology, restart processes, what becomes of keys. Told line by line.
 
 Asked on `<app>.ask.supervisor.<order>`, which only the operator may. What is under way is remembered here and asked
-for with `progress`, so that the command line can follow it across a restart of nats-server itself.
+for with `progress`, so that the command line can follow it across a restart of nats-server itself. Orders that stop or
+start something, or wait for callers, go one at a time; a key is checked and revoked whatever else is under way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from understudy.actors.host.change import Change, plan_change
 from understudy.actors.host.clock import SystemClock
-from understudy.actors.host.keys import KeyMissing
+from understudy.actors.host.keys import KeyMissing, key_variables
 from understudy.actors.host.permissions import merged
 from understudy.actors.host.seats import Process
 from understudy.actors.host.telling import places
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from understudy.actors.host.supervisor import Supervisor
 
 READY_S = 120.0
+REMEMBERED = 32  # orders that can be asked about
 TRIES = 3
 SERVER = "nats-server"
 
@@ -49,6 +51,7 @@ class Operation:
     done: bool = False
     refused: bool = False
     problems: tuple[str, ...] = ()
+    key_refused: bool = False
 
     def shown(self, after: int) -> Progressed:
         """For whoever asks."""
@@ -58,6 +61,7 @@ class Operation:
             done=self.done,
             refused=self.refused,
             problems=self.problems,
+            key_refused=self.key_refused,
         )
 
 
@@ -67,7 +71,8 @@ class Operations:
     def __init__(self, supervisor: Supervisor) -> None:
         self._of = supervisor
         self._group: anyio.abc.TaskGroup | None = None
-        self._now: Operation | None = None
+        self._now: Operation | None = None  # the one that no other may disturb
+        self._known: dict[str, Operation] = {}
 
     async def serve(self, group: anyio.abc.TaskGroup) -> None:
         """Take orders; what they need is done in `group`."""
@@ -94,11 +99,16 @@ class Operations:
         except WireError as error:
             self._answer(received.reply, Failed(code="invalid", text=error.text, path=error.path))
             return
-        if self._now is not None and not self._now.done:
+        beside = isinstance(ask, KeyOrder) and ask.do != "rotate"
+        if not beside and self._now is not None and not self._now.done:
             busy = Operation("", done=True, refused=True, problems=("another order is under way; wait for its end",))
             self._answer(received.reply, busy.shown(0))
             return
-        self._now = operation = Operation(SystemClock().new_id(time.time() * 1000))
+        operation = Operation(SystemClock().new_id(time.time() * 1000))
+        self._now = self._now if beside else operation
+        self._known[operation.id] = operation
+        for old in [id_ for id_, one in self._known.items() if one.done][:-REMEMBERED]:
+            del self._known[old]
         assert self._group is not None
         self._group.start_soon(self._run, operation, ask)
         self._answer(received.reply, operation.shown(0))
@@ -109,9 +119,8 @@ class Operations:
         except WireError as error:
             self._answer(received.reply, Failed(code="invalid", text=error.text, path=error.path))
             return
-        known = self._now is not None and self._now.id == ask.operation
         lost = Operation(ask.operation, done=True, problems=("this order is not known here (any longer)",))
-        self._answer(received.reply, (self._now if known and self._now is not None else lost).shown(ask.after))
+        self._answer(received.reply, self._known.get(ask.operation, lost).shown(ask.after))
 
     def _answer(self, reply: str, message: Progressed | Failed) -> None:
         async def send() -> None:
@@ -188,6 +197,11 @@ class Operations:
             return
         try:
             wanted = read(of.file)
+            if fresh := sorted(key_variables(wanted) - of.key_variables):
+                text = (
+                    f"the variable {fresh[0]} stands in the environment of all that runs: restart `up` to use its key"
+                )
+                raise KeyMissing(text)
             change = plan_change(of.topology, of.processes, wanted, of.key_ids, await of.desk.ids(wanted))
         except TopologyError as error:
             operation.refused, operation.problems = True, tuple(map(str, error.problems))

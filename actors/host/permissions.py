@@ -9,13 +9,22 @@ import json
 
 from msgspec import Struct
 
-from understudy.bus.subjects import ACTOR_INBOX, claims_bucket, evt_stream, trace_stream
+from understudy.bus.subjects import ACTOR_INBOX, cache_bucket, claims_bucket, evt_stream, trace_stream
 from understudy.messages.events import OUTCOMES
 from understudy.messages.topology import ActorPlan, Topology
 
-GUEST_FAMILIES = ("model", "feedback")
+GUEST_FAMILIES = ("model", "feedback", "consent")
 """The families of asks that components may send; `runner` is for actors alone."""
 
+GUEST_SHORT = ("consent",)
+"""Of these only what has no further word: `consent.give.installation` is the operator's."""
+
+
+KEYS = {"runner.run": ".*.*", "safety.judge": ""}
+"""Behind an ask that is sent, where it can be told from nobody who answers it: provider and model, or nothing."""
+
+OF_PROVIDERS = ("key.refused",)
+"""Facts of runners about their provider: its models may be a list's, which nobody knows when permissions are made."""
 
 REPLIES = {"max": 1, "expires": "5s"}
 """One answer per question (PING and INFO of the service), for so long; streams of answers have their own grant."""
@@ -35,11 +44,16 @@ class User(Struct, frozen=True):
 
 
 class Seat(Struct, frozen=True):
-    """A process to be: which actor, which instance, and for runners the slugs of its models."""
+    """A process to be: which actor, which instance, and for runners the slugs of their provider and their models.
+
+    `whole`: it serves every model of its provider, also those that a list brings later.
+    """
 
     actor: str
     instance: str
     slugs: tuple[str, ...] = ()
+    provider: str = ""
+    whole: bool = False
 
 
 def inbox_of(instance: str) -> str:
@@ -48,9 +62,10 @@ def inbox_of(instance: str) -> str:
 
 
 def expand(pattern: str, seat: Seat) -> tuple[str, ...]:
-    """`model.cancel.{instance}` and `runner.run.{model}` for one process."""
-    text = pattern.replace("{instance}", seat.instance)
-    return tuple(text.replace("{model}", s) for s in seat.slugs) if "{model}" in text else (text,)
+    """`model.cancel.{instance}` and `runner.run.{provider}.{model}` for one process."""
+    text = pattern.replace("{instance}", seat.instance).replace("{provider}", seat.provider)
+    models = ("*",) if seat.whole else seat.slugs
+    return tuple(text.replace("{model}", s) for s in models) if "{model}" in text else (text,)
 
 
 def users(topology: Topology, seats: list[Seat], passwords: dict[str, str]) -> list[User]:
@@ -62,14 +77,15 @@ def users(topology: Topology, seats: list[Seat], passwords: dict[str, str]) -> l
 
 def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], password: str) -> User:
     app = topology.app
-    publish = [f"{app}.evt.{name}{tail}" for name in plan.emits for tail in _tails(seat)]
+    publish = [f"{app}.evt.{name}{tail}" for name in plan.emits for tail in _tails(seat, name)]
     publish += [f"{app}.obs.{name}.{seat.instance}" for name in plan.observes]
-    shared = {name for other in topology.actors.values() for name in other.asks}  # asked without a key
-    publish += [f"{app}.ask.{name}" if name in shared else f"{app}.ask.{name}.*" for name in plan.sends]
+    publish += [f"{app}.ask.{name}{_keys(topology, name)}" for name in plan.sends]
     publish += _inboxes_of_askers(topology, plan, seat, seats)
     publish.append(f"{app}.dead.{seat.actor}.{seat.instance}")
     if plan.folds:
         publish += _reading(evt_stream(app))
+    if plan.consults:
+        publish.append(f"$JS.API.DIRECT.GET.{evt_stream(app)}")
     if plan.follows:
         publish += [f"$JS.API.{one.format(trace_stream(app))}" for one in ("STREAM.INFO.{}", "DIRECT.GET.{}")]
     if seat.actor == "selector":
@@ -77,10 +93,14 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
         publish += [f"{app}.trace.selection.made.{seat.instance}", f"$KV.{bucket}.>"]
         publish.append(f"$JS.API.DIRECT.GET.KV_{bucket}.>")
         publish.append(f"{inbox_of(seat.instance)}.*.traced.>")  # where the server reports on a caller's absence
+    if seat.actor == "response_cache":
+        bucket = cache_bucket(app)
+        publish += [f"$KV.{bucket}.>", f"$JS.API.DIRECT.GET.KV_{bucket}.>", f"$JS.API.STREAM.PURGE.KV_{bucket}"]
     subscribe = [f"{inbox_of(seat.instance)}.>"]
     subscribe += [f"{app}.ask.{s}" for name in plan.asks for s in expand(name, seat)]
     subscribe += [f"{app}.obs.{name}.*" for name in plan.hears]
     subscribe += [f"{app}.live.{name}{tail}" for name in plan.folds if name not in OUTCOMES for tail in ("", ".*")]
+    subscribe += [f"{app}.live.{name}" for name in plan.consults]
     if plan.asks:
         # Spelled out: the server takes an allowed `$SRV.*` for `$SRV.>` too.
         tails = ("", f".{seat.actor}", f".{seat.actor}.*")
@@ -91,13 +111,21 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
 
 def _reading(stream: str) -> list[str]:
     """The API calls of an ordered reader and of fetching one message, and its flow control."""
-    calls = ("STREAM.INFO.{}", "CONSUMER.CREATE.{}.*", "CONSUMER.DELETE.{}.*", "DIRECT.GET.{}", "DIRECT.GET.{}.>")
+    calls = ("STREAM.INFO.{}", "CONSUMER.CREATE.{}.*", "CONSUMER.DELETE.{}.*", "DIRECT.GET.{}")
     return [*(f"$JS.API.{one.format(stream)}" for one in calls), f"$JS.FC.{stream}.>"]
 
 
-def _tails(seat: Seat) -> list[str]:
-    """The keys under which a process may state facts: a runner its own models alone."""
-    return [f".{s}" for s in seat.slugs] or ["", ".*"]
+def _keys(topology: Topology, name: str) -> str:
+    """What stands behind the name of an ask that is sent: most go to one instance, some to whoever answers."""
+    shared = any(name in plan.asks for plan in topology.actors.values())
+    return KEYS.get(name, "" if shared else ".*")
+
+
+def _tails(seat: Seat, name: str) -> list[str]:
+    """The keys under which a process may state facts: a runner its own models alone, and its provider."""
+    if seat.actor != "runner":
+        return ["", ".*"]
+    return [f".{seat.provider}"] if name in OF_PROVIDERS else [f".{s}" for s in seat.slugs]
 
 
 def _inboxes_of_askers(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat]) -> list[str]:
@@ -111,10 +139,10 @@ def _inboxes_of_askers(topology: Topology, plan: ActorPlan, seat: Seat, seats: l
 
 def _guest(topology: Topology) -> User:
     app, stream = topology.app, evt_stream(topology.app)
-    publish = [f"{app}.ask.{family}.>" for family in GUEST_FAMILIES]
-    # Reading the log (it holds no content) without consumers: a consumer could deliver where a guest may not publish.
-    publish += [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"]
-    publish.append("$SRV.>")
+    publish = [f"{app}.ask.{family}.{'*' if family in GUEST_SHORT else '>'}" for family in GUEST_FAMILIES]
+    # One message of the log at a time (it holds no content), for `Client.changes`. The server answers where the reply
+    # subject points, so a guest can have copies put where it may not publish: readers know them (`nats_message`).
+    publish += [f"$JS.API.DIRECT.GET.{stream}", "$SRV.>"]
     return User("guest", "", tuple(publish), ("_INBOX.>", f"{app}.live.model.>", f"{app}.live.provider.>"))
 
 

@@ -1,4 +1,4 @@
-"""What an actor asks the bus itself: who holds a key, what stands at a place in the log, who listens on a subject."""
+"""What an actor asks the bus itself: who holds a key, what stands in the log, who listens on a subject."""
 
 from __future__ import annotations
 
@@ -7,30 +7,67 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from understudy.actors.host.consulting import Consulting
 from understudy.bus import tracing
 from understudy.bus.port import Bus, BusError, Received
 from understudy.bus.subjects import evt_stream
 from understudy.messages.events import Event
-from understudy.messages.step import Claim, Claimed, Input, Probe, Recall, Recalled, Unheard
+from understudy.messages.step import Claim, Claimed, Consult, Input, Probe, Recall, Recalled, Unheard
+from understudy.messages.topology import ActorPlan
 from understudy.messages.wire import WireError, decode
 
 RECALL_RETRIES_S = (0.05, 0.2, 0.5, 1.0)
 CLAIM_RETRIES_S = (0.05, 0.2)
+LOOK_S = 1.0
+"""While something is in hand, what it rests on is read this often, whether or not anything was heard of it."""
 
 
 class Questions:
-    """Performs `Recall`, `Claim` and `Probe`; answers through `feed`. None is awaited by the host's loop."""
+    """Performs `Recall`, `Claim`, `Consult` and `Probe`; answers through `feed`. None is awaited by the host's loop."""
 
     def __init__(
-        self, bus: Bus, app: str, inbox: str, now_ms: Callable[[], float], feed: Callable[[Input], None]
+        self,
+        bus: Bus,
+        app: str,
+        inbox: str,
+        plan: ActorPlan,
+        now_ms: Callable[[], float],
+        feed: Callable[[Input], None],
     ) -> None:
         self._bus, self._app, self._inbox, self._now_ms, self._feed = bus, app, inbox, now_ms, feed
         self.asking: dict[asyncio.Task[None], None] = {}  # a set has no order that two runs share
+        self._rings = [f"{app}.live.{name}" for name in plan.consults]
+        family = plan.consults[0].partition(".")[0] if plan.consults else ""
+        self._consulting = Consulting(bus, app, family, now_ms, feed) if family else None
 
-    def put(self, effect: Recall | Claim) -> None:
+    async def listen(self) -> None:
+        """Hear when there is something new of what is consulted, so as to read it without being asked."""
+        for subject in self._rings:
+            await self._bus.subscribe(subject, self._look, settle=False)
+
+    async def keep_looking(self, in_hand: Callable[[], int]) -> None:
+        """Until cancelled: a ring may be lost, with the connection or the server's reading of the log."""
+        while self._consulting is not None:
+            await asyncio.sleep(LOOK_S)
+            if in_hand():
+                self._look()
+
+    def _look(self, _: Received | None = None) -> None:
+        if self._consulting is not None:
+            self._keep(self._consulting.look())
+
+    def put(self, effect: Recall | Claim | Consult) -> None:
         """Ask."""
+        if isinstance(effect, Consult):
+            assert self._consulting is not None, "only an actor that consults something asks"
+            self._keep(self._consulting.put(effect.key))
+            return
         work: Coroutine[Any, Any, None] = self._recall(effect) if isinstance(effect, Recall) else self._claim(effect)
-        task = asyncio.get_running_loop().create_task(work)
+        self._keep(asyncio.get_running_loop().create_task(work))
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        if task is None:
+            return
         self.asking[task] = None
         task.add_done_callback(lambda done: self.asking.pop(done, None))
 

@@ -10,11 +10,13 @@ import msgspec
 from understudy.actors.host.key_pipe import KeyPipe
 from understudy.actors.host.permissions import Seat
 from understudy.actors.host.spawn import Child
+from understudy.actors.runner.gate import plan_of
 from understudy.messages.slugs import slug
-from understudy.messages.topology import Topology
+from understudy.messages.topology import Provider, Topology
 
 SELECTION_ONLY = ("quality", "capabilities", "continues", "fallbacks", "usd_per_mtok_in", "usd_per_mtok_out", "licence",
-                  "usd_per_mtok_cached", "usd_per_mtok_reasoning", "usd_per_request", "price_known")  # fmt: skip
+                  "usd_per_mtok_cached", "usd_per_mtok_reasoning", "usd_per_request", "usd_per_search",
+                  "price_known")  # fmt: skip
 """What selectors alone look at in a model; they fold it from `topology.applied`, so no process needs a restart."""
 
 
@@ -46,12 +48,33 @@ def seats_of(topology: Topology) -> list[Process]:
             continue
         for name, provider in topology.providers.items():
             models = [m for m, d in topology.models.items() if d.provider == name]
-            groups = [[m] for m in models] if provider.kind == "local" else [models] if models else []
+            local, wanted = provider.kind == "local", bool(models) or provider.catalogue is not None
+            groups = [[m] for m in models] if local else [models] if wanted else []
             for group in groups:
-                tail = group[0] if provider.kind == "local" else name  # one token of a subject: no dots
-                seat = Seat("runner", f"runner-{slug(tail)}", tuple(slug(m) for m in group))
+                tail = group[0] if local else name  # one token of a subject: no dots
+                seat = Seat("runner", f"runner-{slug(tail)}", tuple(slug(m) for m in group), slug(name), not local)
                 found.append(Process(seat, name, tuple(group)))
     return found
+
+
+def others_slots(provider: Provider) -> int:
+    """Requests at once of each model that the provider's list brings and the topology admits."""
+    plan = provider.catalogue
+    return plan.admit.slots if plan is not None and plan.admit is not None else 0
+
+
+def runner_settings(topology: Topology, process: Process) -> dict[str, Any]:
+    """What the topology says of a runner's models and provider, as its settings."""
+    declared = topology.providers[process.provider]
+    provider = msgspec.to_builtins(declared)
+    slots = {model: topology.models[model].slots for model in process.models}
+    return {
+        "models": slots,
+        "provider": process.provider,
+        "others_slots": others_slots(declared),
+        "gate": msgspec.to_builtins(plan_of(topology, process.provider)),
+        **{name: provider[name] for name in ("limits", "lanes", "queue") if name in provider},
+    }
 
 
 def listen_s(topology: Topology) -> float:
@@ -69,7 +92,11 @@ def stake(topology: Topology, process: Process) -> Any:
         "listen_s": listen_s(topology) if plan.hears else None,
     }
     if process.seat.actor == "runner":
-        found["provider"] = msgspec.to_builtins(topology.providers[process.provider])
+        provider = topology.providers[process.provider]
+        listed = None if provider.catalogue is None else {"url": provider.catalogue.url}
+        found["provider"] = {**msgspec.to_builtins(provider), "catalogue": listed}
+        found["others_slots"] = others_slots(provider)
+        found["gate"] = msgspec.to_builtins(plan_of(topology, process.provider))
         for model in process.models:
             declared: dict[str, Any] = msgspec.to_builtins(topology.models[model])
             found[f"model {model}"] = {k: v for k, v in declared.items() if k not in SELECTION_ONLY}

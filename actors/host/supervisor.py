@@ -26,7 +26,7 @@ from understudy.actors.host.key_pipe import KeyPipe
 from understudy.actors.host.keys import KeyMissing, hash_key, key_variables
 from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
-from understudy.actors.host.seats import Process, seats_of
+from understudy.actors.host.seats import Process, runner_settings, seats_of
 from understudy.actors.host.spawn import Child, ForkServer, actor_environment, model_types, told
 from understudy.actors.host.state_folder import Taken, take
 from understudy.actors.host.watch import Watch
@@ -81,6 +81,7 @@ class Supervisor:
         self.desk = KeyDesk(folder, state, keeper)
         self.key_orders = KeyOrders(self)
         self.key_ids: dict[str, str] = {}  # by provider
+        self.key_variables = key_variables(topology)  # kept out of every environment since the start
 
     @property
     def url(self) -> str:
@@ -173,7 +174,9 @@ class Supervisor:
             "app": self.topology.app,
             "password": self.operator_password,
             "log": {"level": seen.level, "bytes": seen.used, "max_bytes": seen.limit},
+            "cache": {"bytes": seen.kept, "max_bytes": seen.kept_limit},
             "dead": seen.dead,
+            "keeper": self.desk.keeper_lives(),
             "vault": str(vault_path(self.topology, self.folder, self.state)),
             "processes": [
                 {"instance": p.seat.instance, "actor": p.seat.actor, "pid": p.pid, "ready": p.ready,
@@ -257,6 +260,7 @@ class Supervisor:
         try:
             async with pipe.one:
                 pipe.key_id = await self.desk.deliver(self.topology, process.provider, pipe, process.seat.instance)
+                pipe.handed = True
         except (KeyMissing, OSError) as error:
             _signal(child, signal.SIGKILL)
             await child.wait()
@@ -274,7 +278,7 @@ class Supervisor:
     async def _spawn(self, process: Process) -> Child:
         """For a local model a fork of a process that has torch imported, where that is possible; else a new process."""
         assert self._log is not None
-        environment = actor_environment(without=key_variables(self.topology))
+        environment = actor_environment(without=self.key_variables)
         provider = self.topology.providers.get(process.provider)
         if provider is not None and provider.kind == "local":
             forked = await self.forks.fork(environment, self._log, model_types(self.topology, self.folder))
@@ -289,11 +293,12 @@ class Supervisor:
 
     def _errand(self, process: Process) -> Errand:
         seat, extra = process.seat, dict[str, Any]()
-        if seat.actor == "selector":
+        if seat.actor in ("selector", "response_cache"):
             extra["hash_key"] = self._hash_key
+        if seat.actor == "response_cache":
+            extra["folder"] = str(self.state / "conversations")
         if seat.actor == "runner":
-            extra["models"] = {m: self.topology.models[m].slots for m in process.models}
-            extra["provider"] = process.provider
+            extra |= runner_settings(self.topology, process)
         return Errand(
             seat=seat,
             url=self.url,

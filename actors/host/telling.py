@@ -7,7 +7,9 @@ from typing import Any
 
 from understudy.actors.host.permissions import Seat
 from understudy.bus.port import Received
+from understudy.messages.catalogue_events import CatalogueEvent, CatalogueRefused
 from understudy.messages.events import AttemptEnded, Event, RequestEnded
+from understudy.messages.known import about
 from understudy.messages.operate import DeadLetter
 from understudy.messages.step import Stored, StoreFailed
 from understudy.messages.wire import WireError, readable_tag, tag_of
@@ -29,6 +31,11 @@ def stored_facts(event: Event, answer: Stored | StoreFailed) -> dict[str, Any]:
             fields |= {"ms": event.total_ms, "attempts": len(event.attempts), "seams": event.seams}
         case AttemptEnded():
             fields |= {"run": event.run_id, "model": event.model, "reason": event.reason, "ms": event.total_ms}
+        case CatalogueRefused():
+            fields |= {"provider": event.provider, "code": event.code, "text": event.text, "path": event.path}
+        case _ if isinstance(event, CatalogueEvent):
+            fields |= {"provider": event.provider, "models": len(list(about(event)))}
+            fields |= {"reason": getattr(event, "reason", None)}
         case _:
             fields |= {"model": getattr(event, "model", None), "reason": getattr(event, "reason", None)}
     return fields

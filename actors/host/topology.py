@@ -16,15 +16,15 @@ from typing import Any
 
 import msgspec
 
+from understudy.actors.host import limits_check, privacy_check
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.strict_yaml import NotYaml, load
 from understudy.actors.runner.address import RIGHT, BadAddress, target
 from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
-from understudy.messages.topology import ActorPlan, BusPlan, Model, Topology
+from understudy.messages.topology import ActorPlan, BusPlan, Model, Provider, Topology
 from understudy.messages.wire import tag_of
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_REQUEST_BYTES = 1_024
 MONTH_DAYS = 32
 HASH = re.compile(r"[0-9a-f]{32}")
@@ -173,6 +173,7 @@ def check(topology: Topology, folder: Path) -> list[Problem]:
     problems: list[Problem] = []
     _check_models(topology, folder, problems)
     _check_providers(topology, problems)
+    problems += [Problem(*fault) for fault in privacy_check.faults(topology)]
     _check_tasks(topology, problems)
     _check_seats(topology, problems)
     _check_sizes(topology.bus, problems)
@@ -243,6 +244,8 @@ def _check_abilities(path: str, model: Model, kind: str, problems: list[Problem]
 def _check_providers(topology: Topology, problems: list[Problem]) -> None:
     for name, provider in topology.providers.items():
         path = f"$.providers.{name}"
+        _check_catalogue(path, provider, topology, problems)
+        problems += (Problem(*fault) for fault in limits_check.faults(path, provider))
         if provider.kind == "local":
             if provider.key is not None:
                 problems.append(Problem(f"{path}.key", "a key", "leave it out: a local model asks nobody for leave"))
@@ -253,8 +256,30 @@ def _check_providers(topology: Topology, problems: list[Problem]) -> None:
             problems.append(Problem(f"{path}.key", "none or several places", "name exactly one of env, file, vault"))
 
 
+def _check_catalogue(path: str, provider: Provider, topology: Topology, problems: list[Problem]) -> None:
+    """A list is read like any other address of the provider; whom it admits is valued by tasks that exist."""
+    plan = provider.catalogue
+    if provider.zdr and provider.kind != "openrouter":
+        problems.append(Problem(f"{path}.zdr", "true", "leave it out: only openrouter has upstreams"))
+    if plan is None:
+        return
+    if provider.kind == "local":
+        problems.append(Problem(f"{path}.catalogue", "a catalogue", "leave it out: a local engine has no list"))
+    elif plan.url is not None:
+        _check_url(f"{path}.catalogue.url", plan.url, provider.kind, problems)
+    admit = plan.admit
+    for task in admit.quality if admit is not None else ():
+        if task != "default" and task not in topology.tasks:
+            problems.append(_unknown(f"{path}.catalogue.admit.quality.{task}", task, ["default", *topology.tasks]))
+    priced = admit is not None and (admit.free or admit.max_usd_per_mtok is not None)
+    if priced and provider.kind not in ("openrouter", "ollama"):
+        problems.append(
+            Problem(f"{path}.catalogue.admit", "a condition on the price", "leave it out: its list has none")
+        )
+
+
 def _check_url(path: str, url: str | None, kind: str, problems: list[Problem]) -> None:
-    """As the runner takes it, and on this machine. It is never shown: it may hold a secret."""
+    """As the runner takes it. It is never shown: it may hold a secret."""
     if not url:
         problems.append(Problem(path, "nothing", RIGHT))
         return
@@ -265,9 +290,6 @@ def _check_url(path: str, url: str | None, kind: str, problems: list[Problem]) -
         return
     if kind == "ollama" and to.path.endswith("/v1"):
         problems.append(Problem(path, "a path that ends in /v1", "leave it out: Ollama's own paths have no version"))
-    if to.host not in LOOPBACK:
-        right = "use a loopback endpoint: there is no consent gate yet, so nothing may leave this machine"
-        problems.append(Problem(path, "a host that is not this machine", right))
 
 
 def _check_tasks(topology: Topology, problems: list[Problem]) -> None:
@@ -279,6 +301,9 @@ def _check_tasks(topology: Topology, problems: list[Problem]) -> None:
         for model in task.fallbacks:
             if model not in topology.models:
                 problems.append(_unknown(f"$.tasks.{name}.fallbacks", model, topology.models))
+        if task.cache and "response_cache" not in topology.actors:
+            right = "add the actor response_cache, or leave it out: nobody would keep an answer"
+            problems.append(Problem(f"$.tasks.{name}.cache", "true", right))
     w = topology.policy.weights
     if w.quality + w.speed + w.cost + w.fit <= 0:
         problems.append(Problem("$.policy.weights", "all zero", "give at least one weight above 0"))
@@ -350,6 +375,7 @@ def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:
         "emits": {short(c) for c in core.EMITS},
         "sends": set(core.SENDS),
         "follows": {short(c) for c in getattr(core, "FOLLOWS", ())},
+        "consults": {short(c) for c in getattr(core, "CONSULTS", ())},
         "observes": {short(c) for c in getattr(core, "OBSERVES", ())},
     }
     for field, wanted in contract.items():

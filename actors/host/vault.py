@@ -119,12 +119,34 @@ def _read(path: Path) -> _File:
         raise torn from None
 
 
+def make_own(path: Path, flags: int = os.O_WRONLY) -> int:
+    """A new file for its owner alone. The superuser (`sudo understudy keys ...`) makes it for the folder's owner, who
+    runs `up` and could not read it otherwise. Raises OSError, also where there is one, or a link."""
+    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.geteuid() == 0:
+            folder = path.parent.stat()
+            os.fchown(fd, folder.st_uid, folder.st_gid)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_own(path: Path, flags: int) -> int:
+    """The file that is there, or a new one. Raises OSError."""
+    try:
+        return make_own(path, flags)
+    except FileExistsError:
+        return os.open(path, flags | os.O_NOFOLLOW)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Generator[None]:
     """One writer at a time, also across processes; the lock ends with its holder. Raises VaultError."""
     until = time.monotonic() + LOCK_S
     try:
-        fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        fd = open_own(path.with_name(path.name + ".lock"), os.O_RDWR)
     except OSError as error:
         raise VaultError("unwritable", f"the folder of {path} cannot be written: {error.strerror}") from None
     with os.fdopen(fd, "r+b") as lock:
@@ -179,7 +201,7 @@ class Vault:
         draft = self.path.with_name(self.path.name + ".new")
         try:
             draft.unlink(missing_ok=True)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with os.fdopen(make_own(draft), "wb") as file:
                 file.write(content + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -230,8 +252,14 @@ class Vault:
             text = f"the record {record.key_id} of {record.name} holds what was encrypted for another"
             raise VaultError("moved", text) from None
 
-    def set_state(self, record: Record, state: State) -> Record:
-        """Live, next, or revoked: then its ciphertext is gone from the file."""
+    def set_state(self, key_id: str, expected: State, state: State) -> Record:
+        """Live, next, or revoked: then its ciphertext is gone from the file. What is changed is the record as it is
+        now, not as the caller saw it before the lock. Raises VaultError where its state is another one by now."""
+        record = self.by_id(key_id)
+        if record is None or record.state != expected:
+            now = "gone" if record is None else record.state
+            text = f"{key_id} was {expected} and is {now}: somebody else changed it meanwhile; see `keys list`"
+            raise VaultError("changed_meanwhile", text)
         gone = {"wrapped": b"", "ciphertext": b""} if state == "revoked" else {}
         changed = msgspec.structs.replace(record, state=state, **gone)
         self._set(tuple(changed if r.key_id == record.key_id else r for r in self.body.records))

@@ -3,7 +3,8 @@
 Who changes an entry breaks its hash; who recomputes the hashes breaks the seals, which need the vault's own key; who
 drops the newest entries leaves the mark behind that the sealed body of the vault keeps of them (`vault.Mark`), and, who
 takes back the vault too, the hashes that the event log keeps (`messages/keys.py`). An entry is written before what it
-is about is done, so a crash may leave one more entry than the vault knows of, never one less.
+is about is done, so a crash may leave one more entry than the vault knows of, never one less: the next writer says
+of it that it was not done.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import itertools
 import os
 import time
 from collections.abc import Generator, Sequence
@@ -19,10 +21,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from understudy.actors.host.vault import Mark, Vault, locked, read_public
+from understudy.actors.host.vault import Mark, Vault, locked, open_own
 from understudy.actors.host.vault_root import VaultError
 
 TAIL_BYTES = 16_384
+NOT_DONE = "not_done"
+"""Purpose of an entry that says: those from number `outcome` up to this one were written, and then not done."""
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,27 +82,51 @@ class Book:
     def write(self, actor: str, purpose: str, name: str, key_id: str, outcome: str = "ok", was: str = "") -> Entry:
         """Append an entry, then save the vault with its mark. Raises VaultError."""
         _set_torn_tail_aside(self.path)
-        before = self._before()
+        before = self._before(actor)
+        entry = self._append(before, actor, purpose, name, key_id, outcome, was)
+        self.vault.save(Mark(entry.n, entry.hash))
+        return entry
+
+    def _append(
+        self, before: Mark, actor: str, purpose: str, name: str, key_id: str, outcome: str, was: str = ""
+    ) -> Entry:
         now = int(time.time() * 1000)
         entry = Entry(before.n + 1, now, actor, purpose, name, key_id, outcome, before.hash, was)
         entry = msgspec.structs.replace(entry, hash=hash_of(entry))
         entry = msgspec.structs.replace(entry, seal=_seal(self._key, entry))
         _append(self.path, msgspec.json.encode(entry) + b"\n")
-        self.vault.save(Mark(entry.n, entry.hash))
         return entry
 
-    def _before(self) -> Mark:
+    def _before(self, actor: str) -> Mark:
         """What the next entry follows: the vault's mark, so that entries which are gone stay missed; or what was
-        written after it, by one who then was stopped."""
+        written after it, by one who then was stopped, and an entry that tells so."""
         mark, last = self.vault.body.mark, _last(self.path)
-        ahead = last is not None and last.n > mark.n and hmac.compare_digest(last.seal, _seal(self._key, last))
-        return Mark(last.n, last.hash) if ahead and last is not None else mark
+        if last is None or last.n <= mark.n or not self._is_ours(last):
+            return mark
+        told = self._append(Mark(last.n, last.hash), actor, NOT_DONE, "", "", str(mark.n + 1))
+        return Mark(told.n, told.hash)
+
+    def proven(self) -> list[Entry]:
+        """Entries that this vault sealed and that were done: none ahead of its mark, none said to be not done."""
+        sealed = [e for e in entries(self.vault.path) if self._is_ours(e)]
+        undone = {n for e in sealed if e.purpose == NOT_DONE for n in range(int(e.outcome), e.n)}
+        return [e for e in sealed if e.n <= self.vault.body.mark.n and e.n not in undone]
+
+    def _is_ours(self, entry: Entry) -> bool:
+        return entry.hash == hash_of(entry) and _same(entry.seal, _seal(self._key, entry))
 
     def verify(self, anchors: Sequence[Anchor] = ()) -> tuple[int, list[Finding]]:
-        """How many entries there are, and what is wrong with them. The vault's own mark is always looked at."""
+        """How many entries there are, and what is wrong with them. The vault's own mark is always looked at.
+
+        An anchor of the log was done when it was told: where the vault takes it for not done, the vault is an old one.
+        """
         mark = self.vault.body.mark
         lines = _lines(self.path)
-        return len(lines), verify(lines, self._key, [Anchor(mark.n, mark.hash, "the vault"), *anchors])
+        found = verify(lines, self._key, [Anchor(mark.n, mark.hash, "the vault"), *anchors])
+        there, done = {e.hash for e in entries(self.vault.path)}, {e.hash for e in self.proven()}
+        back = "was taken back: {} knows that it was done, and the vault is from before it"
+        found += [Finding(a.n, back.format(a.where)) for a in anchors if a.hash in there and a.hash not in done]
+        return len(lines), list(dict.fromkeys(found))
 
 
 def verify(lines: Sequence[bytes], key: bytes, anchors: Sequence[Anchor]) -> list[Finding]:
@@ -119,7 +147,7 @@ def verify(lines: Sequence[bytes], key: bytes, anchors: Sequence[Anchor]) -> lis
             found.append(Finding(entry.n, "does not follow the entry before it (one of the two was rewritten)"))
         if entry.hash != hash_of(entry):
             found.append(Finding(entry.n, "was changed: its hash is another"))
-        elif not hmac.compare_digest(entry.seal, _seal(key, entry)):
+        elif not _same(entry.seal, _seal(key, entry)):
             found.append(Finding(entry.n, "was rewritten: its hash fits, its seal does not"))
         hashes[entry.n] = entry.hash
         expected, prev = entry.n + 1, entry.hash
@@ -146,13 +174,25 @@ def entries(vault: Path) -> list[Entry]:
     return found
 
 
-def mark_of(vault: Path) -> Mark:
-    """Where the vault says that its audit stands, unproven."""
-    return read_public(vault).mark
+def set_aside(vault: Path) -> list[str]:
+    """An audit whose vault is not there (never finished, or taken away) begins no other's. It is kept; says so."""
+    audit = audit_path(vault)
+    if not audit.exists():
+        return []
+    kept = next(p for n in itertools.count(1) if not (p := audit.with_name(f"{audit.name}.before-{n}")).exists())
+    try:
+        audit.rename(kept)
+    except OSError as error:
+        raise VaultError("unwritable", f"the folder of {vault} cannot be written: {error.strerror}") from None
+    return [f"an audit without its vault was there; it is kept as {kept}"]
 
 
 def _seal(key: bytes, entry: Entry) -> str:
     return hmac.digest(key, entry.hash.encode(), hashlib.sha256).hex()
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -178,9 +218,16 @@ def _last(path: Path) -> Entry | None:
 
 def _append(path: Path, line: bytes) -> None:
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb", buffering=0) as file:
-            file.write(line)
-            os.fsync(file.fileno())
+        with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while line:  # a disk that fills up, or a limit, takes a part and says how much
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
     except OSError as error:
         raise VaultError("unwritable", f"the audit {path} cannot be written: {error.strerror}") from None
 

@@ -80,7 +80,7 @@ def parse_spec(text: str, vault_id: str) -> RootSpec:
         case "credential" if rest and "/" not in rest:
             return Credential(name=rest)
         case "keyring" if not rest:
-            return Keyring(user=vault_id)
+            return Keyring(user=f"{vault_id}-{secrets.token_hex(4)}")  # never the entry that a vault needs now
         case _:
             right = "give passphrase, file:PATH, credential:NAME or keyring"
             raise VaultError("root_unknown", f"--root {text!r}: {right}")
@@ -96,6 +96,12 @@ def make_root(spec: RootSpec, ask: Ask) -> bytes:
         case _:
             pass
     return read_root(spec, ask)
+
+
+def drop_root(spec: RootSpec) -> None:
+    """No vault needs it any longer. Files and credentials stay, as they are their owner's. Raises VaultError."""
+    if isinstance(spec, Keyring):
+        _keyring("delete_password", SERVICE, spec.user)
 
 
 def read_root(spec: RootSpec, ask: Ask) -> bytes:

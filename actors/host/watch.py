@@ -1,4 +1,5 @@
-"""What the supervisor looks after while all is well: how full the log is, dead letters, streams that a server lost."""
+"""What the supervisor looks after while all is well: how full log and cache are, dead letters, streams that a server
+lost, the keeper of secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from understudy.actors.host.logs import Log
 from understudy.bus.port import BusError
-from understudy.bus.subjects import dead_stream, evt_stream
+from understudy.bus.subjects import cache_bucket, dead_stream, evt_stream
 from understudy.messages.operate import LogLevel
 from understudy.messages.wire import encode
 
@@ -20,6 +21,11 @@ LOOK_S = 1.0
 AGAIN_S = 0.2
 ROOM_BYTES = 16_384
 """With less room than this the next large outcome may be refused: called full."""
+
+KEEPER_GONE = (
+    "the process that keeps the passphrase, or keys from variables, has ended: runners that have their keys go on, "
+    "but none can be started again until `understudy up` is restarted"
+)
 
 Level = Literal["ok", "filling", "full"]
 
@@ -39,6 +45,9 @@ class Seen:
     used: int = 0
     limit: int = 0
     dead: int = 0
+    kept: int = 0  # bytes of kept answers, and how many there may be
+    kept_limit: int = 0
+    keeper: bool = True
 
 
 class Watch:
@@ -80,7 +89,10 @@ class Watch:
         of, bus = self._of, self._of.bus_side.bus
         used, limit = await bus.stream_bytes(evt_stream(of.topology.app))
         found = Seen(level_of(used, limit, of.topology.log.warn_ratio), used, limit)
+        found.keeper = of.desk.keeper_lives()
         found.dead = await bus.last_seq(dead_stream(of.topology.app))
+        with contextlib.suppress(BusError):  # a lost cache must not hide a log that is filling
+            found.kept, found.kept_limit = await bus.stream_bytes(f"KV_{cache_bucket(of.topology.app)}")
         before, self.seen = self.seen, found
         if found.level != before.level:
             log.line("log_level", level=found.level, bytes=used, max_bytes=limit)
@@ -90,5 +102,8 @@ class Watch:
         if found.dead > before.dead:
             log.line("dead_letters", count=found.dead)
             of.say("dead_letters", count=found.dead)
+        if before.keeper and not found.keeper:
+            log.line("keeper_gone", text=KEEPER_GONE)
+            of.say("keeper_gone", why=KEEPER_GONE)
         if found != before:
             of.write_run_file()

@@ -56,8 +56,8 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A file of rules; `kind` and `entropy` are those of each rule that says nothing else.
 
     `placeholders`: what stands for a secret (`xxxx`, `<YOUR_KEY>`) is none. `token` and `near`: rules written as shapes
-    (shapes.py). In patterns `{vendors}` stands for all
-    words of `near`, `{assign}` for what stands between a name and its value, `{open}` for what opens the value.
+    (shapes.py). In patterns `{vendors}` means all words of `near`, `{assign}` what stands between a name and its value,
+    `{open}` what opens the value.
     """
 
     rule: tuple[Rule, ...] = ()

@@ -129,7 +129,7 @@ def decoded(view: View, covered: Callable[[int, int], bool]) -> Iterator[View]:
         yield _together("hex", view, hexes)
     found = [run for run in BASE64_RUN.finditer(data) if not covered(*run.span()) and not HEX_ONLY.fullmatch(run[0])]
     whole = [(run[0], run.start()) for run in found]
-    short = [(run[0][: run.start(1) - run.start()], run.start()) for run in found if run[1]]
+    short = [(run[0][: run.start(1) - run.start()], run.start()) for run in found if run[1] and not view.depth]
     for texts in filter(None, (whole, short)):
         for shift in range(4):
             yield _together("base64", view, [Run(text, at, "base64", shift) for text, at in texts])

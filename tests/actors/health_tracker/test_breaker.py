@@ -9,6 +9,7 @@ import pytest
 from tests.actors.health_tracker.tracked import DOWN, UP, Tracker, answer
 from understudy.actors.health_tracker.history import BLAMELESS
 from understudy.messages.events import AttemptEnded, ModelRecovered, ModelUnavailable
+from understudy.messages.money import Price
 from understudy.messages.run import RunFailed, RunText
 from understudy.messages.step import Store
 
@@ -145,7 +146,7 @@ def test_a_probe_without_answer_counts_as_failed() -> None:
 @pytest.mark.parametrize(("allowed", "count"), [(False, 0), (True, 1)])
 def test_a_probe_that_costs_money_must_be_allowed(allowed: bool, count: int) -> None:
     t = rested(models={"a": {"usd_per_mtok_out": 1.0}}, probe_paid=allowed)
-    assert len(t.asked()) == count
+    assert [run.price for run in t.asked()] == [Price(completion_pusd=10**6, reasoning_pusd=10**6)] * count
 
 
 def test_a_strange_answer_is_nobody_s_probe() -> None:
@@ -153,3 +154,41 @@ def test_a_strange_answer_is_nobody_s_probe() -> None:
     assert t.hear(RunText(run_id="", attempt=0, instance="i-a", n=0, text="yes")) == [] and t.status() == "unavailable"
     t.hear(RunFailed(run_id="another", attempt=0, reason="engine"))
     assert t.state.watches["a"].probing and t.state.watches["a"].opened == 1
+
+
+# --- models that may not be probed -----------------------------------------------------------------------------------
+
+PRICED = {"models": {"a": {"usd_per_mtok_out": 1.0}}}
+
+
+def test_a_priced_model_is_used_again_after_its_rest_as_nobody_may_probe_it() -> None:
+    t = Tracker(**PRICED)
+    t.bad(times=3)
+    t.sweep(999.0)
+    assert t.status() == "unavailable"
+    t.sweep(1.0)
+    assert t.said() == [DOWN, ("Degraded", "a")] and t.state.watches["a"].reason == "untested" and not t.asked()
+
+
+def test_the_first_good_answer_of_an_untested_model_recovers_it() -> None:
+    t = rested(**PRICED)
+    (store,) = t.good()
+    assert (store.event.by, store.event.was, t.status()) == ("outcome", "degraded", "healthy")
+
+
+def test_the_first_failure_of_an_untested_model_rests_it_twice_as_long() -> None:
+    t = rested(**PRICED)
+    (store,) = t.bad()
+    assert isinstance(store.event, ModelUnavailable)
+    assert (store.event.opened, store.event.retry_at_ms) == (2, int(t.now) + 2_000)
+
+
+def test_an_untested_model_that_nobody_asks_is_healthy_after_a_quiet_time_from_then_on() -> None:
+    t = Tracker(**PRICED, backoff_ms=300_000, backoff_cap_ms=300_000, quiet_ms=60_000)
+    t.bad(times=3)
+    t.sweep(300_000.0)
+    assert t.status() == "degraded"
+    t.sweep(59_999.0)
+    assert t.status() == "degraded"
+    t.sweep(1.0)
+    assert t.said() == [DOWN, ("Degraded", "a"), UP]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from tests.waiting import until
+from understudy.actors.host import key_pipe
+from understudy.actors.host.child import Errand, edge_of
 from understudy.actors.host.key_desk import KeyDesk
 from understudy.actors.host.key_keeper import Keeper, KeeperFailed, Task, task_for
 from understudy.actors.host.key_opener import outside_id
-from understudy.actors.host.key_pipe import KeyPipe
+from understudy.actors.host.key_pipe import Frame, KeyPipe
 from understudy.actors.host.keys import KeyMissing
+from understudy.actors.host.logs import Log
+from understudy.actors.host.permissions import Seat
 from understudy.actors.host.vault import Mark, Vault
 from understudy.actors.host.vault_audit import entries, opened
 from understudy.actors.host.vault_root import Passphrase, RootFile, make_root, read_root
@@ -67,7 +74,7 @@ async def test_a_key_from_the_vault_is_audited_before_it_is_handed_over(tmp_path
     desk = KeyDesk(tmp_path, tmp_path, None)
     assert await desk.ids(wanted) == {"lab": key_id}
     assert len(entries(tmp_path / "keys.vault")) == 1, "to look at ids is no use of a key"
-    assert await got(desk, wanted) == {"do": "hold", "key_id": key_id, "key": KEY, "wait_ms": 0}
+    assert await got(desk, wanted) == {"do": "hold", "key_id": key_id, "key": KEY, "wait_ms": 0, "n": 0}
     newest = entries(tmp_path / "keys.vault")[-1]
     assert (newest.actor, newest.purpose, newest.key_id, newest.outcome) == ("runner-lab", "use", key_id, "ok")
     assert KEY not in (tmp_path / "keys.vault.audit").read_text()
@@ -116,12 +123,66 @@ async def test_a_passphrase_is_asked_for_once_and_kept(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             assert (await got(desk, wanted))["key"] == KEY
+        assert desk.keeper_lives()
         os.kill(keeper.pid, 9)
+        await until(lambda: not desk.keeper_lives())
         with pytest.raises(KeyMissing, match="restart `understudy up`"):
             await got(desk, wanted)
         assert await desk.ids(wanted) == {"lab": key_id}
     finally:
         desk.close()
+
+
+async def test_a_key_goes_to_no_descriptor_but_its_pipes(tmp_path: Path) -> None:
+    """The process ends while its key is fetched, and somebody else gets the descriptor's number."""
+    vault_in(tmp_path, passphrase=True)
+    wanted = topology(lab=KeySource(vault="lab"))
+    task = task_for(wanted, tmp_path / "keys.vault", said(WORDS))
+    assert task is not None
+    keeper = Keeper.start(task)
+    desk, pipe = KeyDesk(tmp_path, tmp_path, keeper), KeyPipe()
+    try:
+        number = pipe.writer
+        async with keeper._one:  # it is asked for the root key, and its answer takes a while
+            delivering = asyncio.create_task(desk.deliver(wanted, "lab", pipe, "runner-lab"))
+            await asyncio.sleep(0)
+            pipe.close()
+            ours, theirs = socket.socketpair()
+            assert number in (ours.fileno(), theirs.fileno()), "POSIX: the lowest number that is free"
+        with pytest.raises(KeyMissing, match="cannot be handed over"):
+            await delivering
+        peer = theirs if ours.fileno() == number else ours
+        peer.setblocking(False)
+        with ours, theirs, pytest.raises(BlockingIOError):
+            peer.recv(4_096)
+        with pytest.raises(KeyMissing, match="the process has ended"):
+            await desk.deliver(wanted, "lab", pipe, "runner-lab")
+        assert not pipe.held
+    finally:
+        desk.close()
+
+
+def test_an_order_is_no_first_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_pipe, "hold_secrets", lambda: None)
+    reader, writer = os.pipe()
+    for frame in (
+        Frame(do="forget", key_id="k-old"),
+        Frame(do="hold", key_id="k1", key=KEY),
+        Frame(do="use", key_id="k1"),
+    ):
+        os.write(writer, frame.line())
+    os.close(writer)
+    assert key_pipe.first_key(reader) == Frame(do="hold", key_id="k1", key=KEY)
+    assert b'"use"' in os.read(reader, 4_096), "what follows is left"
+    assert key_pipe.first_key(reader) is None
+    os.close(reader)
+
+
+def test_the_first_key_stays_with_the_edge_alone() -> None:
+    seat, keyed = Seat("runner", "runner-lab"), topology(lab=KeySource(vault="lab"))
+    errand = Errand(seat=seat, url="", password="", topology=keyed, folder="", provider="lab")
+    first = [Frame(do="hold", key_id="k1", key=KEY)]
+    assert edge_of(errand, first, None, cast(Any, None), Log("r", ""), lambda: 0.0) is not None and first == []
 
 
 def test_a_wrong_passphrase_and_none(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from understudy.actors.host.topology import read
 SEATS = [
     Seat("selector", "s1"),
     Seat("selector", "s2"),
-    Seat("runner", "r1", ("m_1", "m_2")),
+    Seat("runner", "r1", ("m_1", "m_2"), "lab"),
+    Seat("runner", "r2", ("m_4",), "hub", True),
+    Seat("runner", "r3", (), "empty", True),
+    Seat("model_manager", "mm"),
     Seat("health_tracker", "h1"),
     Seat("cost_ledger", "l1"),
 ]
@@ -45,19 +48,28 @@ YES: list[tuple[str, str, str]] = [
     ("s1", "subscribe", "tta.ask.model.cancel.s1"),
     ("s1", "subscribe", "_INBOX_A.s1.run.r.0"),
     ("s1", "subscribe", "tta.obs.runner.beat.m_1"),
-    ("s1", "publish", "tta.ask.runner.run.m_1"),
+    ("s1", "publish", "tta.ask.runner.run.lab.m_1"),
     ("s1", "publish", "tta.ask.runner.cancel.r1"),
     ("s1", "publish", "tta.evt.request.ended"),
     ("s1", "publish", "tta.evt.attempt.ended.m_1"),
     ("s1", "publish", "tta.trace.selection.made.s1"),
     ("s1", "publish", "_INBOX.guest.1"),
-    ("r1", "subscribe", "tta.ask.runner.run.m_2"),
+    ("r1", "subscribe", "tta.ask.runner.run.lab.m_2"),
+    ("r2", "subscribe", "tta.ask.runner.run.hub.whatever"),
+    ("r2", "subscribe", "tta.ask.runner.list.hub"),
+    ("r2", "publish", "_INBOX_A.mm.run.hub-1"),
+    ("r2", "publish", "tta.evt.model.loaded.m_4"),
+    ("r1", "publish", "tta.evt.key.refused.lab"),
+    ("r3", "publish", "tta.evt.key.refused.empty"),
+    ("mm", "publish", "tta.ask.runner.list.hub"),
+    ("mm", "publish", "tta.evt.model.registered.hub"),
+    ("s1", "publish", "tta.evt.model.retired.m_1"),
     ("r1", "subscribe", "tta.ask.runner.cancel.r1"),
     ("r1", "publish", "_INBOX_A.s1.run.x.0"),
     ("r1", "publish", "_INBOX_A.h1.probe.x"),
     ("r1", "publish", "tta.obs.runner.beat.r1"),
     ("r1", "publish", "tta.evt.model.loaded.m_1"),
-    ("h1", "publish", "tta.ask.runner.run.m_1"),
+    ("h1", "publish", "tta.ask.runner.run.lab.m_1"),
     ("h1", "publish", "tta.evt.model.degraded.m_1"),
     ("h1", "subscribe", "tta.obs.process.gone.x"),
     ("s1", "publish", "tta.ask.ledger.reserve"),
@@ -74,12 +86,22 @@ NO: list[tuple[str, str, str]] = [
     ("s1", "subscribe", "tta.ask.model.cancel.s2"),
     ("s1", "subscribe", "_INBOX_A.s2.run.r.0"),
     ("s1", "subscribe", "_INBOX.guest.1"),
-    ("s1", "subscribe", "tta.ask.runner.run.m_1"),
+    ("s1", "subscribe", "tta.ask.runner.run.lab.m_1"),
     ("s1", "publish", "tta.evt.model.degraded.m_1"),
     ("s1", "publish", "_INBOX_A.s2.x"),
     ("s1", "publish", "tta.live.model.degraded.m_1"),
     ("s1", "publish", "$JS.API.STREAM.DELETE.TTA_EVT"),
-    ("r1", "subscribe", "tta.ask.runner.run.m_3"),
+    ("r1", "subscribe", "tta.ask.runner.run.lab.m_3"),
+    ("r2", "subscribe", "tta.ask.runner.run.lab.m_1"),
+    ("r2", "subscribe", "tta.ask.runner.list.lab"),
+    ("r2", "publish", "tta.evt.model.registered.hub"),
+    ("r3", "publish", "tta.evt.model.loaded.m_1"),
+    ("r3", "publish", "tta.evt.key.refused.lab"),
+    ("r1", "publish", "tta.evt.key.refused.m_1"),
+    ("s1", "publish", "tta.ask.runner.list.hub"),
+    ("s1", "publish", "tta.evt.model.registered.hub"),
+    ("mm", "publish", "tta.ask.runner.run.lab.m_1"),
+    ("guest", "publish", "tta.ask.runner.list.hub"),
     ("r1", "subscribe", "tta.ask.model.generate"),
     ("r1", "subscribe", "_INBOX_A.s1.run.x.0"),
     ("r1", "publish", "tta.evt.request.ended"),
@@ -94,7 +116,7 @@ NO: list[tuple[str, str, str]] = [
     ("s1", "publish", "tta.dead.selector.s2"),
     ("s1", "subscribe", "$SRV.PING.runner"),
     ("h1", "publish", "tta.evt.request.ended"),
-    ("guest", "publish", "tta.ask.runner.run.m_1"),
+    ("guest", "publish", "tta.ask.runner.run.lab.m_1"),
     ("guest", "publish", "tta.ask.ledger.reserve"),
     ("h1", "publish", "tta.ask.ledger.reserve"),
     ("l1", "publish", "_INBOX_A.h1.x"),
@@ -132,7 +154,7 @@ def test_only_the_operator_may_do_everything(found: dict[str, User]) -> None:
 
 
 def test_one_user_per_process_and_two_more(found: dict[str, User]) -> None:
-    assert set(found) == {"s1", "s2", "r1", "h1", "l1", "operator", "guest"}
+    assert set(found) == {"s1", "s2", "r1", "r2", "r3", "mm", "h1", "l1", "operator", "guest"}
     assert found["guest"].password == "" and found["s1"].password == "pw-s1"
 
 
@@ -141,7 +163,8 @@ def test_one_user_per_process_and_two_more(found: dict[str, User]) -> None:
     [
         ("model.generate", ("model.generate",)),
         ("model.cancel.{instance}", ("model.cancel.r1",)),
-        ("runner.run.{model}", ("runner.run.m_1", "runner.run.m_2")),
+        ("runner.run.{provider}.{model}", ("runner.run.lab.m_1", "runner.run.lab.m_2")),
+        ("runner.list.{provider}", ("runner.list.lab",)),
     ],
 )
 def test_expand(pattern: str, subjects: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from understudy.actors.host.permissions import Seat, server_text, users
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.topology import parse
 from understudy.bus.nats_bus import NatsBus
+from understudy.bus.port import Outgoing
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer
 from understudy.bus.subjects import matches
@@ -27,7 +28,15 @@ from understudy.messages.topology import Topology
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-GUEST_FAMILIES = ("model", "feedback")
+GUEST_FAMILIES = ("model", "feedback", "consent")
+KEYS = {
+    "runner.run": ".*.*",
+    "safety.judge": "",
+    "ledger.reserve": "",
+    "ledger.quote": "",
+    "cache.look": "",
+    "cache.keep": "",
+}
 
 
 class Raw:
@@ -104,6 +113,8 @@ class House:
 async def house(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     raw = yaml.safe_load((root / "topology.yaml").read_text())
     raw["providers"]["lab"] = {"kind": "openai", "url": "http://127.0.0.1:9/v1"}
+    listed = {"kind": "openrouter", "url": "http://127.0.0.1:9/v1", "catalogue": {"admit": {"ids": ["*"]}}}
+    raw["providers"]["hub"] = listed  # no model of it has a name yet
     raw["models"] |= {"org/one:free": {"provider": "lab"}, "two": {"provider": "lab"}}
     house = House(parse(yaml.safe_dump(raw), root), NatsServer(tmp_path_factory.mktemp("nats")))
     with house.server:
@@ -118,8 +129,11 @@ async def house(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
 
 
 def own(name: str, seat: Seat) -> list[str]:
-    text = name.replace("{instance}", seat.instance)
-    return [text.replace("{model}", s) for s in seat.slugs] if "{model}" in text else [text]
+    text = name.replace("{instance}", seat.instance).replace("{provider}", seat.provider)
+    models = (
+        ["*"] if seat.instance in ("runner-lab", "runner-hub") else seat.slugs
+    )  # an endpoint serves whatever its provider has
+    return [text.replace("{model}", s) for s in models] if "{model}" in text else [text]
 
 
 def asked_by(house: House, seat: Seat) -> list[Seat]:
@@ -134,19 +148,27 @@ def publishes(house: House, seat: Seat) -> list[str]:
     plan = house.topology.actors[seat.actor]
     found = [f"tta.obs.{o}.{seat.instance}" for o in plan.observes]
     for event in plan.emits:
-        found += [f"tta.evt.{event}.{s}" for s in seat.slugs] or [f"tta.evt.{event}", f"tta.evt.{event}.*"]
-    found += [f"tta.ask.{sent}" if sent.startswith("ledger.") else f"tta.ask.{sent}.*" for sent in plan.sends]
+        if event == "key.refused":
+            found.append(f"tta.evt.{event}.{seat.provider}")
+        elif seat.actor == "runner":
+            found += [f"tta.evt.{event}.{s}" for s in seat.slugs]
+        else:
+            found += [f"tta.evt.{event}", f"tta.evt.{event}.*"]
+    found += [f"tta.ask.{sent}{KEYS.get(sent, '.*')}" for sent in plan.sends]
     found += [f"_INBOX_A.{s.instance}.>" for s in asked_by(house, seat)]
     found += ["_INBOX.>"] if {a.split(".")[0] for a in plan.asks} & set(GUEST_FAMILIES) else []
     found.append(f"tta.dead.{seat.actor}.{seat.instance}")
+    found += ["$JS.API.DIRECT.GET.TTA_EVT"] if plan.consults else []
     if plan.follows:
         found += ["$JS.API.STREAM.INFO.TTA_TRACE", "$JS.API.DIRECT.GET.TTA_TRACE"]
     for stream in ["TTA_EVT"] if plan.folds else []:
-        verbs = ("STREAM.INFO.{}", "DIRECT.GET.{}", "DIRECT.GET.{}.>", "CONSUMER.CREATE.{}.*", "CONSUMER.DELETE.{}.*")
+        verbs = ("STREAM.INFO.{}", "DIRECT.GET.{}", "CONSUMER.CREATE.{}.*", "CONSUMER.DELETE.{}.*")
         found += [f"$JS.API.{v.format(stream)}" for v in verbs] + [f"$JS.FC.{stream}.>"]
     if seat.actor == "selector":
         found += [f"tta.trace.selection.made.{seat.instance}", "$KV.TTA_CLAIMS.>"]
         found.append("$JS.API.DIRECT.GET.KV_TTA_CLAIMS.>")
+    if seat.actor == "response_cache":
+        found += ["$KV.TTA_CACHE.>", "$JS.API.DIRECT.GET.KV_TTA_CACHE.>", "$JS.API.STREAM.PURGE.KV_TTA_CACHE"]
     return found
 
 
@@ -157,6 +179,7 @@ def subscribes(house: House, seat: Seat) -> list[str]:
     found += [f"tta.ask.{s}" for a in plan.asks for s in own(a, seat)]
     announced = [fact for fact in plan.folds if fact not in ("request.ended", "attempt.ended")]  # those are fetched
     found += [f"tta.live.{fact}{key}" for fact in announced for key in ("", ".*")]
+    found += [f"tta.live.{fact}" for fact in plan.consults]
     tails = ("", f".{seat.actor}", f".{seat.actor}.*") if plan.asks else ()
     return found + [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in tails]
 
@@ -164,8 +187,7 @@ def subscribes(house: House, seat: Seat) -> list[str]:
 def guest(how: str) -> list[str]:
     if how == "subscribe":
         return ["_INBOX.>", "tta.live.model.>", "tta.live.provider.>"]
-    log = ("STREAM.INFO.TTA_EVT", "DIRECT.GET.TTA_EVT", "DIRECT.GET.TTA_EVT.>")
-    return ["tta.ask.model.>", "tta.ask.feedback.>", "$SRV.>", *(f"$JS.API.{v}" for v in log)]
+    return ["tta.ask.model.>", "tta.ask.feedback.>", "tta.ask.consent.*", "$SRV.>", "$JS.API.DIRECT.GET.TTA_EVT"]
 
 
 def allowed(house: House, name: str, how: str) -> list[str]:
@@ -192,20 +214,26 @@ def subjects(house: House) -> list[str]:
     found = [f"tta.ask.{x}" for s in house.seats for a in house.topology.actors[s.actor].asks for x in own(a, s)]
     found += [
         "tta.ask.model.resend.selector-1",
+        "tta.ask.runner.run.lab.another",
+        "tta.ask.runner.run.local.another",
         "tta.ask.model.load",
         "tta.ask.benchmark.run",
         "tta.ask.supervisor.reload",
+        "tta.ask.safety.judge",
+        "tta.ask.safety.judge.x",
     ]
     facts = sorted({e for p in plans for e in (*p.emits, *p.folds)} | {"no.such"})
     found += [f"tta.{kind}.{fact}{tail}" for kind in ("evt", "live") for fact in facts for tail in ("", f".{slugs[0]}")]
     found += [f"tta.evt.model.loaded.{s}" for s in slugs]
+    found += [f"tta.evt.key.refused.{s.provider}" for s in house.seats if s.provider]
     seen = sorted({o for p in plans for o in (*p.observes, *p.hears)})
     found += [f"tta.obs.{o}.{key}" for o in seen for key in (*slugs, *(s.instance for s in house.seats))]
     found += [f"tta.trace.selection.made.{s.instance}" for s in house.seats]
     found += [f"tta.dead.{s.actor}.{s.instance}" for s in house.seats]
     found += [f"_INBOX_A.{s.instance}.{tail}" for s in house.seats for tail in ("run.r1.0", "probe.p1", "vanished.r1")]
     found += ["_INBOX.someone.1", "_INBOX_A.nobody.x", "$KV.TTA_CLAIMS.request.x", "$KV.OTHER.x"]
-    streams = ("TTA_EVT", "TTA_TRACE", "TTA_DEAD", "KV_TTA_CLAIMS")
+    found += ["$KV.TTA_CACHE.c.e", "$JS.API.DIRECT.GET.KV_TTA_CACHE.$KV.TTA_CACHE.c.e"]
+    streams = ("TTA_EVT", "TTA_TRACE", "TTA_DEAD", "KV_TTA_CLAIMS", "KV_TTA_CACHE")
     verbs = ("INFO", "CREATE", "UPDATE", "DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE")
     found += [f"$JS.API.STREAM.{verb}.{stream}" for verb in verbs for stream in streams]
     found += [f"$JS.API.CONSUMER.{v}.{s}.x" for v in ("CREATE", "DELETE", "INFO", "MSG.NEXT", "PAUSE") for s in streams]
@@ -225,8 +253,8 @@ WIDE = (">", "tta.>", "tta.ask.>", "tta.evt.>", "tta.obs.>", "tta.live.>", "tta.
         "_INBOX_A.>", "_INBOX_A.*.run.>", "$JS.>", "$JS.API.>", "$KV.>", "$SRV.>", "$SYS.>",
         "*.ask.model.generate")  # fmt: skip
 
-NAMES = ("selector-1", "selector-2", "runner-demo_story-lead", "runner-demo_story-second", "runner-lab",
-         "health_tracker-1", "cost_ledger-1", "guest")  # fmt: skip
+NAMES = ("selector-1", "selector-2", "runner-demo_story-lead", "runner-demo_story-second", "runner-lab", "runner-hub",
+         "health_tracker-1", "cost_ledger-1", "model_manager-1", "response_cache-1", "guest")  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["publish", "subscribe"])
@@ -314,3 +342,26 @@ async def test_no_service_writes_with_its_own_rights_where_a_guest_points(house:
 
 def _echo(bus: NatsBus) -> Any:
     return lambda asked: bus.send(asked.reply, asked.payload)
+
+
+async def test_what_a_guest_has_the_server_put_into_the_log_is_no_event(house: House) -> None:
+    """By all ways we know of: answers of the API, with and without headers, reports of a trace, deliveries."""
+    bus = await NatsBus.open(house.server.url, name="op", user="operator", password="pw-operator")
+    guest = await house.open("guest")
+    withdrawn = b'{"type":"consent.withdrawn.v1","at_ms":1,"provider":"far","scope":"user"}'
+    (said,) = await bus.store([Outgoing("tta.evt.consent.withdrawn", withdrawn, "said")], timeout_s=3)
+    get, to, one = "$JS.API.DIRECT.GET.TTA_EVT", "tta.evt.consent.given", json.dumps({"seq": said.seq})
+    bodies = [one, one[:-1] + ',"no_hdr":true}', one[:-1] + ',"batch":3,"no_hdr":true}', '{"seq":999999}', ""]
+    tries = [(get, body) for body in bodies]
+    tries += [(f"{get}.tta.evt.consent.withdrawn", ""), ("$JS.API.STREAM.INFO.TTA_EVT", ""), ("$JS.API.INFO", "")]
+    consumer = {"stream_name": "TTA_EVT", "config": {"deliver_subject": to, "ack_policy": "none"}}
+    tries += [("$JS.API.CONSUMER.CREATE.TTA_EVT.x", json.dumps(consumer)), ("$SRV.PING", ""), (to, "{}")]
+    for subject, body in tries:
+        await guest.say(f"PUB {subject} {to} {len(body)}\r\n{body}".encode())
+    head = f"NATS/1.0\r\nNats-Trace-Dest: {to}\r\n\r\n"
+    await guest.say(f"HPUB tta.ask.model.generate _INBOX.x {len(head)} {len(head) + 2}\r\n{head}{{}}".encode())
+    (last,) = await bus.store([Outgoing("tta.evt.consent.withdrawn", withdrawn, "last")], timeout_s=3)
+    found = [await bus.get("TTA_EVT", seq) for seq in range(said.seq, last.seq + 1)]
+    ours = [one.seq for one in found if one is not None and not one.foreign]
+    assert ours == [said.seq, last.seq] and len(found) > 4  # the control: what may be asked was answered there
+    await bus.close()

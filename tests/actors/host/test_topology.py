@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
-from understudy.actors.host.seats import seats_of
+from understudy.actors.host.seats import runner_settings, seats_of
 from understudy.actors.host.topology import Problem, TopologyError, hash_of, parse, read
+from understudy.actors.runner.core import Settings
 
 RIGHT: dict[str, Any] = {
     "version": 1,
@@ -78,12 +80,13 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
     raw = {
         "version": 1,
         "providers": {
-            "lab": {"kind": "openai", "url": "https://api.example.com/v1"},
+            "lab": {"kind": "openai", "url": "http://api.example.com/v1", "location": "local"},
             "blank": {"kind": "openai"},
             "keyed": {"kind": "openai", "url": "http://localhost:1", "key": {"env": "A", "file": "b"}},
-            "here": {"kind": "local"},
+            "here": {"kind": "local", "location": "external"},
             "there": {"kind": "local", "key": {"vault": "x"}},
         },
+        "consent": {"providers": {"nobody": "Yes?", "here": "Yes?"}},
         "models": {
             "a/b": {"provider": "nobody", "fallbacks": ["ghost"]},
             "a:b": {"provider": "here"},
@@ -91,7 +94,7 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
             "d": {"provider": "here", "path": "nowhere"},
         },
         "aliases": {"nick": "ghost", "c": "d"},
-        "tasks": {"general": {"latency": "soon", "fallbacks": ["ghost"]}},
+        "tasks": {"general": {"latency": "soon", "fallbacks": ["ghost"], "cache": True}},
         "policy": {"weights": {"quality": 0, "speed": 0, "cost": 0, "fit": 0}},
         "actors": {"juggler": {}, "runner": {"asks": ["x"], "settings": {"beat_ms": "often", "nope": 1}}},
     }
@@ -99,6 +102,11 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
     assert sorted(set(paths)) == sorted(
         {
             "$.providers.lab.url",
+            "$.providers.lab.location",
+            "$.providers.here.location",
+            "$.consent.providers.lab",
+            "$.consent.providers.nobody",
+            "$.consent.providers.here",
             "$.providers.blank.url",
             "$.providers.keyed.key",
             "$.providers.there.key",
@@ -113,11 +121,14 @@ def test_ten_faults_of_meaning_are_reported_at_once(tmp_path: Path) -> None:
             "$.aliases.c",
             "$.tasks.general.latency",
             "$.tasks.general.fallbacks",
+            "$.tasks.general.cache",
             "$.policy.weights",
             "$.actors.juggler",
             "$.actors.runner.asks",
             "$.actors.runner.emits",
             "$.actors.runner.observes",
+            "$.actors.runner.consults",
+            "$.actors.runner.sends",
             "$.actors.runner.settings.beat_ms",
             "$.actors.runner.settings.nope",
         }
@@ -198,15 +209,16 @@ ADDRESSES = {
     "http://127.0.0.1:0/secret": "no http or https address",
     "secret": "no http or https address",
     "": "nothing",
-    "https://secret.example.com/v1/secret": "not this machine",
+    "http://secret.example.com/v1/secret": "no https, to another machine",
 }
 
 
 @pytest.mark.parametrize(("url", "why"), ADDRESSES.items())
 def test_a_url_that_no_runner_would_take_is_refused_and_not_repeated(tmp_path: Path, url: str, why: str) -> None:
-    (problem,) = problems({**RIGHT, "providers": {"lab": {"kind": "openai", "url": url}}}, tmp_path)
+    consent = {"text": "Yes?"}
+    (problem,) = problems({**RIGHT, "consent": consent, "providers": {"lab": {"kind": "openai", "url": url}}}, tmp_path)
     assert problem.path == "$.providers.lab.url" and why in problem.found
-    assert ("loopback" if why == "not this machine" else "http://host:port/v1") in problem.right
+    assert ("give https://" if why.startswith("no https") else "http://host:port/v1") in problem.right
     assert "sec" not in repr(problem) and "ret" not in repr(problem)
 
 
@@ -305,3 +317,44 @@ def test_the_value_never_holds_a_secret(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("LAB_KEY", "hunter2")
     raw = {**RIGHT, "providers": {"lab": {**RIGHT["providers"]["lab"], "key": {"env": "LAB_KEY"}}}}
     assert "hunter2" not in repr(parse(yaml.safe_dump(raw), tmp_path))
+
+
+LANES = """
+version: 1
+providers:
+  lab:
+    kind: openai
+    url: "http://127.0.0.1:8000/v1"
+    limits: {concurrent: 200, buffer_ratio: 1.0, requests_per_hour: 3}
+    lanes: {low: {share: 0, at_once: 2}, urgent: {}}
+    queue: 9999
+models:
+  m: {provider: lab}
+"""
+
+
+def test_limits_and_lanes_are_strict(tmp_path: Path) -> None:
+    paths = {p.path for p in problems(LANES, tmp_path)}
+    at = "$.providers.lab"
+    wrong = ("limits.buffer_ratio", "limits.requests_per_hour", "lanes.low.share", "lanes.urgent", "queue")
+    assert paths == {f"{at}.{one}" for one in wrong}
+
+
+def test_limits_must_be_within_reach(tmp_path: Path) -> None:
+    provider = {**RIGHT["providers"]["lab"], "limits": {"concurrent": 101}}
+    found = problems(
+        {**RIGHT, "providers": {"lab": provider, "here": {"kind": "local", "limits": {"concurrent": 1}}}}, tmp_path
+    )
+    assert [(p.path, p.found) for p in found] == [
+        ("$.providers.lab.limits.concurrent", "101"),
+        ("$.providers.here.limits", "limits of local models"),
+    ]
+
+
+def test_a_runner_is_told_its_providers_limits_and_lanes(root: Path, tmp_path: Path) -> None:
+    runner = yaml.safe_load((root / "topology.yaml").read_text())["actors"]["runner"]
+    provider = {**RIGHT["providers"]["lab"], "limits": {"concurrent": 9}, "lanes": {"low": {"at_once": 2}}, "queue": 7}
+    topology = parse(yaml.safe_dump({**RIGHT, "providers": {"lab": provider}, "actors": {"runner": runner}}), tmp_path)
+    (process,) = seats_of(topology)
+    told = msgspec.convert(runner_settings(topology, process), Settings)
+    assert (told.models, told.limits.concurrent, told.lanes.low.at_once, told.queue) == ({"m": 8}, 9, 2, 7)

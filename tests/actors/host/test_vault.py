@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from understudy.actors.host import vault_root
 from understudy.actors.host.vault import Mark, Record, Vault, locked, read_public
+from understudy.actors.host.vault_audit import opened
 from understudy.actors.host.vault_root import (
     Credential,
     Keyring,
@@ -63,7 +64,7 @@ def test_a_revoked_key_is_gone_and_its_id_stays(tmp_path: Path) -> None:
     path = tmp_path / "v"
     vault = made(path, "a")
     (record,) = vault.body.records
-    vault.set_state(record, "revoked")
+    vault.set_state(record.key_id, "live", "revoked")
     vault.save(Mark())
     again = Vault.open(path, ROOT)
     (left,) = again.body.records
@@ -75,6 +76,33 @@ def test_a_revoked_key_is_gone_and_its_id_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "ü", "x" * 2001])
 def test_what_can_be_no_key_is_refused(tmp_path: Path, key: str) -> None:
     assert code_of(lambda: made(tmp_path / "v").add("a", key, "live", 1, None)) == "no_key"
+
+
+def test_a_state_is_changed_only_from_the_one_that_was_seen(tmp_path: Path) -> None:
+    """What the caller holds may be old: the vault was wrapped anew since, and the key revoked by somebody else."""
+    vault = made(tmp_path / "v", "a")
+    (seen,) = vault.body.records
+    vault.rewrap(SPEC, ROOT)
+    vault.set_state(seen.key_id, "live", "next")
+    assert vault.key(vault.body.records[0]) == f"{KEY}-a", "the record as it is now, not as it was seen"
+    vault.set_state(seen.key_id, "next", "revoked")
+    before = vault.body
+    assert code_of(lambda: vault.set_state(seen.key_id, "next", "live")) == "changed_meanwhile"
+    assert code_of(lambda: vault.set_state("k-none", "live", "revoked")) == "changed_meanwhile"
+    assert vault.body == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser makes files for others")
+def test_what_the_superuser_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12_345, 12_346)
+    vault = made(tmp_path / "v", "a")
+    with opened(tmp_path / "v", ROOT) as book:
+        book.write("operator:root", "use", "a", vault.body.records[0].key_id)
+    owners = {p.name: (p.stat().st_uid, p.stat().st_gid) for p in tmp_path.iterdir()}
+    assert owners == dict.fromkeys(["v", "v.audit", "v.lock"], (12_345, 12_346))
+    (tmp_path / "w.lock").symlink_to(tmp_path / "v")
+    with pytest.raises(VaultError, match="cannot be written"), locked(tmp_path / "w"):
+        pass
 
 
 def test_one_live_and_one_next_key_per_name(tmp_path: Path) -> None:

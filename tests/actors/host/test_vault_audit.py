@@ -165,17 +165,78 @@ from understudy.actors.host import vault_audit
 
 with vault_audit.opened(Path(sys.argv[1]), b"r" * 32) as book:
     book.vault.save = lambda mark: os._exit(9)
-    book.write("runner-lab", "use", "lab", "k-crash")
+    book.write("operator:me", "revoke", "lab", "k-crash")
 """
 
 
 def test_stopped_between_entry_and_vault_the_chain_goes_on(tmp_path: Path) -> None:
     path = made(tmp_path)
-    assert subprocess.run([sys.executable, "-c", DIES, str(path)], check=False, timeout=30).returncode == 9
-    assert findings(path) == [], "an entry more than the vault knows, and sealed"
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", DIES, str(path)], check=False, timeout=30).returncode == 9
+        assert findings(path) == [], "more entries than the vault knows, and sealed"
+        with opened(path, ROOT) as book:
+            assert [e.key_id for e in book.proven()] == [f"k{n}" for n in range(COUNT)], "it was not done"
     with opened(path, ROOT) as book:
         entry = book.write("runner-lab", "use", "lab", "k-after")
-    assert entry.n == COUNT + 2 and findings(path) == []
+    assert findings(path) == []
+    said = [(e.purpose, e.key_id, e.outcome) for e in entries(path)[COUNT:]]
+    first = str(COUNT + 1)
+    assert said == [
+        ("revoke", "k-crash", "ok"), ("not_done", "", first), ("revoke", "k-crash", "ok"), ("not_done", "", first),
+        ("use", "k-after", "ok"),
+    ]  # fmt: skip
+    with opened(path, ROOT) as book:
+        assert [e.key_id for e in book.proven() if e.purpose == "use"] == [*(f"k{n}" for n in range(COUNT)), "k-after"]
+        assert [e.n for e in book.proven() if e.purpose == "revoke"] == []
+    assert entry.n == COUNT + 5
+
+
+def test_a_vault_that_was_taken_back_is_known_to_the_log(tmp_path: Path) -> None:
+    """The vault alone: its audit goes on. At once, and when somebody has written since."""
+    path = made(tmp_path)
+    before = path.read_bytes()
+    with opened(path, ROOT) as book:
+        entry = book.write("operator:me", "revoke", "lab", "k1")
+    path.write_bytes(before)
+    anchor, back = Anchor(entry.n, entry.hash, "the log"), "was taken back: the log knows that it was done"
+    assert findings(path) == [] and back in findings(path, anchor)[0].what
+    with opened(path, ROOT) as book:
+        book.write("runner-lab", "use", "lab", "k1")
+    assert [(f.n, back in f.what) for f in findings(path, anchor)] == [(entry.n, True)]
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from understudy.actors.host import vault_audit
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = vault_audit.audit_path(Path(sys.argv[1])).stat().st_size + 50
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+with vault_audit.opened(Path(sys.argv[1]), b"r" * 32) as book:
+    try:
+        book.write("runner-lab", "use", "lab", "k-after")
+    except vault_audit.VaultError as error:
+        print(error.code)
+"""
+
+
+def test_an_entry_that_has_no_room_is_no_entry(tmp_path: Path) -> None:
+    """The first write of it takes a part and says no error."""
+    path = made(tmp_path)
+    for n in range(20):  # longer than the vault, which is under the same limit
+        with opened(path, ROOT) as book:
+            book.write("operator:me", "use", "lab", f"k{n}")
+    whole = audit_path(path).read_bytes()
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], check=False, timeout=30, capture_output=True)
+    assert done.stdout == b"unwritable\n", done.stderr
+    assert audit_path(path).read_bytes() == whole and findings(path) == []
+
+
+def test_a_seal_of_any_characters_is_no_seal(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    rewrite(path, lambda rows: rows[-1].update(seal="ü" * 64))
+    assert "was rewritten" in findings(path)[0].what
 
 
 def test_half_an_entry_is_set_aside_and_kept(tmp_path: Path) -> None:

@@ -254,7 +254,9 @@ def test_four_times_the_text_takes_four_times_the_steps(made: Scanner, piece: st
 UNBOUNDED = [
     "-----BEGIN PRIVATE KEY-----" + "A" * 30 + " -", "eyJaaaaaaaaaaaaaa.eyJaaaaaaaaa.", "curl x -u a:",
     "curl x -H 'token: ", "kind: Secret data: ", "PuTTY-User-Key-File-3: Private-Lines: 1 ", "authorization: bearer ",
-    "ZXlK", "x ghp_aaaaaaaaaaaaaaaaa ",
+    "ZXlK", "x ghp_aaaaaaaaaaaaaaaaa ", "heroku_token = ", "twitter: string = aB3", "curl -H 'x-key: ",
+    "kind: secret data: a: '' ", "data: a: aaaaaaaaaaaa kind: ", "token = \"!1", "eyJaaaaaaaaaaaaaa..", "v4.local.",
+    "sumo sumo sumo ",
 ]  # fmt: skip
 
 
