@@ -24,6 +24,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--deadline-ms", type=int)
+    parser.add_argument("--privacy", choices=("local_only", "external_allowed"), help="default: the topology's policy")
+    parser.add_argument("--user-id")
+    parser.add_argument("--conversation-id")
     parser.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True, help="show text as it comes")
     add_connection(parser)
 
@@ -31,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask and show."""
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    names = ("task", "model", "max_tokens", "temperature", "deadline_ms")
+    names = ("task", "model", "max_tokens", "temperature", "deadline_ms", "privacy", "user_id", "conversation_id")
     fields: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
 
     async def job(client: Client) -> int:
@@ -60,6 +63,9 @@ def _show(piece: Any) -> None:
             print(f"\n[{piece.from_model}: {piece.reason}; {piece.to_model} begins anew]\n", end="", flush=True)
         case Finished():
             u = piece.usage
-            print(f"\n-- {piece.model}, {u.completion_tokens} tokens, {piece.total_ms:.0f} ms, run {piece.run_id}")
+            where = "" if piece.location is None else f" ({piece.location})"
+            print(
+                f"\n-- {piece.model}{where}, {u.completion_tokens} tokens, {piece.total_ms:.0f} ms, run {piece.run_id}"
+            )
         case _:
             pass

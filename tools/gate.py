@@ -73,6 +73,9 @@ def wheel() -> bool:
     return _run(sys.executable, "-c", code)
 
 
+TOGETHER = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""Two files of tests at a time: a good part of them waits for processes. What a file has started, its tests share."""
+
 PARTS: dict[str, Callable[[], bool]] = {
     "format": lambda: _tool("ruff", "format", "--check", "."),
     "lint": lambda: _tool("ruff", "check", "."),
@@ -83,7 +86,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     "topology": lambda: _tool("understudy", "check"),
     "schemas": lambda: _tool("understudy", "schemas", "--check", "deploy/schemas"),
     "wheel": wheel,
-    "tests": lambda: _run(sys.executable, "-m", "pytest", "-q", "--durations=10"),
+    "tests": lambda: _run(sys.executable, "-m", "pytest", "-q", "--durations=10", *TOGETHER),
 }
 
 

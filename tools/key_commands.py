@@ -4,58 +4,53 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import getpass
-import os
 import secrets
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from understudy.actors.host import vault_root
 from understudy.actors.host.key_desk import vault_path
 from understudy.actors.host.linux import hold_secrets
 from understudy.actors.host.topology import TopologyError, read
-from understudy.actors.host.vault import Record, Vault, locked, read_public
-from understudy.actors.host.vault_audit import Anchor, Book, entries, opened
-from understudy.actors.host.vault_root import MIN_PASSPHRASE, VaultError, ask_on_terminal, make_root, parse_spec
-from understudy.actors.runner.http_keys import check
+from understudy.actors.host.vault import Vault, locked, read_public
+from understudy.actors.host.vault_audit import Anchor, Book, entries, opened, set_aside
+from understudy.actors.host.vault_root import (
+    VaultError,
+    drop_root,
+    make_root,
+    parse_spec,
+)
 from understudy.bus.port import BusError
 from understudy.bus.subjects import evt_stream
-from understudy.messages.keys import KeyChanged, KeyOrder
-from understudy.messages.operate import Progressed
-from understudy.messages.topology import Topology
+from understudy.messages.keys import KeyChanged
 from understudy.messages.units import Word
 from understudy.messages.wire import WireError, decode
 from understudy.tools.common import complain, connect, run_file, show
-from understudy.tools.orders import carry_out
-
-
-class Place(NamedTuple):
-    """Which vault, for which topology, and whether `up` runs there."""
-
-    path: Path
-    topology: Topology | None
-    running: bool
-
-
-class Result(NamedTuple):
-    """What a command prints: as JSON, or for people."""
-
-    ok: bool
-    facts: dict[str, Any]
-    lines: list[str]
+from understudy.tools.key_parts import (
+    AGAIN,
+    Place,
+    Result,
+    actor_name,
+    is_up,
+    key_text,
+    root_key,
+    settled,
+    times,
+    typed_passphrase,
+)
+from understudy.tools.key_rotation import check_live, rotate
 
 
 def run(args: argparse.Namespace) -> int:
     """One command. Its errors are one line and exit code 1."""
     hold_secrets()
     commands: dict[str, Callable[[argparse.Namespace, Place], Result]] = {
-        "add": _add, "rotate": _rotate, "revoke": _revoke, "list": _list, "audit": _audit, "test": _test,
+        "add": _add, "rotate": rotate, "revoke": _revoke, "list": _list, "audit": _audit, "test": check_live,
         "rewrap": _rewrap,
     }  # fmt: skip
     try:
@@ -65,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     except TopologyError as error:
         return complain("topology", str(error), args) + 1
     except BusError as error:
-        return complain(error.code, f"{error}; the vault is as `keys list` shows it", args)
+        text = f"{error}; the vault is as `keys list` shows it, and who runs may not know: {AGAIN}"
+        return complain(error.code, text, args)
     if args.json:
         show({"ok": done.ok, **done.facts})
     else:
@@ -86,43 +82,7 @@ def _place(args: argparse.Namespace) -> Place:
         path = vault_path(topology, args.topology.resolve().parent, state)
     else:
         path = state / "keys.vault"
-    return Place(path, topology, found is not None)
-
-
-# --- what is typed -------------------------------------------------------------------------------------------------
-
-
-def _passphrase(args: argparse.Namespace, path: Path, *, new: bool = False) -> str:
-    if args.passphrase_fd >= 0:
-        text = vault_root.read_passphrase(args.passphrase_fd)
-    else:
-        text = ask_on_terminal(f"{'New passphrase' if new else 'Passphrase'} of {path}: ")
-        if new and text != ask_on_terminal("Once more: "):
-            raise VaultError("mistyped", "the two were not the same; nothing was changed")
-    if new and len(text) < MIN_PASSPHRASE:
-        raise VaultError("passphrase_short", f"give at least {MIN_PASSPHRASE} characters; five words are good")
-    return text
-
-
-def _root(args: argparse.Namespace, path: Path) -> bytes:
-    return vault_root.read_root(read_public(path).root, lambda: _passphrase(args, path))
-
-
-def _key_text() -> str:
-    """From a prompt without echo, or the one line of standard input."""
-    if sys.stdin.isatty():
-        return getpass.getpass("Key (not shown): ").strip()
-    text = sys.stdin.read().strip()
-    if not text or "\n" in text:
-        raise VaultError("no_key", "give the key as the one line of standard input")
-    return text
-
-
-def _actor() -> str:
-    try:
-        return f"operator:{getpass.getuser()}"
-    except (OSError, KeyError):  # no entry of this user in the password database
-        return f"operator:{os.getuid()}"
+    return Place(path, topology)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -135,111 +95,48 @@ def _add(args: argparse.Namespace, place: Place) -> Result:
         raise VaultError(
             "bad_name", f"{args.name!r}: a name has letters, digits, `_`, `.` and `-`, 64 at most"
         ) from None
-    root = _make_vault(args, place.path) if not place.path.exists() else _root(args, place.path)
+    notes = list[str]()
+    root = _make_vault(args, place.path, notes) if not place.path.exists() else root_key(args, place.path)
     if root is None:
         text = f"there is no vault at {place.path} yet; say where its root key comes from with --root (see --help)"
         raise VaultError("no_vault", text)
-    key = _key_text()
+    key = key_text()
     with opened(place.path, root) as book:
-        record = book.vault.add(args.name, key, "live", *_times(args))
-        book.write(_actor(), "add", args.name, record.key_id)
-    return _told(args, place, KeyOrder(do="settle", name=args.name), record, [f"{record.key_id} is {args.name}'s key"])
+        record = book.vault.add(args.name, key, "live", *times(args))
+        book.write(actor_name(), "add", args.name, record.key_id)
+    return settled(args, record, [*notes, f"{record.key_id} is {args.name}'s key"])
 
 
-def _make_vault(args: argparse.Namespace, path: Path) -> bytes | None:
+def _make_vault(args: argparse.Namespace, path: Path, notes: list[str]) -> bytes | None:
     if args.root is None:
         return None
     vault_id = secrets.token_hex(8)
     spec = parse_spec(args.root, vault_id)
-    root = make_root(spec, lambda: _passphrase(args, path, new=True))
+    root = make_root(spec, lambda: typed_passphrase(args, path, new=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         if path.exists():
             raise VaultError("exists", f"{path} was made by somebody else meanwhile; try again without --root")
-        Book(Vault.create(path, vault_id, spec, root)).write(_actor(), "create", "", "")
+        notes += set_aside(path)
+        Book(Vault.create(path, vault_id, spec, root)).write(actor_name(), "create", "", "")
     return root
 
 
-def _times(args: argparse.Namespace) -> tuple[int, int | None]:
-    now = int(time.time() * 1000)
-    return now, None if args.rotate_after is None else now + args.rotate_after * 1000
-
-
-def _rotate(args: argparse.Namespace, place: Place) -> Result:
-    root = _root(args, place.path)
-    with opened(place.path, root) as book:
-        live, waiting = book.vault.find(args.name, "live"), book.vault.find(args.name, "next")
-        if live is None:
-            raise VaultError("no_key", f"{args.name} has no key to rotate; `understudy keys add {args.name}`")
-        if waiting is not None and not args.resume:
-            text = f"{waiting.key_id} of {args.name} waits from a rotation that was cut off; --resume it, or revoke it"
-            raise VaultError("pending", text)
-        if waiting is None and args.resume:
-            raise VaultError("nothing_pending", f"no new key of {args.name} waits; rotate without --resume")
-    if waiting is None:  # asked for without the lock
-        key = _key_text()
-        with opened(place.path, root) as book:
-            waiting = book.vault.add(args.name, key, "next", *_times(args))
-            book.write(_actor(), "next", args.name, waiting.key_id)
-    lines, problems = _try(args, place, root, waiting)
-    if problems:
-        with opened(place.path, root) as book:
-            book.vault.set_state(waiting, "revoked")
-            book.write(_actor(), "refuse", args.name, waiting.key_id, "; ".join(problems)[:500])
-        text = f"{live.key_id} stays {args.name}'s key; {waiting.key_id} was not taken and is gone"
-        return Result(False, {"key_id": live.key_id, "problems": problems, "lines": lines}, [*lines, *problems, text])
-    with opened(place.path, root) as book:
-        book.vault.set_state(live, "revoked")
-        book.vault.set_state(waiting, "live")
-        book.write(_actor(), "rotate", args.name, waiting.key_id, was=live.key_id)
-    lines.append(
-        f"{waiting.key_id} is {args.name}'s key; {live.key_id} is gone from the vault: revoke it at the provider"
-    )
-    return _told(args, place, KeyOrder(do="settle", name=args.name), waiting, lines)
-
-
-def _try(args: argparse.Namespace, place: Place, root: bytes, record: Record) -> tuple[list[str], list[str]]:
-    """By the processes that will use it; with nothing running, from here."""
-    if place.running:
-        order = KeyOrder(do="rotate", name=args.name, key_id=record.key_id, wait_ms=args.wait * 1000)
-        done = _order(args, order)
-        return list(done.lines), list(done.problems)
-    return _check_here(place, root, record)
-
-
-def _check_here(place: Place, root: bytes, record: Record) -> tuple[list[str], list[str]]:
-    providers = {} if place.topology is None else place.topology.providers
-    users = {n: p for n, p in providers.items() if p.key is not None and p.key.vault == record.name}
-    if not users:
-        text = (
-            f"no provider of the topology has `key: {{vault: {record.name}}}`: nobody can tell whether the key is good"
-        )
-        return [], [text]
-    with opened(place.path, root) as book:
-        key = book.vault.key(record)
-        book.write(_actor(), "try", record.name, record.key_id)
-    lines, problems = list[str](), list[str]()
-    for name, provider in users.items():
-        ok, why, _ = asyncio.run(check(provider, key))
-        (lines if ok else problems).append(f"{name}: {record.key_id}: {why or 'the provider takes it'}")
-    return lines, problems
-
-
 def _revoke(args: argparse.Namespace, place: Place) -> Result:
-    root = _root(args, place.path)
+    root = root_key(args, place.path)
     with opened(place.path, root) as book:
-        record = book.vault.by_id(args.name) or book.vault.find(args.name, "live")
-        if record is None or record.state == "revoked":
-            raise VaultError("no_key", f"the vault has no key {args.name}, or it is revoked already; see `keys list`")
-        book.vault.set_state(record, "revoked")
-        book.write(_actor(), "revoke", record.name, record.key_id)
-    line = f"{record.key_id} of {record.name} is gone from the vault: revoke it at the provider too"
-    done = _told(
-        args, place, KeyOrder(do="settle", name=record.name), record, [line]
-    )  # use another, where there is one
-    if place.running:
-        _order(args, KeyOrder(do="forget", name=record.name, key_id=record.key_id))
-    return done
+        vault = book.vault
+        named = [r for r in vault.body.records if r.name == args.name and r.state == "revoked"]
+        record = vault.by_id(args.name) or vault.find(args.name, "live") or (named[-1] if named else None)
+        if record is None:
+            raise VaultError("no_key", f"the vault has no key {args.name}; see `keys list`")
+        if record.state == "revoked":  # who runs is told again: the first time they may not have heard
+            line = f"{record.key_id} of {record.name} was revoked before"
+        else:
+            vault.set_state(record.key_id, record.state, "revoked")
+            book.write(actor_name(), "revoke", record.name, record.key_id)
+            line = f"{record.key_id} of {record.name} is gone from the vault: revoke it at the provider too"
+    return settled(args, record, [line])
 
 
 def _list(args: argparse.Namespace, place: Place) -> Result:
@@ -263,13 +160,13 @@ def _day(ms: Any) -> str:
 
 
 def _audit(args: argparse.Namespace, place: Place) -> Result:
-    root = _root(args, place.path)
-    anchors = asyncio.run(_anchors(args)) if place.running else []
+    root, running = root_key(args, place.path), is_up(args)
+    anchors = asyncio.run(_anchors(args)) if running else []
     with opened(place.path, root) as book:
         count, findings = book.verify(anchors)
     found = [f"entry {f.n} {f.what}" for f in findings]
-    log = f"{len(anchors)} entries are known to the log" if place.running else "nothing runs: the log was not asked"
-    facts: dict[str, Any] = {"entries": count, "in_log": len(anchors) if place.running else None}
+    log = f"{len(anchors)} entries are known to the log" if running else "nothing runs: the log was not asked"
+    facts: dict[str, Any] = {"entries": count, "in_log": len(anchors) if running else None}
     facts["findings"] = [f._asdict() for f in findings]
     lines = [_shown(e) for e in entries(place.path)] if args.entries else []
     if args.entries:
@@ -299,52 +196,25 @@ async def _anchors(args: argparse.Namespace) -> list[Anchor]:
     return found
 
 
-def _test(args: argparse.Namespace, place: Place) -> Result:
-    if place.running:
-        done = _order(args, KeyOrder(do="check", name=args.name))
-        lines, problems = list(done.lines), list(done.problems)
-    else:
-        root = _root(args, place.path)
-        with opened(place.path, root) as book:
-            record = book.vault.find(args.name, "live")
-        if record is None:
-            raise VaultError("no_key", f"the vault has no key of the name {args.name}; see `understudy keys list`")
-        lines, problems = _check_here(place, root, record)
-    return Result(not problems, {"lines": lines, "problems": problems}, [*lines, *problems])
-
-
 def _rewrap(args: argparse.Namespace, place: Place) -> Result:
-    root, body = _root(args, place.path), read_public(place.path)
+    root, body = root_key(args, place.path), read_public(place.path)
     spec, fresh = body.root, root
     if args.root is not None:
         spec = parse_spec(args.root, body.vault_id)
-        fresh = make_root(spec, lambda: _passphrase(args, place.path, new=True))
+        fresh = make_root(spec, lambda: typed_passphrase(args, place.path, new=True))
     with opened(place.path, root) as book:
         book.vault.rewrap(spec, fresh)
-        book.write(_actor(), "rewrap", "", "")
+        book.write(actor_name(), "rewrap", "", "")
         version = book.vault.body.kek.version
-    line = f"all keys are wrapped by key-encryption key version {version}"
-    more = ["the root key is another one: restart `understudy up`"] if args.root is not None and place.running else []
-    return Result(True, {"kek_version": version}, [line, *more])
+    lines = [f"all keys are wrapped by key-encryption key version {version}"]
+    if spec != body.root:  # not before: until the vault is written, the old one is the only one that opens it
+        try:
+            drop_root(body.root)
+        except VaultError as error:
+            lines.append(f"the old root key is of no use any longer and could not be removed: {error}")
+        if is_up(args):
+            lines.append("the root key is another one: restart `understudy up`")
+    return Result(True, {"kek_version": version, "lines": lines}, lines)
 
 
 # --- a running supervisor --------------------------------------------------------------------------------------------
-
-
-def _told(args: argparse.Namespace, place: Place, order: KeyOrder, record: Record, lines: list[str]) -> Result:
-    """The vault is changed; whoever runs hears of it."""
-    if place.running:
-        done = _order(args, order)
-        lines = [*lines, *done.lines, *done.problems]
-    return Result(True, {"key_id": record.key_id, "name": record.name, "told": place.running, "lines": lines}, lines)
-
-
-def _order(args: argparse.Namespace, order: KeyOrder) -> Progressed:
-    lines: list[str] = []
-
-    async def give() -> Progressed:
-        async with await connect(args, operator=True) as client:
-            return await carry_out(client, order, lines.append)
-
-    done = asyncio.run(give())
-    return msgspec.structs.replace(done, lines=tuple(lines))

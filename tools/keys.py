@@ -33,13 +33,16 @@ LoadCredential=), keyring (the operating system's; needs the extra `keyring`). A
 
 The new key lies beside the old one; the process that will use it asks the provider whether it takes it; then new calls
 go out with it, calls under way end with the old one, and the old one is gone from the vault. A provider that refuses
-the new key changes nothing: exit 1 says why. Afterwards revoke the old key at the provider.""",
+the new key changes nothing: exit 1 says why. Where nobody could tell, the new key waits for --resume. Some providers
+answer any key where they are asked: then nothing tells a good key from a typing error, and --unchecked takes it all the
+same. Afterwards revoke the old key at the provider.""",
     "revoke": """Forget a key at once: no call begins with it any longer, those under way end.
 
     understudy keys revoke openrouter
     understudy keys revoke k0123456789abcdef      # a key id of `keys list`
 
-The vault keeps its id, not the key. Revoke it at the provider too.""",
+The vault keeps its id, not the key. Exit 1 if a process that runs did not follow; the same command again tells it
+again. Revoke the key at the provider too.""",
     "list": """Ids, names, versions and ages. It never shows a key, nor a part of one, and needs no root key.
 
     understudy keys list --json""",
@@ -78,6 +81,9 @@ def add(parser: argparse.ArgumentParser) -> None:
             one.add_argument("--rotate-after", metavar="90d", type=_later_s, help="`list` shows when this is over")
         if name == "rotate":
             one.add_argument("--resume", action="store_true", help="go on with a new key that was put in before")
+            one.add_argument(
+                "--unchecked", action="store_true", help="use it though nobody can tell whether it is good"
+            )
             one.add_argument("--wait", metavar="10m", default="10m", type=_later_s,
                              help="so long calls on the old key are waited for (default: 10m)")  # fmt: skip
         if name == "audit":

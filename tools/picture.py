@@ -7,7 +7,7 @@ from pathlib import Path
 from understudy.messages.topology import ActorPlan, Topology
 
 BEGIN, END = "<!-- picture: from topology.yaml by `understudy check --picture README.md` -->", "<!-- picture ends -->"
-GUESTS = ("model", "feedback")
+GUESTS = ("model", "feedback", "consent")
 
 
 def mermaid(topology: Topology) -> str:
@@ -46,6 +46,8 @@ def _arrows(topology: Topology, name: str, plan: ActorPlan) -> list[str]:
         found.append(f"  {name} -- {_families(plan.emits)} --> log")
     if plan.folds:
         found.append(f"  log -- folds --> {name}")
+    if plan.consults:
+        found.append(f"  log -- {_families(plan.consults)} --> {name}")
     if plan.follows:
         found.append(f"  {name} <-- {', '.join(plan.follows)} --> trace")
     return found

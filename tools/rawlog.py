@@ -1,7 +1,7 @@
 """The log as an exported file, and as it is stored: byte for byte, whatever the events mean.
 
 An exported log has one line per event: `{"seq": 7, "subject": "tta.evt...", "payload": <the event's own bytes>}`;
-a payload that is not one line of JSON stands in `base64` instead.
+a payload that is not one line of JSON stands in `base64` instead. What is no event has `"foreign": true`, no payload.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     subject: str
     payload: msgspec.Raw = msgspec.Raw()
     base64: bytes = b""
+    foreign: bool = False
 
 
 _line = msgspec.json.Decoder(Line)
@@ -33,6 +34,8 @@ def export(received: Received) -> bytes:
 
 
 def _as_line(received: Received) -> Line:
+    if received.foreign:
+        return Line(received.seq, received.subject, foreign=True)
     try:
         msgspec.json.decode(received.payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -52,7 +55,7 @@ def exported(data: bytes) -> Iterator[Record]:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             yield Record(0, "", b"unreadable line: " + line[:60])
             continue
-        yield Record(found.seq, found.subject, bytes(found.payload) or found.base64)
+        yield Record(found.seq, found.subject, bytes(found.payload) or found.base64, found.foreign)
 
 
 def exported_file(path: Path) -> Iterator[Record]:

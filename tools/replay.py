@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def job(client: Client) -> int:
         events = stored(client.bus, evt_stream(client.app), f"{client.app}.evt.>")
-        log = [Record(r.seq, r.subject, r.payload) async for r in events]
+        log = [Record(r.seq, r.subject, r.payload, r.foreign) async for r in events]
         return _tell(replay(log, await _traced(client), since_ms), args)
 
     return with_client(args, job, operator=True)
@@ -69,6 +69,10 @@ def _tell(report: Report, args: argparse.Namespace) -> int:
             print(f"{one.seq:>8}  {one.run_id}  {one.field}: recorded {one.recorded}, repeated {one.repeated}")
         print(f"{report.compared} decisions compared, {len(report.differ)} differences, "
               f"{report.never_recorded} decisions whose runs have no recorded end")  # fmt: skip
+        if report.foreign:
+            print(
+                f"{report.foreign} messages of the log are no events: answers of the server that somebody had put there"
+            )
         if report.cut:
             print(f"the log begins after {report.cut}: what stood on older facts cannot be repeated exactly")
     return 1 if report.differ else 0

@@ -1,4 +1,4 @@
-"""What `understudy up` runs here: its processes, and whether each is ready.
+"""What `understudy up` runs here: its processes, and whether each is ready; log and cache; what providers have to do.
 
 understudy status
 understudy status --json
@@ -7,10 +7,17 @@ understudy status --json
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 from typing import Any
 
+from understudy.actors.host.watch import KEEPER_GONE
+from understudy.bus.client import AnswerFailed, Client
+from understudy.bus.port import BusError
 from understudy.tools.common import DEFAULT_STATE, complain, run_file, show
+from understudy.tools.models import providers, providers_table
+
+ANSWER_S = 2.0
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +32,33 @@ def run(args: argparse.Namespace) -> int:
     if found is None:
         return complain("not_running", f"nothing runs on {args.state}; start it with `understudy up`", args)
     found.pop("password", None)
+    found["providers"] = asyncio.run(_load(found["url"], found["app"]))
     if args.json:
         show(found)
     else:
-        print(f"nats-server {found['url']}, supervisor pid {found['pid']}")
-        print(_log_line(found["log"]), f"dead letters so far: {found['dead']}", sep="; ")
-        for p in found["processes"]:
-            state = "ready" if p["ready"] else (p["trouble"] or "starting")
-            print(f"{p['instance']:30} pid {p['pid']:<8} restarts {p['restarts']:<3} {state}")
+        _print(found)
     return 0 if all(p["ready"] for p in found["processes"]) else 3
+
+
+async def _load(url: str, app: str) -> dict[str, dict[str, int]] | None:
+    """What each provider has to do, as a selector says; None where none answers."""
+    try:
+        async with asyncio.timeout(ANSWER_S), await Client.connect(url, app=app, timeout_s=ANSWER_S) as client:
+            return providers((await client.models()).models)
+    except (AnswerFailed, BusError, TimeoutError):
+        return None
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(f"nats-server {found['url']}, supervisor pid {found['pid']}")
+    print(_log_line(found["log"]), _cache_line(found["cache"]), f"dead letters so far: {found['dead']}", sep="; ")
+    if not found["keeper"]:
+        print(KEEPER_GONE)
+    for p in found["processes"]:
+        state = "ready" if p["ready"] else (p["trouble"] or "starting")
+        print(f"{p['instance']:30} pid {p['pid']:<8} restarts {p['restarts']:<3} {state}")
+    load = found["providers"]
+    print(*(["", "no selector answers"] if load is None else providers_table(load)), sep="\n")
 
 
 ADVICE = {
@@ -48,3 +73,7 @@ def _log_line(log: dict[str, Any]) -> str:
     return (
         f"event log {log['bytes'] / 1e6:.1f} of {log['max_bytes'] / 1e6:.0f} MB ({share:.0f} %){ADVICE[log['level']]}"
     )
+
+
+def _cache_line(cache: dict[str, Any]) -> str:
+    return f"kept answers {cache['bytes'] / 1e6:.1f} of {cache['max_bytes'] / 1e6:.0f} MB"

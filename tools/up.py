@@ -19,6 +19,7 @@ from typing import Any
 from understudy.actors.host.bus_side import CannotStart
 from understudy.actors.host.key_desk import vault_path
 from understudy.actors.host.key_keeper import VARIABLE, Keeper, KeeperFailed, task_for
+from understudy.actors.host.linux import no_core_dumps
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import TopologyError, read
 from understudy.actors.host.vault_root import VaultError
@@ -38,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal comes."""
+    no_core_dumps()
     try:
         topology = read(args.topology)
     except TopologyError as error:
@@ -114,6 +116,10 @@ def _line(word: str, **facts: Any) -> None:
             text = f"provisioned    {', '.join(facts['done'])}"
         case "key_not_announced":
             text = f"keys           the log was not told: {facts['why']}"
+        case "key_audit":
+            text = f"KEYS           the audit: {facts['found']}; see `understudy keys audit`"
+        case "keeper_gone":
+            text = f"KEYS           {facts['why']}"
         case "order_done":
             text = f"order done     {'; '.join(facts['problems']) or 'ok'}"
         case "ready":

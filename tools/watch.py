@@ -10,6 +10,16 @@ import argparse
 
 from understudy.bus.client import Client
 from understudy.messages.catalogue import Models
+from understudy.messages.catalogue_events import (
+    ModelOffline,
+    ModelOnline,
+    ModelPriced,
+    ModelRegistered,
+    ModelResident,
+    ModelRetired,
+    ModelReturned,
+)
+from understudy.messages.events import Event
 from understudy.messages.wire import tag_of
 from understudy.tools.common import add_connection, show, with_client
 
@@ -32,10 +42,24 @@ def run(args: argparse.Namespace) -> int:
                 event = change.event
                 why = getattr(event, "reason", "") or getattr(event, "by", "")
                 word = tag_of(type(event)).split(".")[1]
-                print(f"{change.seq:>8}  {getattr(event, 'model', ''):30}  {word:12}  {why}", flush=True)
+                for model in _models(event):
+                    print(f"{change.seq:>8}  {model:30}  {word:12}  {why}", flush=True)
         return 0
 
     return with_client(args, job)
+
+
+def _models(event: Event) -> list[str]:
+    """Whom a change is about; some are about many models of a provider at once."""
+    match event:
+        case ModelRegistered():
+            return [listing.id for listing in event.models]
+        case ModelPriced():
+            return [priced.model for priced in event.prices]
+        case ModelRetired() | ModelReturned() | ModelOffline() | ModelOnline() | ModelResident():
+            return list(event.models)
+        case _:
+            return [getattr(event, "model", "")]
 
 
 def _snapshot(models: Models, args: argparse.Namespace) -> None:

@@ -2,8 +2,9 @@
 
 Three rounds and a control. `exact`: each request costs what is reserved for it. `half`: each costs half of that.
 `killed`: the ledger, two selectors and the provider's runner are killed -9 in the middle; what an attempt cost that
-nobody told is booked as reserved. `control`: the exact round under a ledger that forgets what it has reserved, which
-the same counting must find to overspend. The fake provider keeps the bill, in arithmetic of its own.
+nobody told is booked as reserved, and a round that struck no attempt does not count. `control`: the exact round under
+a ledger that forgets what it has reserved, which the same counting must find to overspend. The fake provider keeps the
+bill, in arithmetic of its own.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ TOKENS, USD_PER_TOKEN = 32, Decimal("0.0000025")
 LIMIT_USD = TOKENS * USD_PER_TOKEN * AFFORDED
 DEADLINE_MS, MARGIN_MS = 12_000, 3_000
 SETTLE_S = 40.0
-KILL_AT = (5, 10, 20, 30)
-"""So many answers are out when the ledger, two selectors and the runner are killed."""
+KILL_AT = (5, 10, 15, 20)
+"""So many answers are out when the ledger, the runner and two selectors are killed, while calls are under way."""
 MID_TEXT_S = 0.2
 SLOTS, FEW_SLOTS = 512, 24
 
@@ -69,6 +70,7 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     billed_usd: str
     booked_usd: str
     charged_by: dict[str, int]  # of all attempts, how their cost is known
+    killed: int  # processes
     seconds: float
 
     @property
@@ -80,6 +82,11 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     def error_usd(self) -> Decimal:
         """How far ledger and bill are apart."""
         return abs(Decimal(self.billed_usd) - Decimal(self.booked_usd))
+
+    @property
+    def struck(self) -> int:
+        """Attempts whose cost nobody could tell."""
+        return self.charged_by.get("estimated", 0) + self.charged_by.get("nobody told", 0)
 
     @property
     def unbooked_usd(self) -> Decimal:
@@ -102,6 +109,8 @@ async def measure(quick: bool = False) -> Result:
         _usd("overspent_usd", overspent, 0.0),
         bar("half_answered", half.answered, "of 400", AFFORDED, better="higher"),
         _usd("killed_unbooked_usd", killed.unbooked_usd, 0.0),
+        bar("killed_processes", killed.killed, "of 4", len(KILL_AT), better="higher"),
+        bar("killed_struck", killed.struck, "attempts", 1, better="higher"),
         bar("control_caught", control.overspent_usd > 0, "", 1, better="higher"),
     )
     rounds = {"exact": exact, "half": half, "killed": killed, "control": control}
@@ -128,17 +137,18 @@ async def _round(scale: Scale, pace: dict[str, Any], *, kill: bool = False, forg
         ):
             began = time.monotonic()
             heard: Counter[str] = Counter()
-            killing = asyncio.create_task(_kill(supervisor, heard)) if kill else None
+            over = asyncio.Event()
+            killing = asyncio.create_task(_kill(supervisor, client, heard, fake.url, over)) if kill else None
             await _ask(client, scale.requests, heard)
             took_s = time.monotonic() - began
-            if killing is not None:
-                killing.cancel()
+            over.set()
+            killed = await killing if killing is not None else 0
             booked, billed = await _settled(client), await _bill(fake.url)
             charged_by = await _charged_by(client)
     answered, refused = heard.pop("finished", 0), heard.pop("budget_exhausted", 0)
     return Count(
         answered=answered, refused=refused, others=dict(heard), billed_usd=billed, booked_usd=booked,
-        charged_by=charged_by, seconds=round(took_s, 2),
+        charged_by=charged_by, killed=killed, seconds=round(took_s, 2),
     )  # fmt: skip
 
 
@@ -183,15 +193,37 @@ async def _charged_by(client: Client) -> dict[str, int]:
     return dict(known)
 
 
-async def _kill(supervisor: Supervisor, heard: Counter[str]) -> None:
-    """kill -9 of the ledger, two selectors and the provider's runner, while requests are in flight."""
-    victims = [*pids(supervisor, "cost_ledger"), *pids(supervisor, "selector")[:2], *pids(supervisor, "runner")]
-    for answers, pid in zip(KILL_AT, victims, strict=True):
-        while heard["finished"] < answers:  # noqa: ASYNC110 - a counter that many tasks write
+async def _kill(supervisor: Supervisor, client: Client, heard: Counter[str], url: str, over: asyncio.Event) -> int:
+    """kill -9 of the ledger, two selectors and the provider's runner, each while the provider is answering; how many
+    were still there to be killed before all requests were `over`. The runner is last: whoever waits there for its turn
+    may have begun, so what was reserved for it counts as spent, and nothing is left to ask again with."""
+    killed = 0
+    for n, answers in enumerate(KILL_AT):
+        while heard["finished"] < answers and not over.is_set():  # noqa: ASYNC110 - a counter that many tasks write
             await asyncio.sleep(0.005)
         await asyncio.sleep(MID_TEXT_S)  # answers come in waves: strike between them
+        while not over.is_set() and not (await _bill_now(url))["open"]:  # noqa: ASYNC110 - another process's counter
+            await asyncio.sleep(0.005)
+        victim = (
+            await _busiest(supervisor, client) if n in (1, 2) else pids(supervisor, "runner" if n else "cost_ledger")[0]
+        )
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            if not over.is_set():
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+async def _busiest(supervisor: Supervisor, client: Client) -> int:
+    """The selector that answers most, of those not killed yet: the first to ask hold all reservations."""
+    ended = Counter(
+        [change.event.instance async for change in client.events() if isinstance(change.event, RequestEnded)
+         and change.event.outcome == "finished"]
+    )  # fmt: skip
+    selectors = [
+        process for process in supervisor.processes if process.seat.actor == "selector" and not process.restarts
+    ]
+    return max(selectors, key=lambda process: ended[process.seat.instance]).pid
 
 
 async def _settled(client: Client) -> str:
@@ -209,14 +241,18 @@ async def _settled(client: Client) -> str:
 
 async def _bill(url: str) -> str:
     """The vendor's own figure, once it has nothing under way."""
-    async with aiohttp.ClientSession() as session:
-        for _ in range(200):
-            async with session.get(url.removesuffix("/v1") + "/control/bill") as answer:
-                bill = await answer.json()
-            if not bill["open"]:
-                return bill["total_usd"]
-            await asyncio.sleep(0.1)
+    for _ in range(200):
+        bill = await _bill_now(url)
+        if not bill["open"]:
+            return bill["total_usd"]
+        await asyncio.sleep(0.1)
     raise RuntimeError("the fake provider is still answering")
+
+
+async def _bill_now(url: str) -> dict[str, Any]:
+    address = url.removesuffix("/v1") + "/control/bill"
+    async with aiohttp.ClientSession() as session, session.get(address) as answer:
+        return await answer.json()
 
 
 # --- the system, and one with a broken ledger --------------------------------------------------------------------

@@ -118,12 +118,11 @@ async def _lanes(client: Client, found: Found, cases: list[Case], asks: int, tog
 
 
 async def _one(client: Client, case: Case, mode: str, n: int) -> Seen:
-    """One ask, the breaker of its faulty model closed after it."""
+    """One ask, the breaker of its faulty model closed before it: by then most of a `Retry-After` is over."""
     model = case.model(mode, n)
-    seen = await ask(client, model, prompt_of(case, mode, n), mode)
-    if case.trips:
+    if case.trips and n:
         await close_breaker(client, model)
-    return seen
+    return await ask(client, model, prompt_of(case, mode, n), mode)
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

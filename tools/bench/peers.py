@@ -57,7 +57,7 @@ class Speaker:
 
     async def start(self) -> None:
         """Take orders, and beat as a runner does."""
-        await self._nc.subscribe(f"tta.ask.runner.run.{slug(MODEL)}", cb=self._asked)
+        await self._nc.subscribe(f"tta.ask.runner.run.fake.{slug(MODEL)}", cb=self._asked)
         await self._nc.subscribe("bench.speak", cb=self._asked)
         self._keep(self._beat())
 

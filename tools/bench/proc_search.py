@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)
 
 CHUNK_BYTES = 4 * 2**20
 FILE_BYTES = 64 * 2**20
@@ -20,11 +24,19 @@ class Unreadable(Exception):
 
 def search(pid: int, needle: bytes) -> list[str]:
     """The places: `mem`, `environ`, `cmdline`, `fd N`. Raises Unreadable, ProcessLookupError."""
+    return sorted(place for place, _ in look(pid, lambda data: {needle} if needle in data else set(), len(needle)))
+
+
+def look(pid: int, find: Callable[[bytes], set[T]], overlap: int) -> set[tuple[str, T]]:
+    """Whatever `find` finds in a piece of the process, with the place. Pieces of memory overlap by so many bytes.
+
+    Raises Unreadable, ProcessLookupError.
+    """
     folder = Path("/proc") / str(pid)
     try:
-        found = [name for name in ("environ", "cmdline") if needle in (folder / name).read_bytes()]
-        found += [f"fd {link.name}" for link in (folder / "fd").iterdir() if _in_file(link, needle)]
-        return found + (["mem"] if _in_memory(folder, needle) else [])
+        found = {(name, one) for name in ("environ", "cmdline") for one in find((folder / name).read_bytes())}
+        found |= {(f"fd {link.name}", one) for link in (folder / "fd").iterdir() for one in find(_file(link))}
+        return found | {("mem", one) for one in _in_memory(folder, find, overlap)}
     except PermissionError:
         raise Unreadable(f"process {pid} may not be looked into") from None
     except FileNotFoundError:
@@ -50,34 +62,34 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _in_memory(folder: Path, needle: bytes) -> bool:
+def _in_memory(folder: Path, find: Callable[[bytes], set[T]], overlap: int) -> set[T]:
+    found: set[T] = set()
     with (folder / "mem").open("rb", buffering=0) as memory:
         for line in (folder / "maps").read_text().splitlines():
             words = line.split()
             if words[1].startswith("r") and words[-1] not in ("[vvar]", "[vvar_vclock]", "[vsyscall]"):
                 begin, end = (int(x, 16) for x in words[0].split("-"))
-                if _in_region(memory.fileno(), begin, end, needle):
-                    return True
-    return False
+                found |= _in_region(memory.fileno(), begin, end, find, overlap)
+    return found
 
 
-def _in_region(fd: int, begin: int, end: int, needle: bytes) -> bool:
+def _in_region(fd: int, begin: int, end: int, find: Callable[[bytes], set[T]], overlap: int) -> set[T]:
     """Chunk by chunk, with an overlap; pages that cannot be read (a device, a hole in a file) hold nothing of ours."""
+    found: set[T] = set()
     for at in range(begin, end, CHUNK_BYTES):
         try:
-            if needle in os.pread(fd, min(CHUNK_BYTES + len(needle), end - at), at):
-                return True
+            found |= find(os.pread(fd, min(CHUNK_BYTES + overlap, end - at), at))
         except (OSError, OverflowError):
             continue
-    return False
+    return found
 
 
-def _in_file(link: Path, needle: bytes) -> bool:
-    """Regular files alone: who reads a pipe takes from it."""
+def _file(link: Path) -> bytes:
+    """Regular files alone, deleted ones too: who reads a pipe takes from it."""
     try:
         if not stat.S_ISREG(link.stat().st_mode):
-            return False
+            return b""
         with link.open("rb") as file:
-            return needle in file.read(FILE_BYTES)
+            return file.read(FILE_BYTES)
     except (FileNotFoundError, PermissionError):  # closed meanwhile, or opened for writing alone
-        return False
+        return b""

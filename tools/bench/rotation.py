@@ -1,11 +1,13 @@
 """A provider's key is rotated again and again under load: no request fails, and none uses a key that was taken back.
 
-After each `understudy keys rotate` the provider (the fake, in a process of its own) refuses the old key, and its log is
-searched for requests that came with it later, taken or not. A request that needed a second attempt counts as failed: a
-failover would hide what is looked for. Both counts are shown to find what is planted: a request while no key is taken,
-and one with the old key.
+Two providers share the key, so two processes switch together; one of them is restarted in the middle of each rotation,
+at another moment each time, as `understudy restart` does it. After each `understudy keys rotate` the provider (the
+fake, in a process of its own) refuses the old key, and its log is searched for requests that came with it later, taken
+or not. A request that needed a second attempt counts as failed, since a failover would hide what is looked for; only
+where the restarted process had not sent it, it is told apart (`moved_by_restarts`), as it carried no key. Both counts
+are shown to find what is planted: a request while no key is taken, and one with the old key.
 
-Erasure of a conversation, the other half of what this bench is for, waits for conversation keys.
+Then the other keys there are: those of conversations, which are destroyed by an erasure (`erasure.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import msgspec
 
 from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.client import AnswerFailed, Client
+from understudy.tools.bench.erasure import bars_of, erasure
 from understudy.tools.bench.report import Bar, Result, bar, quantile
 from understudy.tools.bench.stage import fake_provider, machine, running, topology_on
 from understudy.tools.fake.exchange import key_hash
@@ -32,7 +35,11 @@ from understudy.tools.fake.script import Message, script
 
 ROTATIONS, CALLERS = 5, 32
 QUICK_ROTATIONS, QUICK_CALLERS = 2, 8
-NAME, MODELS = "fake", ("ok", "ok-slow")
+NAME, OTHER, MODELS = "fake", "other", ("ok", "ok-slow", "ok@other")
+RESTARTED = MODELS[2]
+LEAST_PER_CALLER = 5
+"""Requests; with fewer the counts of those that failed say nothing."""
+RESTART_S = (0.0, 0.5, 1.0, 1.5, 2.0)  # after a rotation began
 BETWEEN_S = 0.5
 PAUSE_S = 0.05  # a load that leaves the machine room for what is measured
 PROMPT = "Caller {caller}, request {n}."
@@ -46,6 +53,7 @@ class Seen:
 
     ms: list[float] = field(default_factory=list[float])
     failed: list[str] = field(default_factory=list[str])
+    moved: list[str] = field(default_factory=list[str])  # answered by another model, as the process was restarted
     key_ids: set[str] = field(default_factory=set[str])
 
 
@@ -59,19 +67,24 @@ class Rotated:
 
 
 async def measure(quick: bool = False) -> Result:
-    """Rotations under load, then what is planted."""
+    """Rotations under load, then what is planted; then an erasure."""
     rotations, callers = (QUICK_ROTATIONS, QUICK_CALLERS) if quick else (ROTATIONS, CALLERS)
     with tempfile.TemporaryDirectory(prefix="understudy-rotation-") as folder:
         async with fake_provider() as fake:
-            return await _measure(fake.url, Path(folder), rotations, callers)
+            result = await _measure(fake.url, Path(folder), rotations, callers)
+    erased = await erasure()
+    detail = {**result.detail, "erasure": msgspec.to_builtins(erased)}
+    return msgspec.structs.replace(result, bars=(*result.bars, *bars_of(erased)), detail=detail)
 
 
 async def _measure(url: str, folder: Path, rotations: int, callers: int) -> Result:
     state = folder / "state"
     state.mkdir()
-    models: dict[str, dict[str, Any]] = {name: {} for name in MODELS}
-    keyed = {NAME: {"kind": "openai", "url": url, "max_connections": 512, "key": {"vault": NAME}}}
-    topology = topology_on(url, models, providers=keyed)
+    models: dict[str, dict[str, Any]] = {name: {} for name in MODELS} | {
+        "ok@other": {"provider": OTHER, "fallbacks": ["ok"]}
+    }
+    keyed = {"kind": "openai", "url": url, "max_connections": 512, "key": {"vault": NAME}}
+    topology = topology_on(url, models, providers={NAME: keyed, OTHER: keyed})
     (folder / "topology.yaml").write_bytes(msgspec.json.encode(topology))  # JSON is YAML
     provider = Provider(url, folder, _new_key())
     await provider.take()
@@ -150,9 +163,11 @@ async def _under_load(
     seen, stop, rotated = Seen(), asyncio.Event(), list[Rotated]()
     tasks = [asyncio.create_task(_call(supervisor.url, n, seen, stop)) for n in range(callers)]
     try:
-        for _ in range(rotations):
+        for n in range(rotations):
             await asyncio.sleep(BETWEEN_S)
+            restarting = asyncio.create_task(_restart(supervisor, RESTART_S[n % len(RESTART_S)]))
             rotated.append(await _rotate(provider))
+            await restarting
         await asyncio.sleep(BETWEEN_S)
     finally:
         stop.set()
@@ -160,15 +175,40 @@ async def _under_load(
     return seen, rotated
 
 
+async def _restart(supervisor: Supervisor, after_s: float) -> None:
+    """The process of one of the two providers, which drains first; until the next one is ready."""
+    await asyncio.sleep(after_s)
+    process = next(p for p in supervisor.processes if p.provider == OTHER)
+    before, until = process.started, time.monotonic() + CLI_S
+    await supervisor.end(process, again=True)
+    while not (process.ready and process.started > before):
+        if time.monotonic() > until:
+            raise RuntimeError("the restarted process does not get ready")
+        await asyncio.sleep(0.02)
+
+
 async def _rotate(provider: Provider) -> Rotated:
     """As its owner does: make a new key at the provider, rotate, take the old one back."""
     old, provider.key = provider.key, _new_key()
     await provider.take(old)
     began = time.monotonic()
-    await provider.command("rotate", NAME)
+    await _taken(provider)
     done = Rotated(old, time.time() * 1000, time.monotonic() - began)
     await provider.take()
     return done
+
+
+async def _taken(provider: Provider) -> None:
+    """Where a process is being started, the new key waits, and the owner goes on with it. Raises RuntimeError."""
+    words, until = ("rotate", NAME), time.monotonic() + CLI_S
+    while True:
+        try:
+            return await provider.command(*words)
+        except RuntimeError as error:
+            if "--resume" not in str(error) or time.monotonic() > until:
+                raise
+        words = ("rotate", NAME, "--resume")
+        await asyncio.sleep(BETWEEN_S)
 
 
 async def _call(url: str, caller: int, seen: Seen, stop: asyncio.Event) -> None:
@@ -189,8 +229,13 @@ async def _one(client: Client, prompt: str, model: str, seen: Seen) -> None:
         seen.failed.append(failure.code)
         return
     whole = answer.text in (None, "".join(script([Message("user", prompt)], 48)))
-    if not whole or len(answer.attempts) != 1:
-        seen.failed.append("second attempt" if whole else "wrong text")
+    first = answer.attempts[0]
+    if not whole:
+        seen.failed.append("wrong text")
+    elif len(answer.attempts) != 1 and model == RESTARTED and first.key_id is None and first.status is None:
+        seen.moved.append(first.outcome)
+    elif len(answer.attempts) != 1:
+        seen.failed.append(f"second attempt, after {first.outcome}")
     seen.key_ids |= {a.key_id for a in answer.attempts if a.key_id is not None}
     seen.ms.append((time.monotonic() - began) * 1000)
 
@@ -216,12 +261,14 @@ def _result(
         bar("planted_failed", planted_failed, "requests", 1, better="higher"),
         bar("planted_old_key", planted_old, "requests", 1, better="higher"),
         bar("rotations", len(rotated), "times"),
-        bar("requests", len(seen.ms), "requests"),
+        bar("requests", len(seen.ms), "requests", LEAST_PER_CALLER * callers, better="higher"),
         bar("p99_ms", quantile(seen.ms, 0.99), "ms"),
         bar("rotate_s", max(one.s for one in rotated), "s"),
     )
     detail = {
         "callers": callers,
+        "restarts": len(rotated),
+        "moved_by_restarts": seen.moved[:20],
         "failed": seen.failed[:20],
         "key_ids_that_served": sorted(seen.key_ids),
         **machine(),

@@ -1,5 +1,7 @@
 """What a vendor would bill for what the fake has sent, in exact arithmetic of its own: nothing of ours is used here.
 
+`records` holds each answer that is over, by its id, as OpenRouter tells of it later.
+
 The prompt and the request's fee are billed once an answer has begun, completion tokens as they were sent: also those of
 streams that broke or that nobody read to their end.
 """
@@ -34,11 +36,17 @@ class Bill:
     def __init__(self) -> None:
         self._usd: dict[str, Decimal] = {}
         self._answers: dict[str, int] = {}
+        self.records: dict[str, dict[str, Any]] = {}
 
-    def add(self, seen: Seen, fault: Fault, prompt_tokens: int) -> None:
+    def add(self, seen: Seen, fault: Fault, prompt_tokens: int, answer_id: str) -> None:
         """One answer is over, however it ended."""
         if seen.status == 200:
             usd = cost(fault, prompt_tokens, seen.tokens_sent)
+            self.records[answer_id] = {
+                "id": answer_id, "model": seen.model, "total_cost": float(usd), "usage": float(usd), "is_byok": False,
+                "upstream_inference_cost": None, "streamed": seen.stream,
+                "native_tokens_prompt": prompt_tokens, "native_tokens_completion": seen.tokens_sent,
+            }  # fmt: skip
             self._usd[seen.model] = _exact.add(self._usd.get(seen.model, Decimal(0)), usd)
             self._answers[seen.model] = self._answers.get(seen.model, 0) + 1
 

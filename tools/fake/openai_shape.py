@@ -70,7 +70,8 @@ def _chunk(x: Exchange, delta: Mapping[str, Any], finish: str | None = None) -> 
 def opening(x: Exchange) -> bytes:
     """Return what comes before the first token."""
     content = "" if x.fault.refusal is None else None
-    return line(_chunk(x, {"role": "assistant", "content": content, "refusal": None}))
+    aside = {"reasoning": x.fault.reasoning} if x.fault.reasoning else {}
+    return line(_chunk(x, {"role": "assistant", "content": content, "refusal": None, **aside}))
 
 
 def token(x: Exchange, text: str) -> bytes:

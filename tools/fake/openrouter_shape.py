@@ -20,9 +20,16 @@ SERVED_BY = "FakeProvider"
 USD_PER_TOKEN = 1e-6
 DAY_S, MINUTE_S = 86_400, 60
 key_of = openai_shape.key_of
-problem = openai_shape.problem
 fault_error = openai_shape.fault_error
 broken = openai_shape.broken
+
+
+def problem(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """Return an error as OpenRouter writes it; of a model that is not there with its cause."""
+    error: dict[str, Any] = {"code": status, "message": message}
+    if code == "model_not_found":
+        error |= {"metadata": {"error_type": "not_found"}, "availability": {"code": code, "retryable": False}}
+    return {"error": error}
 
 
 def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:

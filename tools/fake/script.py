@@ -56,6 +56,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body: dict[str, Any] | str | None = None  # error body; a string is sent as text/html
     delay_ms: Ms = 0  # before the status line
     first_token_delay_ms: Ms = 0  # between the role chunk and the first content chunk
+    slow_ms: Ms = 0  # before the first content chunk too, but only where the fault strikes
     gap_ms: Ms = 0  # between content chunks
     chunks: Count = 48  # length of the whole script, tokens
     hang: bool = False  # never a first byte
@@ -74,6 +75,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     comments: bool = False
     echo_model: str | None = None
     refusal: str | None = None
+    reasoning: str = ""  # thought aloud before the answer's first word (OpenAI's chat dialect, OpenRouter)
     finish_reason: str | None = None
     native_reason: str | None = None  # OpenRouter's native_finish_reason, where it is not the other
     unfinished: bool = False  # the end lacks what proves it: [DONE] of OpenAI, done_reason of Ollama

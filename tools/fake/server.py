@@ -5,8 +5,8 @@
         assert provider.log[-1].ended == "client_closed"
 
 Paths: POST /v1/chat/completions, /v1/responses, /api/v1/chat/completions, /v1/messages, /api/chat, /v1/embeddings,
-/api/v1/embeddings, /api/embed; GET /v1/models, /control/log, /control/bill. Times in the log are Unix
-milliseconds.
+/api/v1/embeddings, /api/embed; GET /control/log, /control/bill; and the lists of models, see `lists.py`.
+Times in the log are Unix milliseconds.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from understudy.tools.fake import (
 )
 from understudy.tools.fake.bill import Bill
 from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, key_hash, steps
+from understudy.tools.fake.lists import Lists, ListServer
 from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
 LOG_SIZE = 10_000
@@ -73,7 +74,7 @@ async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
     """Send a streamed answer, step by step."""
     fault = x.fault
     head = {"Content-Type": x.shape.STREAM_TYPE, "Cache-Control": "no-cache"}
-    response = web.StreamResponse(headers={**head, **fault.headers})
+    response = web.StreamResponse(headers={**head, **_heads(x)})
     await response.prepare(http)
     if fault.silent:
         await _forever()
@@ -90,8 +91,8 @@ async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
         if data:
             await _write(response, data, x)
         x.seen.tokens_sent += kind == "token"
-        if kind == "first" and fault.first_token_delay_ms:
-            await asyncio.sleep(fault.first_token_delay_ms / 1000)
+        if kind == "first" and (fault.first_token_delay_ms or fault.slow_ms):
+            await asyncio.sleep((fault.first_token_delay_ms + fault.slow_ms) / 1000)
     await response.write_eof()
     return response
 
@@ -99,10 +100,10 @@ async def _stream(http: web.Request, x: Exchange) -> web.StreamResponse:
 async def _whole(http: web.Request, x: Exchange) -> web.StreamResponse:
     """Send an answer without stream; faults after n chunks strike in the middle of the body."""
     fault = x.fault
-    pause_ms = fault.first_token_delay_ms + fault.gap_ms * max(0, len(x.reply.tokens) - 1)
+    pause_ms = fault.first_token_delay_ms + fault.slow_ms + fault.gap_ms * max(0, len(x.reply.tokens) - 1)
     await asyncio.sleep(pause_ms / 1000)
     if fault.silent or fault.stall_after is not None:
-        response = web.StreamResponse(headers={"Content-Type": "application/json", **fault.headers})
+        response = web.StreamResponse(headers={"Content-Type": "application/json", **_heads(x)})
         await response.prepare(http)
         await _forever()
     data = encode(x.shape.whole(x))
@@ -116,7 +117,13 @@ async def _whole(http: web.Request, x: Exchange) -> web.StreamResponse:
             data = data[:-1]
     if fault.error_event_after is not None:
         x.seen.ended = "fault"
-    return web.Response(body=data, content_type="application/json", headers=fault.headers)
+    return web.Response(body=data, content_type="application/json", headers=_heads(x))
+
+
+def _heads(x: Exchange) -> dict[str, str]:
+    """Return the headers of an answer; OpenRouter names the id of its record."""
+    named = {"X-Generation-Id": x.id} if x.shape is openrouter_shape else {}
+    return {**named, **x.fault.headers}
 
 
 def _json(
@@ -174,11 +181,22 @@ class FakeProvider:
         self.log: deque[Seen] = deque(maxlen=LOG_SIZE)
         self.connections_closed = 0
         self.bill = Bill()
+        self._lists = ListServer()
         self.port = port
         self.root = ""
         self._counts: Counter[str] = Counter()
         self._stopping = False
         self._runner: web.AppRunner | None = None
+
+    @property
+    def lists(self) -> Lists:
+        """Return what its lists of models hold; a test changes it."""
+        return self._lists.lists
+
+    @property
+    def lists_asked(self) -> Mapping[str, int]:
+        """Return how often each path of a list was asked for."""
+        return self._lists.asked
 
     @property
     def url(self) -> str:
@@ -191,9 +209,10 @@ class FakeProvider:
             app.router.add_post(shape.PATH, partial(self._chat, shape))
         for path, face in embeddings.PATHS.items():
             app.router.add_post(path, partial(self._embed, face))
-        for base in ("/v1", "/api/v1"):
-            app.router.add_get(f"{base}/models", self._models)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_routes(self._lists.routes())
         app.router.add_get("/api/v1/key", self._key)
+        app.router.add_get("/api/v1/generation", self._generation)
         app.router.add_get("/control/log", self._control_log)
         app.router.add_post("/control/keys", self._control_keys)
         app.router.add_get("/control/bill", self._control_bill)
@@ -220,23 +239,31 @@ class FakeProvider:
 
     def _checked(self, http: web.Request, shape: Shape, body: dict[str, Any]) -> web.Response:
         """Answer a GET that needs a key, and note which one it came with."""
-        answer = self._key_problem(http, shape) or _json(200, body)
+        return self._noted(http, shape, self._key_problem(http, shape) or _json(200, body))
+
+    def _noted(self, http: web.Request, shape: Shape, answer: web.Response) -> web.Response:
         now = time.time() * 1000
         seen = Seen(http.path, False, 0, now, now, "done", answer.status, key=key_hash(shape.key_of(http.headers)))
         self.checks.append(seen)
         return answer
 
     async def _models(self, http: web.Request) -> web.Response:
-        """List models; OpenRouter's list is open to everybody, as its own is."""
-        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "understudy-fake"} for name in self.faults]
-        body = {"object": "list", "data": rows}
-        if http.path.startswith("/api/"):
-            return _json(200, body)
-        return self._checked(http, anthropic_shape if "x-api-key" in http.headers else openai_shape, body)
+        shape = anthropic_shape if {"x-api-key", "anthropic-version"} & set(http.headers) else openai_shape
+        answer = self._key_problem(http, shape) or await self._lists.under_v1(http, list(self.faults))
+        return self._noted(http, shape, answer)
 
     async def _key(self, http: web.Request) -> web.Response:
         """Tell about the key, as OpenRouter does."""
         return self._checked(http, openrouter_shape, {"data": {"label": "fake", "limit": None, "usage": 0}})
+
+    async def _generation(self, http: web.Request) -> web.Response:
+        """Tell what an answer cost once it is over, as OpenRouter does."""
+        record = self.bill.records.get(http.query.get("id", ""))
+        if record is None:
+            return self._noted(
+                http, openrouter_shape, _json(404, openrouter_shape.problem(404, "Generation not found"))
+            )
+        return self._checked(http, openrouter_shape, {"data": record})
 
     async def _control_log(self, _: web.Request) -> web.Response:
         rows = [seen.public() for seen in self.log]
@@ -310,7 +337,7 @@ class FakeProvider:
                 try:
                     return await _give(http, found)
                 finally:
-                    self.bill.add(seen, found.fault, found.reply.prompt_tokens)
+                    self.bill.add(seen, found.fault, found.reply.prompt_tokens, found.id)
             refused = found
         seen.status = refused.status
         return refused
@@ -324,7 +351,7 @@ class FakeProvider:
         except BadRequest as error:
             return _json(400, shape.problem(400, str(error), param=error.param))
         seen.request, seen.model, seen.stream = request, request.model, bool(request.stream)
-        record = fault_for(self.faults, request.model)
+        record = fault_for(self.faults, request.model) or (Fault() if self.lists.has(request.model) else None)
         if record is None:
             text = f"The model `{request.model}` does not exist or you do not have access to it."
             return _json(404, shape.problem(404, text, "model_not_found", "model"))
