@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from sim.cache import ScriptedCache, Shelf
 from sim.disk import Platter
 from sim.engine import Provider, ScriptedEdge
 from sim.process import NOBODY, OwnBus, Process
@@ -22,6 +23,7 @@ from understudy.actors.host.clock import ulid
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
+from understudy.actors.response_cache import core as response_cache
 from understudy.actors.runner import core as runner
 from understudy.actors.selector import core as selector
 from understudy.bus.memory import Broker
@@ -31,7 +33,9 @@ from understudy.bus.port import BusError
 from understudy.messages.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
-CORES: dict[str, Any] = {"selector": selector, "runner": runner, "health_tracker": health_tracker}
+CORES: dict[str, Any] = {
+    "selector": selector, "runner": runner, "health_tracker": health_tracker, "response_cache": response_cache,
+}  # fmt: skip
 MODELS = ("a", "b", "c")
 SLOTS = 6
 CONTINUES = (
@@ -99,7 +103,7 @@ class Actor:
     """A seat and whoever sits in it now."""
 
     def __init__(
-        self, seat: Seat, seed: int, broker: Broker, platter: Platter, plan: Topology, provider: Provider
+        self, seat: Seat, seed: int, broker: Broker, platter: Platter, plan: Topology, provider: Provider, shelf: Shelf
     ) -> None:
         self.seat, self.name, self.topology = seat, seat.instance, plan
         self.lives = 0
@@ -108,7 +112,7 @@ class Actor:
         self.on_step: Callable[[Actor], None] = lambda _: None
         self.on_wrong: Callable[[str], None] = lambda _: None
         self.on_gone: Callable[[Actor], None] = lambda _: None
-        self._seed, self._broker, self._platter, self._provider = seed, broker, platter, provider
+        self._seed, self._broker, self._platter, self._provider, self._shelf = seed, broker, platter, provider, shelf
         self._core = SimpleNamespace(**{k: v for k, v in vars(CORES[seat.actor]).items() if not k.startswith("__")})
         self._step, self._core.step = self._core.step, self._stepped
         self._process: Process | None = None
@@ -163,7 +167,11 @@ class Actor:
         plan = self.topology.actors[self.seat.actor]
         models = {model: self.topology.models[model].slots for model in self.seat.slugs}
         extra = {"models": models} if self.seat.actor == "runner" else {}
-        edge = ScriptedEdge(self._provider, clock.now_ms) if self.seat.actor == "runner" else None
+        edge: ScriptedEdge | ScriptedCache | None = None
+        if self.seat.actor == "runner":
+            edge = ScriptedEdge(self._provider, clock.now_ms)
+        elif self.seat.actor == "response_cache":
+            edge = ScriptedCache(self._shelf, clock.now_ms)
         host = Host(
             self._core,  # type: ignore[arg-type]
             OwnBus(bus, process),  # type: ignore[arg-type]

@@ -5,7 +5,8 @@ A run's state, read from its selector's `Conduct`:
 asking     the current attempt is asked, no runner has said that it runs it, and no seam waits
 waiting    a runner runs it, no text has come, and no seam waits
 speaking   text has come, the attempt goes on
-resting    every model left has no room: all are asked again after a while
+queued     no model has room: it waits in the queue of one
+resting    no runner of the models left is there: all are asked again after a while
 seam       text of an attempt that failed is out, the next attempt has not spoken: a seam waits for its first word
 ending     the end is on its way into the log
 ended      the end is stored and said, but has not reached the reader
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from understudy.actors.selector import keeping
 from understudy.actors.selector.conduct import Conduct
 
-State = Literal["asking", "waiting", "speaking", "resting", "seam", "ending", "ended"]
-STATES: tuple[State, ...] = ("asking", "waiting", "speaking", "resting", "seam", "ending", "ended")
+State = Literal["asking", "waiting", "speaking", "queued", "resting", "seam", "ending", "ended"]
+STATES: tuple[State, ...] = ("asking", "waiting", "speaking", "queued", "resting", "seam", "ending", "ended")
 
 HARD = (
     "selector crash",
@@ -61,11 +63,13 @@ UPSTREAM = ("status", "stall", "broken", "empty", "slow first", "busy")
 
 _OVER = "the provider's call is over before the run's end is on its way"
 _REST = "no attempt is under way"
+_QUEUED = "its runner has not asked the provider yet"
 _SPOKEN = "the first token is out"
 
 UNREACHABLE: dict[tuple[str, State], str] = {
     **{(fault, state): _OVER for fault in UPSTREAM for state in ("ending", "ended")},
     **{(fault, "resting"): _REST for fault in UPSTREAM},
+    **{(fault, "queued"): _QUEUED for fault in UPSTREAM},
     ("status", "speaking"): "an HTTP status comes before any text; a later error breaks the stream",
     ("empty", "speaking"): _SPOKEN,
     ("slow first", "speaking"): _SPOKEN,
@@ -77,19 +81,21 @@ UNREACHABLE: dict[tuple[str, State], str] = {
 CELLS: tuple[tuple[str, State], ...] = tuple((f, s) for f in FAULTS for s in STATES if (f, s) not in UNREACHABLE)
 
 DRAWN: tuple[tuple[str, State], ...] = CELLS + tuple(
-    (f, s)
-    for f, s in CELLS
-    for _ in range((f in HARD) + 2 * (s == "resting") + (s in ("waiting", "seam", "ended", "ending")))
+    (f, s) for f, s in CELLS for _ in range(1 + (f in HARD) + 3 * (s == "queued") + (s in ("seam", "ended", "ending")))
 )
 """What plans are drawn from: cells that are hard to hit, or that half of the histories have but once, more often."""
 
 
-def state_of(run: Conduct) -> State:
-    """Where a living run stands."""
+def state_of(run: Conduct) -> State | Literal["looking"]:
+    """Where a living run stands. Nothing is aimed at one that waits for the response cache: it does so for moments."""
     if run.ending is not None:
         return "ending"
+    if keeping.looking(run):
+        return "looking"
     if run.resting:
         return "resting"
+    if run.room.queued:
+        return "queued"
     if run.seam is not None:
         return "seam"
     if run.pieces:

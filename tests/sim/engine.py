@@ -13,8 +13,18 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from understudy.messages.records import FetchRecord
 from understudy.messages.run import MIN_OVERLAP_CHARS, RunModel
-from understudy.messages.step import CallEnded, CallFailed, CallModel, CallText, CancelCall, Input
+from understudy.messages.step import (
+    CallEnded,
+    CallFailed,
+    CallModel,
+    CallText,
+    CancelCall,
+    FetchList,
+    Input,
+    Screen,
+)
 
 _PIECE = re.compile(r"\S+\s*")
 _REPEATED_WORDS = 3
@@ -80,7 +90,7 @@ class ScriptedEdge:
         for call_id in list(self._calls):
             self._forget(call_id)
 
-    def perform(self, effect: CallModel | CancelCall) -> None:
+    def perform(self, effect: CallModel | CancelCall | FetchList | FetchRecord | Screen) -> None:
         """Begin or stop an answer."""
         match effect:
             case CallModel():
@@ -88,6 +98,8 @@ class ScriptedEdge:
             case CancelCall():
                 if self._forget(effect.call_id) is not None:
                     self._feed(CallFailed(self._now_ms(), effect.call_id, "cancelled"))
+            case FetchList() | FetchRecord():
+                raise AssertionError("nobody asks for lists or records here")
 
     def meet(self, call_id: str, fate: Fate) -> None:
         """History strikes while the call is under way."""

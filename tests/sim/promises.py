@@ -14,7 +14,7 @@ from understudy.messages.events import (
     RequestEnded,
     SelectionMade,
 )
-from understudy.messages.generate import Failed, Finished
+from understudy.messages.generate import Failed, Finished, Usage
 from understudy.messages.wire import decode
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def _end(world: World, reader: Reader, ends: dict[str, list[RequestEnded]]) -> l
             found.append(f"P2 {who}: cancelled, but nobody did")
         if isinstance(end, Finished) and end.text is not None and end.text != reader.script:
             found.append(f"P2 {who}: finished with {end.text!r}, the script is {reader.script!r}")
+        if isinstance(end, Finished) and end.cached and not (reader.may_be_kept and end.usage == Usage()):
+            found.append(f"P7 {who}: a kept answer for who did not want one, or one that is booked again: {end.usage}")
     if len({_word(one) for one in said if one.recorded}) > 1:
         found.append(f"P1 {who}: ends differ: {[_word(one) for one in said]}")
     end = reader.end

@@ -37,6 +37,7 @@ class Reader:
     synced_seq: int = 0  # of the log, when the end was heard
     others: list[Finished | Failed] = field(default_factory=list[Finished | Failed])  # ends after the first
     wrong: list[str] = field(default_factory=list[str])
+    may_be_kept: bool = False  # its answer may come from the response cache
     gone: bool = False  # it has closed its inbox
     cancelled: bool = False
     harmed: bool = False  # the simulated bus lost, doubled or overtook something on the way here
@@ -122,6 +123,9 @@ class Caller:
             messages=(Turn(role="user", content=reader.prompt),),
             stream=reader.stream,
             deadline_ms=int(reader.deadline_s * 1000),
+            cache=reader.may_be_kept or None,
+            conversation_id="kept" if reader.may_be_kept else None,
+            temperature=0.0 if reader.may_be_kept else None,
         )
         await self._send(self._ask, encode(ask), reader.inbox)
 

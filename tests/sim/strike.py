@@ -18,13 +18,16 @@ from understudy.bus.port import BusDown
 from understudy.bus.subjects import evt_stream
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
-from understudy.messages.slugs import slug
 from understudy.messages.wire import encode
 
 if TYPE_CHECKING:
     from sim.world import Plan, World
 
 MESSAGE = {"lost": "lose", "doubled": "double", "overtaken": "delay"}
+
+
+RETURN_S = 1.0
+"""So long after an outage its connections come back: a bus that is slow then is a second fault."""
 
 
 @dataclass
@@ -75,6 +78,9 @@ class Strikes:
         match plan.fault:
             case "selector crash":
                 self._kill(plan.fault, actor)
+            case "runner crash" if plan.leads_to == "resting":
+                for model in MODELS:
+                    world.actors[f"runner-{model}"].kill(luck.uniform(0.05, 0.25))
             case "runner crash":
                 self._kill(plan.fault, self._runner(run))
             case "tracker crash":
@@ -103,7 +109,7 @@ class Strikes:
                     world.by_inbox[run.callers.replies[0]], run.run_id, actor.name
                 )
             case "busy":
-                for model in MODELS if plan.leads_to == "resting" else (run.model,):
+                for model in MODELS if plan.leads_to == "queued" else (run.model,):
                     self._hog(run, model)
             case fault if fault in MESSAGE:
                 self._message(MESSAGE[fault], plan, run)
@@ -184,6 +190,8 @@ class Strikes:
 
     def _slow_bus(self, for_s: float) -> None:
         faults = self.world.broker.faults
+        if asyncio.get_running_loop().time() < self.back_s + RETURN_S:  # who comes back from the outage is late
+            self._note_hard("slow bus", "", for_s)
         self._slow += 1
         faults.slow = 0.5
 
@@ -201,8 +209,8 @@ class Strikes:
         pattern, holding = inbox, b""
         match plan.state:
             case "asking" | "seam" if not run.runner and luck.random() < 0.6:
-                pattern, holding = run.where.run_subject(slug(run.model)), run.run_id.encode()
-            case "resting" | "ending" | "ended":
+                pattern, holding = run.where.run_subject("lab", run.model), run.run_id.encode()
+            case "queued" | "resting" | "ending" | "ended":
                 pattern = run.callers.replies[0]
             case "speaking" | "seam" if luck.random() < 0.4:
                 pattern = run.callers.replies[0]
@@ -222,7 +230,7 @@ class Strikes:
 
     def _hog(self, run: Conduct, model: str) -> None:
         """Others take all slots, a moment before our ask arrives."""
-        world, subject = self.world, run.where.run_subject(slug(model))
+        world, subject = self.world, run.where.run_subject("lab", model)
         hold_s = round(world.luck.uniform(0.05, 0.4), 3)
         world.broker.faults.harm_next("delay", subject, holding=run.run_id.encode(), by_s=0.004)
 

@@ -13,6 +13,7 @@ from random import Random
 
 from sim import promises
 from sim.actors import MODELS, Actor, topology
+from sim.cache import Shelf
 from sim.cells import CELLS, DRAWN, HARD, State, state_of
 from sim.disk import Platter
 from sim.engine import Provider, script
@@ -34,12 +35,15 @@ from understudy.messages.topology import Topology
 from understudy.messages.wire import encode
 
 REQUESTS, MORE_REQUESTS = 20, 80
-FAULTS, LEAST_FAULTS = 8, 5
+FAULTS, LEAST_FAULTS = 10, 5
 BEGIN_S, SPAN_S = 1.0, 3.0
 DEADLINES_S = (1.5, 2.5, 4.0)
 GRACE_S = 2.0
 EASY = tuple(cell for cell in CELLS if cell[1] == "speaking" and cell[0] not in HARD)
 LIMIT_S = 120.0
+CACHE = "response_cache-1"
+KEPT_RATIO, KEPT = 0.12, 2
+"""So many of the requests may be answered by what is kept; they are of so many kinds."""
 
 
 @dataclass
@@ -83,7 +87,8 @@ class World:
         self.hits: list[tuple[str, State]] = []
         self.wrong: list[str] = []
         self.platter = Platter(self.broker)
-        cast = (self.broker, self.platter, self.topology, self.provider)
+        self.shelf = Shelf(Random(f"shelf {seed}"))
+        cast = (self.broker, self.platter, self.topology, self.provider, self.shelf)
         self.actors = {seat.instance: Actor(seat, seed, *cast) for seat in _seats()}
         self.selectors = [a for a in self.actors.values() if a.seat.actor == "selector"]
         self.strikes = Strikes(self)
@@ -113,6 +118,8 @@ class World:
         loop = asyncio.get_running_loop()
         for plan in self._plans():
             loop.call_at(plan.at_s, self.armed.append, plan)
+        if self.luck.random() < 0.3:
+            loop.call_at(BEGIN_S + self.luck.random() * SPAN_S, self.actors[CACHE].kill, self.luck.uniform(0.05, 1.5))
         asking = self._requests()
         for at_s in asking:
             await asyncio.sleep(max(0.0, at_s - loop.time()))
@@ -150,14 +157,18 @@ class World:
             found.append(Plan(fault, state, at_s))
             if state == "seam":  # there is none by itself: an attempt has to break first
                 found.append(Plan("broken", "speaking", at_s, leads_to="seam"))
-            elif state == "resting":  # every model has to be full
-                found.append(Plan("busy", "asking", at_s, leads_to="resting"))
+            elif state == "queued":  # every model has to be full
+                found.append(Plan("busy", "asking", at_s, leads_to="queued"))
+            elif state == "resting":  # no runner may be there
+                found.append(Plan("runner crash", "asking", at_s, leads_to="resting"))
         return found
 
     async def _ask(self) -> None:
         luck, n = self.luck, len(self.readers)
-        prompt = f"story {n}x"
+        kept = luck.randrange(KEPT) if luck.random() < KEPT_RATIO else None
+        prompt = f"story {n}x" if kept is None else f"story k{kept}x"
         reader = Reader(f"r{n}", prompt, script(prompt), luck.random() < 0.75, luck.choice(DEADLINES_S))
+        reader.may_be_kept = kept is not None
         caller = self.callers[n % len(self.callers)]
         self.readers.append(reader)
         await caller.ask(reader, own=luck.random() < 0.35)
@@ -172,7 +183,14 @@ class World:
     def _waits(self, reader: Reader, now_s: float) -> bool:
         if reader.done or reader.end_lost:
             return False
-        return now_s < max(reader.asked_s + reader.deadline_s, self.strikes.back_s) + GRACE_S + 0.2
+        due_s = max(reader.asked_s + reader.deadline_s, self.strikes.back_s, self._due_s(reader))
+        return now_s < due_s + GRACE_S + 0.2
+
+    def _due_s(self, reader: Reader) -> float:
+        """The deadline of its run, which counts from when a selector that hung took the ask."""
+        states = [actor.state for actor in self.selectors if actor.state is not None]
+        runs = [run for state in states for run in state.runs.values() if reader.inbox in run.callers.replies]
+        return max([(run.deadline_ms - EPOCH_MS) / 1000 for run in runs], default=0.0)
 
     def end(self) -> None:
         """Nobody starts again."""
@@ -249,7 +267,8 @@ class World:
 
 def _seats() -> list[Seat]:
     seats = [Seat("selector", "selector-1"), Seat("selector", "selector-2"), Seat("health_tracker", "health_tracker-1")]
-    return seats + [Seat("runner", f"runner-{model}", (model,)) for model in MODELS]
+    seats.append(Seat("response_cache", CACHE))
+    return seats + [Seat("runner", f"runner-{model}", (model,), "lab") for model in MODELS]
 
 
 def history(seed: int, on_note: Callable[[Note], None] | None = None) -> Outcome:

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.system.expected import FIRST, MID, ODD
+from tests.system.expected import FIRST, MID, ODD, model_of
 from tests.waiting import until
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.host.topology import read
@@ -132,7 +132,8 @@ def models() -> dict[str, dict[str, Any]]:
     def model(provider: str = "lab", **more: Any) -> dict[str, Any]:
         return {"provider": provider, "continues": "native", "quality": {"default": 0.3}, **more}
 
-    found = {f"{n}@1": model(fallbacks=["ok@next"]) for n in [*FIRST, *MID, *ODD, "length", "refusal"]}
+    names = [*FIRST, *MID, *ODD, "length", "refusal"]
+    found = {model_of(n, "1", stream): model(fallbacks=["ok@next"]) for n in names for stream in (True, False)}
     found |= {f"{n}@plain": model(fallbacks=["ok@plain"]) for n in MID}
     found |= {f"{n}@1": model(fallbacks=["ok@next"]) for n in ("400", "413", "422", "context-too-long")}
     return found | {
@@ -333,7 +334,7 @@ class Kit:
     ask_for = staticmethod(ask_for)
     cli = staticmethod(cli)
     topology_of = staticmethod(topology_of)
-    System, Stream, KEY = System, Stream, KEY
+    System, Stream, Talk, KEY = System, Stream, Talk, KEY
     clock = staticmethod(time.monotonic)
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.system.expected import FIRST, MID, ODD, WHOLE, assert_whole, tried
+from tests.system.expected import FIRST, MID, ODD, WHOLE, assert_whole, model_of, tried
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
 NEXT = {"openai": "anthropic", "anthropic": "ollama", "ollama": "openrouter", "openrouter": "openai"}
@@ -21,7 +21,8 @@ def models() -> dict[str, dict[str, Any]]:
     for kind, successor in NEXT.items():
         common = {"provider": kind, "continues": "native", "quality": {"default": 0.3}, "slots": 32}
         for name in (*FIRST, *MID, *ODD, "length", "400", "context-too-long"):
-            found[f"{name}@{kind}"] = {**common, "fallbacks": [f"ok@{successor}"]}
+            for stream in (True, False):
+                found[model_of(name, kind, stream)] = {**common, "fallbacks": [f"ok@{successor}"]}
         found[f"refusal@{kind}"] = dict(common)
     return found
 
@@ -53,9 +54,10 @@ async def system(fake: Any, kit: Any, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("name", FIRST)
 async def test_before_the_first_word(talk: Any, kit: Any, kind: str, name: str, stream: bool) -> None:
     prompt = f"First {name} {stream}."
-    end, reading = await talk.both(stream, prompt, model=f"{name}@{kind}")
+    model = model_of(name, kind, stream)
+    end, reading = await talk.both(stream, prompt, model=model)
     assert_whole(end, reading, kit.script(prompt))
-    assert tried(end) == [(f"{name}@{kind}", FIRST[name]), (f"ok@{NEXT[kind]}", "ok")]
+    assert tried(end) == [(model, FIRST[name]), (f"ok@{NEXT[kind]}", "ok")]
     assert end.get("seams", 0) == 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.expected import FIRST, MID, ODD, WHOLE, assert_whole, tried
+from tests.system.expected import FIRST, MID, ODD, WHOLE, assert_whole, model_of, tried
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
 
@@ -17,9 +17,10 @@ async def test_a_model_that_fails_before_its_first_word_leaves_no_trace(
     talk: Any, kit: Any, name: str, stream: bool
 ) -> None:
     prompt = f"First {name} {stream}."
-    end, reading = await talk.both(stream, prompt, model=f"{name}@1")
+    model = model_of(name, "1", stream)
+    end, reading = await talk.both(stream, prompt, model=model)
     assert_whole(end, reading, kit.script(prompt))
-    assert tried(end) == [(f"{name}@1", FIRST[name]), ("ok@next", "ok")]
+    assert tried(end) == [(model, FIRST[name]), ("ok@next", "ok")]
     assert end.get("seams", 0) == 0
 
 

@@ -34,7 +34,7 @@ async def test_stop_leaves_nothing_and_a_second_supervisor_is_refused(fake: Any,
     assert system.supervisor.bus_side.server is not None
     pids = {*system.pids, system.supervisor.bus_side.server.pid}
     assert all(kit.alive(pid) for pid in pids)
-    assert len(pids) == 6  # two selectors, a tracker, a ledger, a runner, the server
+    assert len(pids) == 8  # two selectors, a tracker, a ledger, a manager, the response cache, a runner, the server
     run_file = tmp_path / "run.json"
     assert run_file.stat().st_mode & 0o077 == 0
     with pytest.raises(CannotStart, match="another"):
@@ -107,7 +107,7 @@ async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: A
     try:
         await kit.until(ready, 15)
         pids.append(int((tmp_path / "state" / "nats" / "nats.pid").read_text()))
-        assert len(pids) == 6 and all(map(kit.alive, pids))
+        assert len(pids) == 8 and all(map(kit.alive, pids))
         assert (await kit.cli("status", "--state", str(tmp_path / "state")))[0] == 0
     finally:
         supervisor.kill()
@@ -132,11 +132,14 @@ async def test_a_stop_ends_what_is_in_hand(fake: Any, kit: Any, tmp_path: Path) 
     assert (end["type"], end["code"], end["resumable"]) == ("model.failed.v1", "interrupted", True)
 
 
-@pytest.mark.parametrize("url", ["https://api.example.com/v1", "http://10.0.0.1:8000/v1", "http://127.0.0.1.example/v1",
+@pytest.mark.parametrize("url", ["http://10.0.0.1:8000/v1", "http://127.0.0.1.example/v1",
                                  "http://0.0.0.0:1/v1", "//127.0.0.1/v1", "http://key@127.0.0.1/v1", "http://[::1",
                                  "http://127.0.0.1:99999/v1", "ftp://127.0.0.1/v1", "localhost:8000/v1"])  # fmt: skip
-async def test_an_endpoint_off_loopback_is_refused(kit: Any, tmp_path: Path, url: str) -> None:
+async def test_an_endpoint_elsewhere_without_https_is_refused(kit: Any, tmp_path: Path, url: str) -> None:
     topology = small("http://127.0.0.1:1/v1", kit, tmp_path, "ok@1")
+    parse(yaml.safe_dump(topology), tmp_path)
+    topology["consent"] = {"text": "Your words go to lab."}
+    topology["providers"]["lab"]["url"] = "https://api.example.com/v1"
     parse(yaml.safe_dump(topology), tmp_path)
     topology["providers"]["lab"]["url"] = url
     with pytest.raises(TopologyError) as refused:

@@ -14,7 +14,7 @@ from understudy.tools.fake.exchange import key_hash
 
 
 @pytest.mark.timeout(120)
-def test_no_request_fails_and_none_uses_the_old_key(root: Path) -> None:
+def test_no_request_fails_none_uses_the_old_key_and_nothing_is_left_of_what_was_erased(root: Path) -> None:
     code = "from understudy.tools.cli import main; main(['bench', 'rotation', '--quick', '--json'])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=110
@@ -24,6 +24,9 @@ def test_no_request_fails_and_none_uses_the_old_key(root: Path) -> None:
     values = {one["id"]: one["value"] for one in report["bars"]}
     assert (done.returncode, values["failed_requests"], values["old_key_accepted"]) == (0, 0, 0), report
     assert (values["planted_failed"], values["planted_old_key"], values["rotations"]) == (1, 1, 2)
+    assert (values["erased_found"], values["others_lost"], values["replay_differs"]) == (0, 0, 0)
+    assert values["planted_found"] == report["detail"]["erasure"]["planted"] == 7
+    assert report["detail"]["erasure"]["replayed"] >= 11
     assert values["requests"] > 30 and len(report["detail"]["key_ids_that_served"]) == 3
 
 
