@@ -87,9 +87,12 @@ def _planted(folder: Path, state: Path) -> int:
     return len(_hits(folder))
 
 
-def _controls(found: Found) -> int:
-    """Wrong answers that the same judgement must find: of every kind, one made from a right one."""
-    healthy = next(((case, seen) for case, seen in found if case.cell.then == "answered" and seen.text), None)
+def controls(found: Found) -> int:
+    """Wrong answers that the same judgement must find: of every kind, one made from a right one.
+
+    The right one is a whole answer in words: only those can be truncated, and cases end in any order.
+    """
+    healthy = next(((case, seen) for case, seen in found if case.whole and seen.end == "stop"), None)
     if healthy is None:
         return 0
     case, seen = healthy
@@ -110,7 +113,7 @@ def _result(found: Found, leaks: list[str], planted: int) -> Result:
         bar("truncated_finished", sum(truncated(case, seen) for case, seen in found), "answers", 0),
         bar("usage_zeroed", sum(zeroed(seen) for _, seen in found), "answers", 0),
         bar("leaks", len(leaks), "places", 0),
-        bar("planted_found", planted + _controls(found), "faults", len(NEEDLES) + 1 + CONTROLS, None, "higher"),
+        bar("planted_found", planted + controls(found), "faults", len(NEEDLES) + 1 + CONTROLS, None, "higher"),
     )
     return Result(bench="providers", bars=bars, detail={"rows": _rows(found, faults), "leaks": leaks})
 

@@ -143,7 +143,7 @@ def wrong(case: Case, seen: Seen) -> list[str]:
 
 def truncated(case: Case, seen: Seen) -> bool:
     """A text that is not whole and called so: the one fault that nobody could see."""
-    return case.cell.ask == "chat" and seen.end == "stop" and case.cell.row != "refusal" and seen.text != _whole(case)
+    return case.cell.ask == "chat" and seen.end == "stop" and not case.refusing and seen.text != _whole(case)
 
 
 def zeroed(seen: Seen) -> bool:
@@ -166,7 +166,7 @@ def _right(case: Case, cell: Cell, seen: Seen) -> bool:
             return seen.text == REFUSAL
         case "length":
             return bool(seen.text) and (cell.ask == "json" or _whole(case).startswith(seen.text))
-        case _ if cell.row == "refusal" and cell.ask == "chat":
+        case _ if case.refusing and cell.ask == "chat":
             return seen.text == REFUSAL
         case _:
             return fits(SCHEMA, json.loads(seen.text)) if cell.ask == "json" else seen.text == _whole(case)

@@ -102,6 +102,16 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.cell.row}@{self.dialect}-{self.cell.ask}-{self.mode}"
 
     @property
+    def whole(self) -> bool:
+        """Whether the first model must answer in words, to their end."""
+        return (self.cell.ask, self.cell.then, self.cell.end) == ("chat", "answered", "stop") and not self.refusing
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the model says no in words of its own, which are no answer of the script."""
+        return self.cell.row == "refusal"
+
+    @property
     def prompt(self) -> str:
         """Another story for each."""
         return f"Tell me about {self.model} {CANARY}."
