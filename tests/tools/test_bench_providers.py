@@ -74,7 +74,9 @@ async def test_a_ninth_of_the_table() -> None:
     assert "openai_responses" in providers.explain(result)
 
 
-@pytest.mark.parametrize("before", [("json-ok", "json"), ("refusal", "chat"), ("length", "chat"), ("tool-text", "tools")])
+@pytest.mark.parametrize(
+    "before", [("json-ok", "json"), ("refusal", "chat"), ("length", "chat"), ("tool-text", "tools")]
+)
 def test_the_controls_are_made_from_a_whole_answer_whichever_case_ended_first(before: tuple[str, str]) -> None:
     whole, other = case("ok"), case(*before)
     found = [(other, right(other)), (whole, right(whole))]
