@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -30,7 +32,7 @@ from understudy.messages.catalogue_events import (
 from understudy.messages.generate import LicenceClass
 from understudy.messages.listing import TOKEN_UNITS, ListedPrice, Resident
 from understudy.messages.places import location_of
-from understudy.messages.prices import is_priced, least_limit
+from understudy.messages.prices import Rates, is_priced, least_limit
 from understudy.messages.privacy import Location
 from understudy.messages.topology import Admit, Model, Topology
 
@@ -66,8 +68,8 @@ class Entry:
     def set_price(self, price: ListedPrice | None) -> None:
         """In force from here on."""
         self.price, self.free = price, price is not None and price.is_free()
-        self.usd_per_mtok = None if price is None else float(max(price.usd_per_mtok(unit) for unit in TOKEN_UNITS))
-        self.least_limit = least_limit(at_price(Model(provider=""), price))
+        self.usd_per_mtok = None if price is None else max(_most_usd(price, unit) for unit in TOKEN_UNITS)
+        self.least_limit = least_limit(rates_of(price, self.listing.output_modalities))
 
 
 class Standing(NamedTuple):
@@ -103,36 +105,60 @@ def about(event: CatalogueEvent) -> Iterable[str]:
             return ()
 
 
-def at_price(model: Model, price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Model:
-    """A model at what its provider's list asks for it: of conditions the dearest, and None is unknown.
+UNKNOWN = Rates()
 
-    `outputs`: its output modalities, whose tokens may be dearer than text's. A model may search the web unasked, so
+
+@lru_cache(4_096)
+def _usd_per_million(usd: str) -> float:
+    """Lists ask a few prices for many models."""
+    return float(Decimal(usd) * 1_000_000)
+
+
+def _most_usd(price: ListedPrice, unit: str) -> float:
+    """USD per million of a unit, the highest that may apply; 0 where nothing is asked."""
+    said = [each.units[unit] for each in (price, *price.overrides) if unit in each.units]
+    return max(map(_usd_per_million, said), default=0.0)
+
+
+def rates_of(price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Rates:
+    """What a provider's list asks for: of conditions the dearest, and None is unknown.
+
+    `outputs`: the output modalities, whose tokens may be dearer than text's. A model may search the web unasked, so
     that is taken to happen with each request. Images and audio do not occur in what we send; of a unit that we do not
     know, nobody can say. A price of nothing for cached or reasoning tokens is taken for none of their own: lists say so
     of models that bill them as the rest.
     """
-    units = set[str]() if price is None else {unit for each in (price, *price.overrides) for unit in each.units}
-    if price is None or units - PRICED_UNITS:
-        return replace(model, price_known=False)
-    each = {unit: float(price.usd_per_mtok(unit)) for unit in units}
-    spoken = ("completion", *(f"{kind}_output" for kind in ("image", "audio") if kind in outputs))
-    written = ("prompt", "input_cache_write", "input_cache_write_1h")
+    if price is None:
+        return UNKNOWN
+    each = {unit: _usd_per_million(usd) for unit, usd in price.units.items()}
+    for override in price.overrides:
+        for unit, usd in override.units.items():
+            each[unit] = max(each.get(unit, 0.0), _usd_per_million(usd))
+    if not PRICED_UNITS.issuperset(each):
+        return UNKNOWN
+    prompt, completion = each.get("prompt", 0.0), each.get("completion", 0.0)
 
-    def own(unit: str, otherwise: str) -> float | None:
+    def own(unit: str, otherwise: float) -> float | None:
         """None: as the other. A price under a condition alone is the other's without it."""
         found = each.get(unit)
-        return found if found is None or unit in price.units else max(found, each.get(otherwise, 0.0))
+        return found if found is None or unit in price.units else max(found, otherwise)
 
-    return replace(
-        model,
-        usd_per_mtok_in=max(each.get(unit, 0.0) for unit in written),
-        usd_per_mtok_out=max(each.get(unit, 0.0) for unit in spoken),
-        usd_per_mtok_cached=own("input_cache_read", "prompt") or None,
-        usd_per_mtok_reasoning=own("internal_reasoning", "completion") or None,
-        usd_per_request=float(price.usd_per_mtok("request") / 1_000_000),
-        usd_per_search=float(price.usd_per_mtok("web_search") / 1_000_000),
+    spoken = [each.get(f"{kind}_output", 0.0) for kind in ("image", "audio") if kind in outputs]
+    return Rates(
+        usd_per_mtok_in=max(prompt, each.get("input_cache_write", 0.0), each.get("input_cache_write_1h", 0.0)),
+        usd_per_mtok_out=max([completion, *spoken]),
+        usd_per_mtok_cached=own("input_cache_read", prompt) or None,
+        usd_per_mtok_reasoning=own("internal_reasoning", completion) or None,
+        usd_per_request=each.get("request", 0.0) / 1_000_000,
+        usd_per_search=each.get("web_search", 0.0) / 1_000_000,
         price_known=True,
     )
+
+
+def at_price(model: Model, price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Model:
+    """A model at what its provider's list asks for it (`rates_of`); at an unknown price what is declared stays."""
+    rates = rates_of(price, outputs)
+    return replace(model, **rates._asdict()) if rates.price_known else replace(model, price_known=False)
 
 
 def _is_free(declared: Model, entry: Entry | None) -> bool:
@@ -188,6 +214,7 @@ class Known:
             else:
                 entry.listing = one
                 entry.retired = None if entry.retired == "removed" else entry.retired
+                entry.set_price(entry.price)  # what it is asked for, its modalities decide too
 
     def _retire(self, seq: int, event: ModelRetired) -> None:
         for entry in self._of(event.provider, event.models):
@@ -241,7 +268,7 @@ class Known:
         if rule is None or entry.listing.context_tokens is None:
             return None
         listing = entry.listing
-        admitted = Model(
+        return Model(
             provider=entry.provider,
             name=listing.name,
             context_tokens=listing.context_tokens or 1,
@@ -249,8 +276,8 @@ class Known:
             quality=rule.quality,
             capabilities=listing.capabilities,
             licence=listing.licence or "unknown",
+            **rates_of(entry.price, listing.output_modalities)._asdict(),
         )
-        return at_price(admitted, entry.price, listing.output_modalities)
 
     def _admit(self, provider: str) -> Admit | None:
         plan = self.topology.providers.get(provider) if self.topology is not None else None

@@ -10,7 +10,6 @@ Neither floats nor any integer scale hold all that vendors write; whoever calcul
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -49,11 +48,6 @@ class ListedPrice(Part, frozen=True, kw_only=True):
     def is_free(self) -> bool:
         """Nothing costs anything, not the tokens alone: a request may have a price of its own."""
         return all(usd == "0" for each in (self, *self.overrides) for usd in each.units.values())
-
-    def usd_per_mtok(self, unit: str) -> Decimal:
-        """USD per million tokens, exact; the highest that may apply."""
-        found = [Decimal(each.units[unit]) for each in (self, *self.overrides) if unit in each.units]
-        return max(found, default=Decimal(0)) * 1_000_000
 
 
 class Resident(Part, frozen=True, kw_only=True):

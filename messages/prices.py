@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from understudy.messages.generate import Generate, Usage
@@ -14,6 +16,18 @@ TURN_TOKENS, REQUEST_TOKENS = 16, 64
 
 LEAST_TOKENS = {"openai_responses": 16}
 """By a provider's kind: a smaller limit of tokens is an error there, so this one is sent."""
+
+
+class Rates(NamedTuple):
+    """What a model's declaration says of its price, by its own fields' names."""
+
+    usd_per_mtok_in: float = 0.0
+    usd_per_mtok_out: float = 0.0
+    usd_per_mtok_cached: float | None = None
+    usd_per_mtok_reasoning: float | None = None
+    usd_per_request: float = 0.0
+    usd_per_search: float = 0.0
+    price_known: bool | None = False
 
 
 def is_priced(model: Model) -> bool:
@@ -37,15 +51,15 @@ def price_of(model: Model) -> Price:
     )
 
 
-def least_limit(declared: Model) -> float | None:
-    """The least limit per million tokens that a model is within (see `is_too_dear`); None: it is within none."""
-    if declared.price_known is False or declared.usd_per_request > 0:
+def least_limit(rates: Rates) -> float | None:
+    """The least limit per million tokens that a price is within (see `is_too_dear`); None: it is within none."""
+    if rates.price_known is False or rates.usd_per_request > 0:
         return None
-    cached, reasoning = declared.usd_per_mtok_cached or 0.0, declared.usd_per_mtok_reasoning or 0.0
-    return max(declared.usd_per_mtok_in, declared.usd_per_mtok_out, cached, reasoning)
+    cached, reasoning = rates.usd_per_mtok_cached or 0.0, rates.usd_per_mtok_reasoning or 0.0
+    return max(rates.usd_per_mtok_in, rates.usd_per_mtok_out, cached, reasoning)
 
 
-def is_too_dear(declared: Model, limit: float) -> bool:
+def is_too_dear(declared: Model | Rates, limit: float) -> bool:
     """Of all prices per token the dearest counts. A price that nobody knows is above every limit; so is one per
     request, of which a limit per token says nothing. A search is none of the request; but 0 allows no price at all."""
     if declared.usd_per_mtok_in > limit or declared.usd_per_mtok_out > limit or declared.usd_per_request > 0:

@@ -22,7 +22,7 @@ from understudy.messages.catalogue_events import (
     Priced,
 )
 from understudy.messages.events import Event
-from understudy.messages.known import Entry, Known, at_price
+from understudy.messages.known import Entry, Known, rates_of
 from understudy.messages.listing import ListedPrice, Row
 from understudy.messages.places import location_of
 from understudy.messages.prices import is_too_dear
@@ -143,7 +143,8 @@ def admits(rule: Admit, listing: Listing, price: ListedPrice | None, provider: P
         return False
     if rule.free and (price is None or not price.is_free()):
         return False
-    if rule.max_usd_per_mtok is not None and is_too_dear(at_price(Model(provider=""), price), rule.max_usd_per_mtok):
+    limit = rule.max_usd_per_mtok
+    if limit is not None and is_too_dear(rates_of(price, listing.output_modalities), limit):
         return False
     return (
         set(rule.capabilities) <= set(listing.capabilities)

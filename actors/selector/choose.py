@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -78,9 +79,7 @@ class Rejected(Part, frozen=True, kw_only=True):
     @staticmethod
     def of(reasons: dict[str, str]) -> Rejected:
         """From reasons per model."""
-        tally: dict[str, int] = {}
-        for reason in sorted(reasons.values()):
-            tally[reason] = tally.get(reason, 0) + 1
+        tally = dict(sorted(Counter(reasons.values()).items()))
         return Rejected(reasons=reasons, tally=tally, sealed=msgspec.json.encode(sorted(reasons.items())))
 
 

@@ -21,7 +21,7 @@ from understudy.actors.selector.sight import LocalView
 from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.brief import RequestBrief
 from understudy.messages.catalogue import Candidate
-from understudy.messages.catalogue_events import CatalogueEvent
+from understudy.messages.catalogue_events import CatalogueEvent, ModelPriced
 from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import Event, RequestEnded, TopologyApplied
 from understudy.messages.known import about
@@ -98,7 +98,7 @@ class Order:
                 self._touched.update(attempt.model for attempt in event.attempts)
             case _ if isinstance(event, CatalogueEvent):
                 self._touched.update(about(event))
-                self._changed = True
+                self._changed = self._changed or not isinstance(event, ModelPriced)  # no price makes a candidate
             case _:
                 self._touched.add(getattr(event, "model", ""))
 
@@ -109,8 +109,8 @@ class Order:
             return Decision(chain=(), others=Rejected.of({})), Seen({}, ())
         self._catch_up(knowledge, topology, local, now)
         kind = self._kind(knowledge, topology, question)
-        for model in sorted(kind.stale):
-            self._file(kind, knowledge, topology, question, model)
+        if kind.stale:
+            self._file_all(kind, knowledge, topology, question)
         if kind.stale or kind.resighted:
             kind.seen = self._seen_by(kind)
             kind.stale.clear()
@@ -155,12 +155,13 @@ class Order:
     def _recount(self, knowledge: Knowledge) -> None:
         """The catalogue has changed: forget who left; other windows sort questions into other kinds."""
         self._changed = False
-        for model in self._sights.keys() - knowledge.models.keys():
+        gone = self._sights.keys() - knowledge.models.keys()
+        for model in gone:
             del self._sights[model]
-            self._suspects.discard(model)
-            self._absent.discard(model)
-            for kind in self._kinds.values():
-                _drop(kind, model)
+        self._suspects -= gone
+        self._absent -= gone
+        for kind in self._kinds.values():
+            _drop(kind, gone)
         windows = _windows(knowledge)
         if windows != self._windows:
             self._windows = windows
@@ -195,8 +196,23 @@ class Order:
         self._kinds[key] = kind
         return kind
 
-    def _file(self, kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question, model: str) -> None:
-        """Put a model where it belongs now: among the rejected, or into its group."""
+    def _file_all(self, kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> None:
+        """Put the stale models where they belong now: among the rejected, or into their groups.
+
+        Decisions made before keep their reasons, so new ones are written into a copy: one for all.
+        """
+        reasons = dict(kind.rejected)
+        for model in sorted(kind.stale):
+            reason = self._file(kind, knowledge, topology, q, model)
+            if reason is None:
+                reasons.pop(model, None)
+            else:
+                reasons[model] = reason
+        if reasons != kind.rejected:
+            kind.rejected = reasons
+
+    def _file(self, kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question, model: str) -> str | None:
+        """Take a model out of its group, and put it into the one that it belongs to now, or say why into none."""
         old = kind.filed.pop(model, None)
         if old is not None:
             entries = kind.groups[old[0]]
@@ -204,16 +220,13 @@ class Order:
         view, sight = knowledge.models[model], self._sights[model][0]
         reason = choose.reject(model, view, sight, q, kind.named, kind.min_quality)
         if reason is not None:
-            if kind.rejected.get(model) != reason:
-                kind.rejected = {**kind.rejected, model: reason}  # decisions made before keep theirs
-            return
-        if model in kind.rejected:
-            kind.rejected = {m: r for m, r in kind.rejected.items() if m != model}
+            return reason
         group = choose.rank(view, sight), view.declared.context_tokens, view.declared.provider
         steady = choose.steady_parts(view, q.task, topology.policy)
         entry = -choose.steady_score(steady, kind.weights), model
         insort(kind.groups.setdefault(group, []), entry)
         kind.filed[model] = group, entry, choose.rounded(steady)
+        return None
 
     def _seen_by(self, kind: _Kind) -> Seen:
         """What was seen before, with what is new of the stale models."""
@@ -234,19 +247,19 @@ def _windows(knowledge: Knowledge) -> list[int]:
     return sorted({view.declared.context_tokens for view in knowledge.models.values()})
 
 
-def _drop(kind: _Kind, model: str) -> None:
-    """It is no candidate any longer. Decisions made before keep what they were given."""
-    old = kind.filed.pop(model, None)
-    if old is not None:
-        entries = kind.groups[old[0]]
-        del entries[bisect_left(entries, old[1])]
-    if model in kind.rejected:
-        kind.rejected = {m: r for m, r in kind.rejected.items() if m != model}
-    kind.stale.discard(model)
-    kind.resighted.discard(model)
-    if model in kind.seen.surviving or model in kind.seen.not_loaded:
-        surviving = {m: told for m, told in kind.seen.surviving.items() if m != model}
-        kind.seen = Seen(surviving, tuple(m for m in kind.seen.not_loaded if m != model))
+def _drop(kind: _Kind, gone: set[str]) -> None:
+    """They are no candidates any longer. Decisions made before keep what they were given."""
+    for model in gone & kind.filed.keys():
+        group, entry, _ = kind.filed.pop(model)
+        entries = kind.groups[group]
+        del entries[bisect_left(entries, entry)]
+    if not gone.isdisjoint(kind.rejected):
+        kind.rejected = {m: r for m, r in kind.rejected.items() if m not in gone}
+    kind.stale -= gone
+    kind.resighted -= gone
+    if not (gone.isdisjoint(kind.seen.surviving) and gone.isdisjoint(kind.seen.not_loaded)):
+        surviving = {m: told for m, told in kind.seen.surviving.items() if m not in gone}
+        kind.seen = Seen(surviving, tuple(m for m in kind.seen.not_loaded if m not in gone))
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from understudy.actors.runner.lists import BY_KIND
 from understudy.actors.runner.lists.lister import Answer, BadList, Fetch, Memory, usd
+from understudy.messages.known import rates_of
 from understudy.messages.listing import ListedPrice, PriceOverride, Resident, Row
 from understudy.tools.fake.lists import entry
 
@@ -95,7 +96,8 @@ def test_overrides_count_in_what_is_free_and_what_is_dearest() -> None:
         PriceOverride(units={"prompt": "0.000002"}, min_prompt_tokens=200_000),
         PriceOverride(units={"prompt": "0"}, utc_start="2300", utc_end="0500"),
     )
-    assert (price.usd_per_mtok("prompt"), price.usd_per_mtok("completion")) == (Decimal(2), 0)
+    rates = rates_of(price)
+    assert (rates.usd_per_mtok_in, rates.usd_per_mtok_out) == (2.0, 0.0)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
