@@ -70,6 +70,8 @@ def pusd_of(usd: str) -> int:
 
 def usd_of(pusd: int) -> str:
     """The shortest `UsdText` of an amount of at least 0; see `MOST_PUSD`."""
+    if not pusd:  # as most are
+        return "0"
     whole, rest = divmod(min(pusd, MOST_PUSD), PUSD_PER_USD)
     return f"{whole}.{rest:012d}".rstrip("0").rstrip(".")
 

@@ -152,7 +152,7 @@ def _listed_card(model: str, entry: Entry) -> ModelCard:
 def _card(model: str, view: ModelView, entry: Entry | None, local: LocalView, aliases: tuple[str, ...]) -> ModelCard:
     """How a candidate is now: the log's word and this instance's own sight."""
     declared = view.declared
-    busy, instances = local.at_work(model, declared.provider)
+    instances, busy, _ = local.load(model, declared.provider)
     ratio = view.success_ratio()
     return ModelCard(
         id=model,

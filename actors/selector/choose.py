@@ -55,6 +55,12 @@ def idle(declared: Model) -> Local:
     return Local(instances=1, in_flight=0, slots=declared.slots)
 
 
+def is_idle(sight: Local, declared: Model) -> bool:
+    """Is it as `idle` says? It is asked about a model before and after each of its requests."""
+    plain = sight.instances == 1 and not (sight.in_flight or sight.suspect or sight.exhausted)
+    return plain and sight.slots == declared.slots
+
+
 class Question(Part, frozen=True, kw_only=True):
     """A request as the choice sees it: its shape, never its text. Recorded, so that the choice can be repeated."""
 

@@ -134,16 +134,16 @@ def unrecorded(end: End) -> End:
 
 def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage: Usage, now: float) -> Store:
     """The run's one outcome, without any text. The decision stands in it, so that the log alone can repeat it."""
-    stated = run.parameters
+    stated, made = run.parameters, run.decision
     event = RequestEnded(
         at_ms=int(now),
         run_id=run.run_id,
         instance=run.where.instance,
         outcome=outcome,
         task=run.task,
-        as_of_seq=run.decision.as_of_seq,
-        topology=run.decision.topology,
-        digest=run.decision.digest,
+        as_of_seq=made.as_of_seq,
+        topology=made.topology,
+        digest=made.digest,
         model=run.model or None,
         finish_reason=reason,
         attempts=tuple([_storable(one) for one in run.tried]),
@@ -165,8 +165,8 @@ def request_ended(run: Conduct, outcome: str, reason: FinishReason | None, usage
         body=run.mark.body,
         degraded=isinstance(run.ending, Finished) and run.ending.degraded,
         cached=isinstance(run.ending, Finished) and run.ending.cached,
-        decision=run.decision,
-        seal=run.seal or seal_of(encode(run.decision)),  # it may end before its decision was recorded
+        decision=made,
+        seal=run.seal or seal_of(encode(made)),  # it may end before its decision was recorded
     )
     patience = max(STORE_MARGIN_MS, run.deadline_ms - STORE_MARGIN_MS - now)
     return Store(event, f"end.{run.run_id}", give_up_ms=int(patience))

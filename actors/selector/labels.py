@@ -32,8 +32,7 @@ NOT_SENT = frozenset({"blocked", "busy", "no_responders", "refused_connection"})
 
 def of_answer(text: str, attempts: Sequence[Attempt], *, came_from_outside: bool = False) -> tuple[str, ...]:
     """Our labels, in the order of `privacy.OWN_LABELS`. `came_from_outside`: the answer did, though no attempt did."""
-    rules = (("code", _code), ("mathematics", _mathematics), ("high_stakes", _high_stakes))
-    found = [label for label, says in rules if says(text)]
+    found = [label for label, says in _RULES if says(text)]
     redacted = any(one.outbound is not None and one.outbound.redacted for one in attempts)
     left = came_from_outside or any(_left(one) for one in attempts)
     return (*(["external"] if left else []), *(["redacted"] if redacted and left else []), *found)
@@ -44,12 +43,16 @@ def _code(text: str) -> bool:
 
 
 def _mathematics(text: str) -> bool:
-    return any(sign in text for sign in SIGNS) or ("=" in text and EQUATION.search(text) is not None)
+    signs = ("\\" in text or "$$" in text) and any(sign in text for sign in SIGNS)
+    return signs or ("=" in text and EQUATION.search(text) is not None)
 
 
 def _high_stakes(text: str) -> bool:
     lowered = text.lower()
     return any(stem in lowered for stem in HIGH_STAKES)
+
+
+_RULES = (("code", _code), ("mathematics", _mathematics), ("high_stakes", _high_stakes))
 
 
 def _left(one: Attempt) -> bool:

@@ -38,8 +38,7 @@ Key = tuple[int, float, str]  # rank, minus score, model: the order of candidate
 
 def local_of(local: LocalView, model: str, provider: str, now: float) -> Local:
     """What this instance sees of a model right now, in the form that is recorded."""
-    busy, slots = local.load(model, provider)
-    instances = len(local.serving(model, provider))
+    instances, busy, slots = local.load(model, provider)
     return Local(instances=instances, in_flight=busy, slots=slots, suspect=local.is_suspect(model, now),
                  exhausted=local.is_exhausted(model, now))  # fmt: skip
 
@@ -174,8 +173,7 @@ class Order:
         before = self._sights.get(model)
         moved = model in self._touched or before is None or _stand(view, before[0]) != _stand(view, sight)
         if before is None or before[0] != sight:
-            told = sight != choose.idle(view.declared)
-            self._sights[model] = sight, msgspec.to_builtins(sight) if told else None
+            self._sights[model] = sight, None if choose.is_idle(sight, view.declared) else msgspec.to_builtins(sight)
         elif not moved:
             return
         (self._suspects.add if sight.suspect else self._suspects.discard)(model)
@@ -276,8 +274,8 @@ def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -
     """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
     length = topology.policy.chain_length
     ordered = _best(kind, q, length)
-    if not ordered:
-        return []
+    if len(ordered) < 2:
+        return ordered
     chain = [ordered[0]]
     declared = knowledge.models[chain[0]].declared.fallbacks
     wanted = dict.fromkeys((*declared, *topology.tasks[q.task].fallbacks))

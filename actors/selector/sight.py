@@ -183,15 +183,10 @@ class LocalView:
         """Requests that wait for room, over all living instances."""
         return sum(i.waiting for i in self.serving(model, provider).values())
 
-    def at_work(self, model: str, provider: str) -> tuple[int, int]:
-        """Requests in flight, and living instances."""
-        known, busy = self.serving(model, provider), 0
+    def load(self, model: str, provider: str) -> tuple[int, int, int]:
+        """Living instances, and over all of them requests in flight and slots."""
+        known, busy, slots = self.serving(model, provider), 0, 0
         for one in known.values():
             busy += one.in_flight
-        return max(self.in_flight.get(model, 0), busy), len(known)
-
-    def load(self, model: str, provider: str) -> tuple[int, int]:
-        """Requests in flight and slots over all living instances."""
-        known = self.serving(model, provider).values()
-        slots = sum(i.slots for i in known)
-        return max(self.in_flight.get(model, 0), sum(i.in_flight for i in known)), slots
+            slots += one.slots
+        return len(known), max(self.in_flight.get(model, 0), busy), slots

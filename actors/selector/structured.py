@@ -55,6 +55,8 @@ def _turns(ask: Generate) -> Fault | None:
     made: set[str] = set()
     waiting: set[str] = set()
     for i, turn in enumerate(ask.messages):
+        if turn.role in ("user", "system") and not (waiting or turn.tool_calls) and turn.tool_call_id is None:
+            continue  # nothing to do with tools, as most
         path = f"$.messages[{i}]"
         if waiting and turn.role != "tool":
             return Fault(path, f"Before this turn come the results of the calls: {', '.join(sorted(waiting))}.")
@@ -81,6 +83,8 @@ def _turns(ask: Generate) -> Fault | None:
 
 
 def _tools(ask: Generate) -> Fault | None:
+    if not ask.tools and ask.tool_choice == AUTO:
+        return None
     names = [tool.name for tool in ask.tools]
     for i, tool in enumerate(ask.tools):
         if tool.name in (AUTO, NONE, REQUIRED):

@@ -216,9 +216,7 @@ async def _turns(up: Supervisor, nc: Client, vendor: Vendor, scale: Scale) -> di
             for arm, found in took.items():
                 ends = asyncio.Event()
                 busy = asyncio.create_task(_refreshing(nc, vendor, ends)) if arm == "refreshing" else None
-                asked = await loop.run_in_executor(
-                    beside, _select_for, up.url, up.operator_password, scale.window_s
-                )
+                asked = await loop.run_in_executor(beside, _select_for, up.url, up.operator_password, scale.window_s)
                 found += asked.took_ms
                 errors += asked.errors
                 ends.set()

@@ -137,6 +137,6 @@ def test_an_abandoned_attempt_that_is_queued_late_is_cancelled(stage: Any) -> No
 def test_a_model_at_which_somebody_waits_has_no_free_slot(stage: Any) -> None:
     s = stage()
     s.hear(RunnerBeat(instance="i-a", models={"a": ModelLoad(slots=200, in_flight=8, waiting=3)}))
-    assert s.state.local.load("a", "here") == (11, 11) and s.state.local.waiting("a", "here") == 3
+    assert s.state.local.load("a", "here") == (1, 11, 11) and s.state.local.waiting("a", "here") == 3
     s.ask()
     assert s.call().model == "b"
