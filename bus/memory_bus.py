@@ -195,6 +195,14 @@ class MemoryBus(Connection):
             self.report(Foreign(entry.subject, entry.seq))
         return entry.received()
 
+    async def get_many(self, stream: str, seq: int, subject: str, at_most: int) -> list[Received]:
+        """See `port.Bus.get_many`."""
+        found = await self.call(lambda: self.broker.stream(stream).find_many(seq, subject, at_most), _API_TIMEOUT_S)
+        for entry in found:
+            if entry.foreign:
+                self.report(Foreign(entry.subject, entry.seq))
+        return [entry.received() for entry in found]
+
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""
         self.check_open()

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -78,6 +79,10 @@ class Stream:
         if not subject:
             return self.entries.get(seq)
         return next((entry for entry in self.after(seq - 1) if matches(subject, entry.subject)), None)
+
+    def find_many(self, seq: int, subject: str, at_most: int) -> list[Entry]:
+        """The first entries on a subject from `seq` on."""
+        return list(islice((entry for entry in self.after(seq - 1) if matches(subject, entry.subject)), at_most))
 
     def before(self, at_ms: int) -> int:
         """The last sequence that was stored before a time (Unix milliseconds)."""

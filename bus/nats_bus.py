@@ -206,6 +206,14 @@ class NatsBus:
             self._report(Foreign(found.subject, found.seq))
         return found
 
+    async def get_many(self, stream: str, seq: int, subject: str, at_most: int) -> list[Received]:
+        """See `port.Bus.get_many`."""
+        found = await nats_log.get_many(self.client, stream, seq, subject, at_most, timeout_s=_API_TIMEOUT_S)
+        for one in found:
+            if one.foreign:
+                self._report(Foreign(one.subject, one.seq))
+        return found
+
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """See `port.Bus.work`. A delivery stays in hand until it is settled; a handler that raises means retry."""
         if self.client.is_closed:

@@ -256,6 +256,40 @@ async def get(client: GuardedClient, stream: str, seq: int, subject: str, *, tim
     return handed_out(headers, answer.data)
 
 
+async def get_many(
+    client: GuardedClient, stream: str, seq: int, subject: str, at_most: int, *, timeout_s: float
+) -> list[Received]:
+    """See `port.Bus.get_many`. A batched direct get: each message names the one before it, so that a gap shows."""
+    found: list[Received] = []
+    ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def on_message(_subject: str, payload: bytes, _reply: str, headers: dict[str, str] | None) -> None:
+        fields = headers or {}
+        if ended.done():
+            return
+        if "Nats-Sequence" not in fields:
+            ended.set_result(fields.get("Status") in ("204", "404"))
+        elif found and int(fields.get("Nats-Last-Sequence", "0")) != found[-1].seq:
+            ended.set_result(True)  # one is missing: what came before it counts
+        else:
+            found.append(handed_out(fields, payload))
+
+    body = json.dumps({"seq": seq, "next_by_subj": subject, "batch": at_most}).encode()
+    inbox = client.new_inbox()
+    try:
+        sub = await client.listen(inbox, on_message)
+        try:
+            client.send(f"$JS.API.DIRECT.GET.{stream}", body, inbox)
+            whole = await asyncio.wait_for(ended, timeout_s)
+        finally:
+            await client.end_subscription(sub, deliver=False)
+    except (Error, OSError, TimeoutError) as error:
+        raise translate(error) from error
+    if not whole:
+        raise BusDown(f"{stream} did not say what it holds")
+    return found
+
+
 async def claim(
     client: GuardedClient, bucket: str, key: str, value: bytes, *, ttl_s: float, timeout_s: float
 ) -> bytes | None:

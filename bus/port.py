@@ -239,6 +239,13 @@ class Bus(Protocol):
         """
         ...
 
+    async def get_many(self, stream: str, seq: int, subject: str, at_most: int) -> list[Received]:
+        """The first stored messages on a subject (wildcards allowed) at `seq` or later, in order, no gap between them.
+
+        Fewer than `at_most` may come although there are more; none only where there is none. Raises BusDown, Closed.
+        """
+        ...
+
     async def work(self, stream: str, consumer: str, handler: WorkHandler, *, at_once: int) -> Subscription:
         """Shared durable consumer (it must exist): at most `at_once` deliveries in hand."""
         ...

@@ -14,11 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from understudy.bus.port import Bus, BusError
+from understudy.bus.port import Bus, BusError, Received
 from understudy.bus.subjects import evt_stream
 from understudy.messages.events import Event
 from understudy.messages.step import Consulted, Happened, Input
 from understudy.messages.wire import WireError, decode
+
+BATCH = 500
+"""So many at once are read once there is something new: after a year there may be thousands, and requests wait."""
 
 
 class Consulting:
@@ -61,13 +64,23 @@ class Consulting:
     async def _read_on(self) -> bool:
         """Up to the last fact. False: the log could not be read, or holds one that cannot be."""
         try:
-            while (found := await self._bus.get(self._stream, self._seq + 1, self._subject)) is not None:
-                if not found.foreign:
-                    event = decode(found.payload)
-                    if not isinstance(event, Event):
+            first = await self._bus.get(self._stream, self._seq + 1, self._subject)
+            found = [] if first is None else [first]
+            while found:
+                for one in found:
+                    if not self._take(one):
                         return False
-                    self._feed(Happened(self._now_ms(), found.seq, event))
-                self._seq = found.seq
+                found = await self._bus.get_many(self._stream, self._seq + 1, self._subject, BATCH)
         except (BusError, WireError):
             return False
+        return True
+
+    def _take(self, found: Received) -> bool:
+        """Raises WireError."""
+        event = None if found.foreign else decode(found.payload)
+        if event is not None and not isinstance(event, Event):
+            return False
+        if event is not None:
+            self._feed(Happened(self._now_ms(), found.seq, event))
+        self._seq = found.seq
         return True

@@ -208,6 +208,21 @@ def test_reading_from_a_time_on(play: Play) -> None:
     play(story)
 
 
+def test_many_stored_messages_of_a_subject_at_once(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        others = {n: f"tta.evt.other.x{n}" for n in (2, 3, 5, 6, 7)}
+        for n in range(1, 9):
+            await bus.store(events(f"e{n}", subject=others.get(n, "tta.evt.one.y")), timeout_s=2)
+        found = await bus.get_many(EVT, 1, "tta.evt.other.*", 3)
+        assert [one.seq for one in found] == [2, 3, 5]
+        assert found[0].payload == events("e2")[0].payload and found[0].at_ms > 0
+        assert [one.seq for one in await bus.get_many(EVT, 6, "tta.evt.other.*", 100)] == [6, 7]
+        assert await bus.get_many(EVT, 8, "tta.evt.other.*", 100) == []
+
+    play(story)
+
+
 def test_one_stored_message(play: Play) -> None:
     async def story(world: World) -> None:
         bus = await world.connect()
