@@ -73,7 +73,7 @@ def runner_settings(topology: Topology, process: Process) -> dict[str, Any]:
         "provider": process.provider,
         "others_slots": others_slots(declared),
         "gate": msgspec.to_builtins(plan_of(topology, process.provider)),
-        **{name: provider[name] for name in ("limits", "lanes", "queue") if name in provider},
+        **{name: provider[name] for name in ("limits", "lanes", "queue", "queue_bytes") if name in provider},
     }
 
 

@@ -129,8 +129,9 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _woke(state, message, settings)
         case Booted():
             state.app, state.instance, state.inbox = message.app, message.instance, message.inbox
+            queue_bound = settings.queue, settings.queue_bytes
             state.admission = Admission(
-                settings.models, settings.limits, settings.lanes, settings.queue, settings.others_slots
+                settings.models, settings.limits, settings.lanes, *queue_bound, settings.others_slots
             )
             state.gate = settings.gate
             return []
@@ -220,7 +221,7 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
     if since < UNHEARD_MS:
         return []
     if call_id in state.waiting:
-        return queue.unheard(state, call_id)
+        return _then(state, queue.unheard(state, call_id), unheard.at_ms)
     forget(state, call_id, unheard.at_ms)
     end = failure(call.reply, call.run, "text_lost", outbound=call.outbound)
     return _then(state, [CancelCall(call_id), Wake(0, call_id, 0), Wake(0, JUDGE + call_id, 0), end], unheard.at_ms)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from understudy.actors.runner.admission import Admission
 from understudy.actors.runner.gate import Plan
 from understudy.messages.consents import Consents
-from understudy.messages.limits import QUEUE, Lanes, Limits, QueueBound
+from understudy.messages.limits import QUEUE, QUEUE_BYTES, Lanes, Limits, QueueBound, QueueBytes
 from understudy.messages.privacy import BlockReason, Outbound
 from understudy.messages.run import RunFailed, RunFailure, RunModel
 from understudy.messages.step import CallFailed, CallText, Effect, Send, Wake
@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     limits: Limits = Limits()
     lanes: Lanes = Lanes()
     queue: QueueBound = QUEUE
+    queue_bytes: QueueBytes = QUEUE_BYTES
     gate: Plan | None = None
 
 
