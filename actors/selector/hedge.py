@@ -3,7 +3,8 @@
 Off unless the request or its task says otherwise. Once per request, only before anything was said, never where one of
 the two has a price, and never beyond a share of the requests that may be hedged. The other
 one is cancelled and recorded as `hedged`, which blames nobody; its time counts as that long at least, else a model
-would seem quicker the more often it is hedged. Both attempts have numbers of their own, so fencing stays exact. Pure.
+would seem quicker the more often it is hedged (`Slowness.add_at_least`). What is kept from leaving this machine by
+either stays here for the rest of the run. Both attempts have numbers of their own, so fencing stays exact. Pure.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from understudy.actors.selector import attempt, ends
+from understudy.actors.selector import attempt, ends, failover
 from understudy.actors.selector.sight import News
 from understudy.messages.base import Message
 from understudy.messages.generate import Attempt
@@ -163,7 +164,7 @@ def _overtake(run: Conduct, hedge: Hedge, rival: Rival, now: float) -> list[Effe
 def _become(run: Conduct, hedge: Hedge, rival: Rival) -> list[Effect]:
     hedge.rival = None
     run.attempt, run.model, run.runner, run.asked_ms = rival.attempt, rival.model, rival.runner, rival.asked_ms
-    run.pieces, run.tokens, run.exact = 0, 0, True
+    run.pieces, run.tokens, run.exact, run.room.queued = 0, 0, True, False
     run.due_ms = attempt.first_due_ms(run, rival.asked_ms)
     return [Wake(run.due_ms, run.run_id, run.attempt)]
 
@@ -200,6 +201,8 @@ def lose(run: Conduct, reason: RunFailure, now: float, told: RunFailed | None = 
         outbound=None if told is None else told.outbound,
     )
     run.tried.append(failed)
+    if reason == "blocked":
+        failover.stay_here(run, now)
     out = attempt.stop(run, rival.attempt, rival.runner) if reason == "text_lost" else []
     return [*out, ends.attempt_ended(run, failed, now, told, rival.attempt)]
 
@@ -209,6 +212,12 @@ def promote(run: Conduct) -> list[Effect] | None:
     if run.hedge is None or run.hedge.rival is None:
         return None
     return _become(run, run.hedge, run.hedge.rival)
+
+
+def stay_here(run: Conduct, now: float) -> list[Effect]:
+    """The first was kept from leaving this machine: a second elsewhere must not go on."""
+    rival = run.hedge.rival if run.hedge is not None else None
+    return stop(run, now) if rival is not None and run.location(rival.model) == "external" else []
 
 
 def doubled(run: Conduct) -> bool:
