@@ -91,6 +91,8 @@ def stake(topology: Topology, process: Process) -> Any:
         "max_request_bytes": topology.bus.max_request_bytes,
         "listen_s": listen_s(topology) if plan.hears else None,
     }
+    if process.seat.actor == "response_cache":
+        found["ttl_s"] = topology.cache.ttl_s
     if process.seat.actor == "runner":
         provider = topology.providers[process.provider]
         listed = None if provider.catalogue is None else {"url": provider.catalogue.url}
