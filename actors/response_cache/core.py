@@ -77,7 +77,7 @@ class State:
     keeps: set[str] = field(default_factory=set[str])
     erasures: dict[str, Erasing] = field(default_factory=dict[str, Erasing])
     untold: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """By conversation: keys and entries that were erased and that no tombstone is known to tell of; the next one does."""
+    """By conversation: keys and entries that were erased and that no tombstone is known to tell of: the next does."""
 
 
 _answer = msgspec.json.Decoder(CachedAnswer)
