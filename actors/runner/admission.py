@@ -228,10 +228,14 @@ class Admission:
         return min([*times, slides] if slides is not None else times, default=None)
 
     def patience_ms(self, model: str, now: float) -> int:
-        """About how long until whoever waits now has been served: from how long calls took lately."""
+        """About how long until whoever waits now has been served: from how long calls took lately, and not before the
+        provider, or a minute's limit, lets anybody in."""
         served_ms = self._mean_ms * len(self.tickets) / max(1, sum(self._running))
         closed_ms = max(self._closed.get(model, 0.0), self._closed.get("", 0.0)) - now
-        return int(min(max(served_ms, closed_ms, 250.0), 86_400_000.0))
+        windows, cap, minute_ms = self._windows, self._caps[CRITICAL], 0.0
+        if windows is not None and (len(windows.starts) >= cap.requests or windows.tokens >= cap.tokens):
+            minute_ms = (windows.next_ms() or now) - now
+        return int(min(max(served_ms, closed_ms, minute_ms, 250.0), 86_400_000.0))
 
     def waiting(self, model: str) -> int:
         """How many wait for a model."""

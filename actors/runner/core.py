@@ -11,6 +11,7 @@ from understudy.actors.runner import lists_said as lists
 from understudy.actors.runner import outward, queue
 from understudy.actors.runner import records_said as records
 from understudy.actors.runner.admission import Admission
+from understudy.actors.runner.quotas import FREE
 from understudy.actors.runner.state import (
     JUDGE,
     Call,
@@ -290,11 +291,16 @@ def _failed(state: State, failed: CallFailed, settings: Settings) -> list[Effect
         Wake(0, failed.call_id, 0),
         *_key_refused(state, call.run.model, failed, settings),
     ]
-    if reason == "rate_limited" and failed.retry_after_ms:
+    if reason in ("rate_limited", "server_error") and failed.retry_after_ms:  # of a 429, or a 503
         out += queue.close(state, "" if failed.account else call.run.model, failed.retry_after_ms, failed.at_ms)
     if failed.exhausted_until_ms is not None:  # whoever else draws on that quota must not try it
-        out += queue.release(state, list(state.waiting))
+        out += queue.release(state, [i for i, one in state.waiting.items() if _is_free(one) == _is_free(call)])
     return _then(state, out, failed.at_ms)
+
+
+def _is_free(call: Call) -> bool:
+    """Does it draw on the quota of an account's free models?"""
+    return (call.run.name or call.run.model).endswith(FREE)
 
 
 def _then(state: State, out: list[Effect], now: float) -> list[Effect]:

@@ -186,6 +186,7 @@ def lose(run: Conduct, reason: RunFailure, now: float, told: RunFailed | None = 
     rival, run.hedge.rival = run.hedge.rival, None
     wait_ms, until_ms = (told.retry_after_ms, told.exhausted_until_ms) if told is not None else (None, None)
     run.news.append(News(rival.model, reason, wait_ms or 0, until_ms))
+    attempt.wants_patience(run, wait_ms, now)
     if reason in NO_ROOM:
         run.room.later[rival.model] = 0 if reason == "busy" else None
         return []

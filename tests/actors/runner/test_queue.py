@@ -139,6 +139,35 @@ def test_patience_that_a_provider_asks_for_closes_the_model_and_frees_its_queue(
     assert words(desk, "r3") == ["RunQueued", "RunStarted"]
 
 
+def test_a_provider_that_is_overloaded_is_left_alone_too_where_it_asks_for_it() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    desk.feed(CallFailed(desk.now, "r1.0", "server_error", 503, 2_000))
+    assert words(desk, "r2") == ["RunQueued", "busy"] and not desk.state.calls
+
+
+def test_a_quota_of_free_models_that_is_used_up_sends_nobody_else_away() -> None:
+    desk = Desk()
+    desk.end("r1")
+    for run, name in (("f1", "x:free"), ("f2", "x:free"), ("p1", "x")):
+        desk.ask(run, name=name)
+    failed = CallFailed(desk.now, "f1.0", "rate_limited", 429, None, None, int(desk.now) + 9_000)
+    desk.feed(failed)
+    assert words(desk, "f2") == ["RunQueued", "busy"] and words(desk, "p1") == ["RunQueued", "RunStarted"]
+
+
+def test_who_is_turned_away_by_a_minutes_limit_hears_when_it_ends() -> None:
+    desk = Desk(queue=1, limits=Limits(requests_per_min=2, buffer_ratio=0.0))
+    desk.end("r1")
+    desk.now += 10_000
+    desk.ask("r2")
+    desk.end("r2")
+    desk.now += 10_000
+    for run in ("r3", "r4"):
+        desk.ask(run)
+    assert [one.retry_after_ms for one in desk.said("r4")] == [40_000], "a minute after r1 began"
+
+
 def test_an_accounts_patience_closes_all_models() -> None:
     desk = Desk()
     desk.feed(CallFailed(desk.now, "r1.0", "rate_limited", 429, 2_000, account=True))

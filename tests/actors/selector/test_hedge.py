@@ -131,6 +131,14 @@ def test_where_the_second_fails_the_first_goes_on_and_numbers_are_not_used_twice
     assert asked(s)[-1] == ("c", 2)
 
 
+def test_what_the_seconds_provider_asks_for_is_told_where_all_fail(stage: Any) -> None:
+    s = second(stage, models={"a": {}, "b": {}})
+    s.hear(RunFailed(run_id="r1", attempt=1, reason="rate_limited", status=429, retry_after_ms=2_000))
+    failed(s, 0)
+    s.stored()
+    assert (s.ends()[0].code, s.ends()[0].retry_after_ms) == ("all_failed", 2_000)
+
+
 @pytest.mark.parametrize("how", ["busy", "unheard"])
 def test_a_second_without_room_is_kept_for_later(stage: Any, how: str) -> None:
     s = second(stage)
