@@ -48,8 +48,9 @@ class CacheEdge:
     async def start(self, feed: Callable[[Input], None]) -> dict[str, Any]:
         """Open the keys. Raises KeysUnusable."""
         self._feed = feed
-        self._keys = await self._in_thread(DataKeys, self._folder, self._ttl_s, self._now_ms)
-        self._begin(self._expire(self._keys))
+        keys: DataKeys = await self._in_thread(DataKeys, self._folder, self._ttl_s, self._now_ms)
+        self._keys = keys
+        self._begin(self._expire(keys))
         return {}
 
     def perform(self, effect: ReadEntry | WriteEntry | EraseKey) -> None:

@@ -113,9 +113,13 @@ def failure(reply: str, run: RunModel, reason: RunFailure, failed: CallFailed | 
 
 
 def guess_tokens(run: RunModel) -> int:
-    """Of a prompt that nobody has counted."""
-    chars = sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input)) + len(run.prefill)
+    """Of a prompt that nobody has counted: by bytes, as another script's letters count for more."""
+    size = sum(_size(turn.content) for turn in run.messages) + sum(map(_size, run.input)) + _size(run.prefill)
     calls = [turn.tool_calls for turn in run.messages if turn.tool_calls]
     if run.tools or run.format or calls:
-        chars += len(msgspec.json.encode((run.tools, run.format, calls)))
-    return chars // 4 + 1
+        size += len(msgspec.json.encode((run.tools, run.format, calls)))
+    return size // 4 + 1
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

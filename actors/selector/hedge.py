@@ -1,10 +1,11 @@
 """Hedging: where a model has not begun by its own 95th percentile, the next one is asked too; who speaks first goes on.
 
 Off unless the request or its task says otherwise. Once per request, only before anything was said, never where one of
-the two has a price, and never beyond a share of the requests that may be hedged. The other
-one is cancelled and recorded as `hedged`, which blames nobody; its time counts as that long at least, else a model
-would seem quicker the more often it is hedged (`Slowness.add_at_least`). What is kept from leaving this machine by
-either stays here for the rest of the run. Both attempts have numbers of their own, so fencing stays exact. Pure.
+the two has a price or draws on a quota of its provider's account, and never beyond a share of the requests that may be
+hedged. The other one is cancelled and recorded as `hedged`, which blames nobody; its time counts as that long at least,
+else a model would seem quicker the more often it is hedged (`Slowness.add_at_least`). What is kept from leaving this
+machine by either stays here for the rest of the run. Both attempts have numbers of their own, so fencing stays exact.
+Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from understudy.actors.selector import attempt, ends, failover
 from understudy.actors.selector.sight import News
 from understudy.messages.base import Message
 from understudy.messages.generate import Attempt
-from understudy.messages.prices import is_priced
+from understudy.messages.prices import is_priced, quota_of
 from understudy.messages.run import NO_ROOM, RunEnded, RunFailed, RunFailure, RunStarted, RunText
 from understudy.messages.step import Effect, Send, Wake
 
@@ -99,7 +100,7 @@ def _allowed(run: Conduct, now: float) -> bool:
         or run.beside.thoughts
     ):
         return False
-    return not any(is_priced(run.models[m]) for m in (run.model, run.chain[0]))
+    return not any(is_priced(run.models[m]) or quota_of(m, run.models[m]) for m in (run.model, run.chain[0]))
 
 
 def _ask(run: Conduct, hedge: Hedge, now: float) -> list[Effect]:

@@ -302,3 +302,11 @@ def test_one_whose_time_is_over_is_not_begun() -> None:
     assert [e.call_id for e in out if isinstance(e, CallModel)] == ["r3.0"]
     assert words(desk, "r2") == ["RunQueued", "deadline"] and list(desk.state.calls) == ["r3.0"]
     assert desk.state.admission.busy["m"] == 1
+
+
+def test_a_prompt_in_another_script_reserves_more_than_its_letters() -> None:
+    desk = Desk(limits=Limits(tokens_per_min=100, buffer_ratio=0.0))
+    desk.end("r1")  # used 2
+    desk.ask("r2", text="\u8f9e" * 80)  # 240 bytes: 61 tokens at least, and 5
+    desk.ask("n1", model="n", text="x" * 120)  # 31 and 5
+    assert "r2.0" in desk.state.calls and words(desk, "n1") == ["RunQueued"]

@@ -188,6 +188,8 @@ PRICED = {"usd_per_mtok_out": 1.0}
         ({"ask": {"hedge": False}, "tasks": {"general": {"hedge": True}}}, False),
         ({"ask": {"hedge": None}, "tasks": {"general": {"hedge": True}}}, True),
         ({"models": {"a": {}, "b": PRICED}}, False),
+        ({"models": {"a": {}, "b": {"name": "x/b:free"}}}, False),
+        ({"models": {"a": {"name": "x/a:free"}, "b": {}}}, False),
         ({"models": {"a": {}}}, False),
         ({"credit": 0.9}, False),
         ({"credit": 0.92}, True),
