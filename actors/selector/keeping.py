@@ -99,9 +99,10 @@ def looked(run: Conduct, said: CacheLooked, now: float) -> list[Effect]:
     kept = looking(run)
     if kept is None:
         return []
-    if said.answer is None or said.answer.model not in run.chain:
+    answer = said.answer
+    if answer is None or answer.model not in run.chain or run.barred(run, answer.model, now) is not None:
         return missed(run, kept, now)
-    return _hit(run, kept, said.answer, now)
+    return _hit(run, kept, answer, now)
 
 
 def missed(run: Conduct, kept: Kept, now: float) -> list[Effect]:
