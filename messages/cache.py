@@ -16,12 +16,13 @@ from understudy.messages.units import Count, Key, ModelId
 
 
 class CachedAnswer(Part, frozen=True, kw_only=True):
-    """A whole answer: what is needed to give it again."""
+    """A whole answer: what is needed to give it again. `labels`: those of ours that are facts of how it was made."""
 
     text: str
     model: ModelId
     finish_reason: FinishReason
     parameters: Parameters
+    labels: tuple[str, ...] = ()
 
 
 class CacheLook(Message, tag="cache.look.v1", frozen=True, kw_only=True):

@@ -53,3 +53,9 @@ QueueBound = Annotated[Count, Meta(le=4096)]
 """So many requests may wait for one provider's process: each start looks at all that wait."""
 
 QUEUE = 256
+
+QueueBytes = Positive
+"""So many bytes of requests (as they came over the bus) may wait for one provider's process."""
+
+QUEUE_BYTES = 64_000_000
+"""At 4 MB, the most that a request may have by default, sixteen; of usual ones far more than `QUEUE`."""

@@ -12,7 +12,7 @@ from msgspec import Meta, field
 
 from understudy.messages.base import Finite, Part
 from understudy.messages.generate import Capability, LicenceClass
-from understudy.messages.limits import QUEUE, Lanes, Limits, QueueBound
+from understudy.messages.limits import QUEUE, QUEUE_BYTES, Lanes, Limits, QueueBound, QueueBytes
 from understudy.messages.money import UsdText
 from understudy.messages.privacy import Location, Privacy
 from understudy.messages.run import Continuation
@@ -97,7 +97,7 @@ class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who runs models: `local` (transformers, one process per model), or an endpoint that speaks one of the dialects.
 
     `url`: with the version, where the dialect has one (`.../v1`; none for ollama). `queue`: so many requests may
-    wait for room, in each of its processes; beyond them it is `overloaded`.
+    wait for room, in each of its processes, and `queue_bytes` of them together; beyond that it is `overloaded`.
     """
 
     kind: Literal["local", "openai", "openai_responses", "openrouter", "anthropic", "ollama"]
@@ -111,6 +111,7 @@ class Provider(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     lanes: Lanes = Lanes()
     queue: QueueBound = QUEUE
+    queue_bytes: QueueBytes = QUEUE_BYTES
 
 
 class Model(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -30,12 +30,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Order and report."""
     try:
-        order = made_of(EraseConversation, {"conversation_id": args.conversation})
+        order = encode(made_of(EraseConversation, {"conversation_id": args.conversation}))
     except WireError as error:
         return complain("invalid", f"--conversation: {error.text}", args)
+    except UnicodeEncodeError:
+        return complain("invalid", "--conversation: not UTF-8, as which requests give it", args)
 
     async def job(client: Client) -> int:
-        said = await client.bus.request(f"{client.app}.ask.conversation.erase", encode(order), timeout_s=ERASE_S)
+        said = await client.bus.request(f"{client.app}.ask.conversation.erase", order, timeout_s=ERASE_S)
         answer = decode(said.payload)
         if isinstance(answer, ErasureDone):
             _tell(answer, args)

@@ -85,7 +85,7 @@ def edge_of(errand: Errand, first: list[Frame], settings: Any, bus: NatsBus, log
 
         hold_secrets()  # the keys of all conversations
         bucket = Bucket(bus.client, cache_bucket(errand.topology.app))
-        return CacheEdge(Path(settings.folder), bucket, now_ms, log)
+        return CacheEdge(Path(settings.folder), bucket, now_ms, log, settings.ttl_s)
     if errand.seat.actor != "runner":
         return None
     models: dict[str, Model] = {m: errand.topology.models[m] for m in errand.models}

@@ -73,7 +73,7 @@ def runner_settings(topology: Topology, process: Process) -> dict[str, Any]:
         "provider": process.provider,
         "others_slots": others_slots(declared),
         "gate": msgspec.to_builtins(plan_of(topology, process.provider)),
-        **{name: provider[name] for name in ("limits", "lanes", "queue") if name in provider},
+        **{name: provider[name] for name in ("limits", "lanes", "queue", "queue_bytes") if name in provider},
     }
 
 
@@ -91,6 +91,8 @@ def stake(topology: Topology, process: Process) -> Any:
         "max_request_bytes": topology.bus.max_request_bytes,
         "listen_s": listen_s(topology) if plan.hears else None,
     }
+    if process.seat.actor == "response_cache":
+        found["ttl_s"] = topology.cache.ttl_s
     if process.seat.actor == "runner":
         provider = topology.providers[process.provider]
         listed = None if provider.catalogue is None else {"url": provider.catalogue.url}

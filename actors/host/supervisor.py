@@ -296,7 +296,7 @@ class Supervisor:
         if seat.actor in ("selector", "response_cache"):
             extra["hash_key"] = self._hash_key
         if seat.actor == "response_cache":
-            extra["folder"] = str(self.state / "conversations")
+            extra |= {"folder": str(self.state / "conversations"), "ttl_s": self.topology.cache.ttl_s}
         if seat.actor == "runner":
             extra |= runner_settings(self.topology, process)
         return Errand(

@@ -43,12 +43,13 @@ SENDS = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`hash_key` and `folder` (of the data keys) are set by the supervisor, not by hand."""
+    """`hash_key`, `folder` (of the data keys) and `ttl_s` (of the bucket) are set by the supervisor, not by hand."""
 
     max_entry_bytes: int = 262_144  # longer answers are not kept
     max_in_hand: int = 256  # looks, and answers being kept: beyond it a look is a miss and nothing more is kept
     hash_key: str = ""
     folder: str = ""
+    ttl_s: int = 86_400
 
 
 class Looking(NamedTuple):
@@ -75,6 +76,8 @@ class State:
     looks: dict[str, Looking] = field(default_factory=dict[str, Looking])
     keeps: set[str] = field(default_factory=set[str])
     erasures: dict[str, Erasing] = field(default_factory=dict[str, Erasing])
+    untold: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """By conversation: keys and entries that were erased and that no tombstone is known to tell of: the next does."""
 
 
 _answer = msgspec.json.Decoder(CachedAnswer)
@@ -140,15 +143,23 @@ def _readable(content: bytes | None) -> CachedAnswer | None:
 
 def _erased(state: State, done: KeyErased) -> list[Effect]:
     erasing = state.erasures[done.id]
+    keys, entries = state.untold.pop(erasing.conversation, (0, 0))
+    erasing.keys, erasing.entries = done.keys + keys, done.entries + entries
     if done.failure:
         del state.erasures[done.id]
-        key = "Its key is destroyed. " if done.keys else ""
+        _keep_untold(state, erasing)
+        key = "Its key is destroyed. " if erasing.keys else ""
         return _failed(erasing, "bus_down", f"Not all is erased ({done.failure}). {key}Order it again.")
-    erasing.keys, erasing.entries = done.keys, done.entries
     event = ConversationErased(
-        at_ms=int(done.at_ms), conversation=erasing.conversation, keys=done.keys, entries=done.entries
+        at_ms=int(done.at_ms), conversation=erasing.conversation, keys=erasing.keys, entries=erasing.entries
     )
     return [Store(event, f"erased.{done.id}")]
+
+
+def _keep_untold(state: State, erasing: Erasing) -> None:
+    keys, entries = state.untold.get(erasing.conversation, (0, 0))
+    if keys + erasing.keys + entries + erasing.entries:
+        state.untold[erasing.conversation] = keys + erasing.keys, entries + erasing.entries
 
 
 def _told(state: State, answer: Stored | StoreFailed) -> list[Effect]:
@@ -160,6 +171,7 @@ def _told(state: State, answer: Stored | StoreFailed) -> list[Effect]:
             conversation=erasing.conversation, keys=erasing.keys, entries=erasing.entries, seq=answer.seq
         )
         return [Send(erasing.reply, done)] if erasing.reply else []
+    _keep_untold(state, erasing)
     code: FailCode = "log_full" if isinstance(answer, StoreFailed) and answer.code == "log_full" else "bus_down"
     return _failed(erasing, code, f"It is erased, but the log has not confirmed it. {ADVICE[code]}")
 

@@ -23,14 +23,20 @@ from understudy.messages.cache import EntryRead, EntryWritten, EraseKey, KeyEras
 from understudy.messages.step import Input
 
 LOOK_S, KEEP_S, PURGE_S = 0.5, 2.0, 3.0
+EXPIRE_S, EXPIRED_AT_ONCE = 60.0, 200
+"""So often keys that are of no use any longer are removed; looks come between so many and the next."""
 Trouble = (BusError, KeysUnusable, sqlite3.Error, OSError)
 
 
 class CacheEdge:
     """Performs `ReadEntry`, `WriteEntry` and `EraseKey`."""
 
-    def __init__(self, folder: Path, bucket: Bucket, now_ms: Callable[[], float], log: Log) -> None:
+    def __init__(
+        self, folder: Path, bucket: Bucket, now_ms: Callable[[], float], log: Log, ttl_s: int = 86_400
+    ) -> None:
+        """`ttl_s`: so long the bucket keeps an entry."""
         self._folder, self._bucket, self._now_ms, self._log = folder, bucket, now_ms, log
+        self._ttl_s = ttl_s
         self._thread = ThreadPoolExecutor(1, "data-keys")
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,7 +48,9 @@ class CacheEdge:
     async def start(self, feed: Callable[[Input], None]) -> dict[str, Any]:
         """Open the keys. Raises KeysUnusable."""
         self._feed = feed
-        self._keys = await self._in_thread(DataKeys, self._folder)
+        keys: DataKeys = await self._in_thread(DataKeys, self._folder, self._ttl_s, self._now_ms)
+        self._keys = keys
+        self._begin(self._expire(keys))
         return {}
 
     def perform(self, effect: ReadEntry | WriteEntry | EraseKey) -> None:
@@ -57,6 +65,9 @@ class CacheEdge:
             case EraseKey():
                 self._erasures += 1
                 work = self._erase(self._keys, effect)
+        self._begin(work)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -69,6 +80,15 @@ class CacheEdge:
         if self._keys is not None:
             await self._in_thread(self._keys.close)
         self._thread.shutdown(wait=False)
+
+    async def _expire(self, keys: DataKeys) -> None:
+        while True:
+            try:
+                while await self._in_thread(keys.expire, EXPIRED_AT_ONCE) == EXPIRED_AT_ONCE:
+                    pass
+            except Trouble as error:
+                self._failed("expire", error)
+            await asyncio.sleep(EXPIRE_S)
 
     async def _read(self, keys: DataKeys, order: ReadEntry, erasures: int) -> None:
         """`erasures`: how many had been ordered before."""
@@ -107,8 +127,8 @@ class CacheEdge:
         """The key first: from then on nothing can be read, whatever becomes of the rest."""
         destroyed = 0
         try:
-            async with self._writing:
-                destroyed = await self._in_thread(keys.destroy, order.conversation)
+            destroyed = await self._in_thread(keys.destroy, order.conversation)
+            async with self._writing:  # what was sealed before is in the bucket then
                 entries = await self._bucket.purge(order.conversation, timeout_s=PURGE_S)
         except Trouble as error:
             self._failed("erase", error)

@@ -1,10 +1,12 @@
 """Data keys of conversations: one random key each, wrapped under a root key, in an SQLite file outside NATS.
 
     root.key            256 bits as hex, mode 0600, made at the first start
-    conversations.db    conversation (keyed hash), id of its data key, the data key wrapped by AES-256-GCM
+    conversations.db    conversation (keyed hash), id of its data key, the data key wrapped by AES-256-GCM, how long it
+                        is needed
 
 A data key is destroyed for good: SQLite overwrites what it deletes (`secure_delete`), there is no write-ahead log that
 would keep a copy, and the file is searched for the wrapped key afterwards. What was sealed under it stays sealed.
+One that nothing can be sealed under any longer, as kept answers live for `ttl_s` alone, is removed too (`expire`).
 Blocking, and for one thread at a time. 128 bits of each keyed hash name a conversation; 96-bit random nonces are good
 for 2^32 seals per data key (NIST SP 800-38D, 8.3).
 """
@@ -14,6 +16,8 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -24,8 +28,17 @@ from understudy.actors.host.keys import KeyMissing, secret_file
 ROOT_KEY, DATABASE = "root.key", "conversations.db"
 NONCE_BYTES, KEY_BITS = 12, 256
 _TABLE = """
-CREATE TABLE IF NOT EXISTS data_key (conversation TEXT PRIMARY KEY, id TEXT NOT NULL, wrapped BLOB NOT NULL) STRICT
+CREATE TABLE IF NOT EXISTS data_key (
+    conversation TEXT PRIMARY KEY, id TEXT NOT NULL, wrapped BLOB NOT NULL, until_ms INTEGER NOT NULL DEFAULT 0
+) STRICT
 """
+_ADDED = "ALTER TABLE data_key ADD COLUMN until_ms INTEGER NOT NULL DEFAULT 0"
+"""To a file of before keys expired; 0: nobody knows."""
+_INDEX = "CREATE INDEX IF NOT EXISTS data_key_until ON data_key (until_ms)"
+
+LEAST_MS, SPARE_MS, SPARE_RATIO = 60_000, 600_000, 0.25
+"""A key is good for `ttl_s` and a minute at least when something is sealed under it (the entry's time begins with the
+bucket, a little later); where it is not, it is made good for so much longer, so that few seals write to the disk."""
 
 
 class KeysUnusable(Exception):
@@ -35,7 +48,11 @@ class KeysUnusable(Exception):
 class DataKeys:
     """The keys of one folder. Raises KeysUnusable where root key and database do not belong together."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, ttl_s: int = 86_400, now_ms: Callable[[], float] = lambda: time.time() * 1000
+    ) -> None:
+        """`ttl_s`: so long an entry is kept; `now_ms`: the wall clock."""
+        self._ttl_ms, self._now_ms = ttl_s * 1000, now_ms
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = folder / DATABASE
         had_root = (folder / ROOT_KEY).exists()
@@ -71,6 +88,10 @@ class DataKeys:
             if found != value:
                 raise KeysUnusable(f"{self.path}: this SQLite has {name} = {found!r}, not {value!r}")
         self._db.execute(_TABLE)
+        if "until_ms" not in [column[1] for column in self._db.execute("PRAGMA table_info(data_key)")]:
+            self._db.execute(_ADDED)
+        self._db.execute("UPDATE data_key SET until_ms = ? WHERE until_ms = 0", (self._until_ms(),))
+        self._db.execute(_INDEX)
 
     def close(self) -> None:
         """Close the database."""
@@ -85,13 +106,17 @@ class DataKeys:
         """Make a data key, unless the conversation has one."""
         nonce, key = secrets.token_bytes(NONCE_BYTES), AESGCM.generate_key(KEY_BITS)
         wrapped = nonce + self._root.encrypt(nonce, key, associated("key", conversation, key_id))
-        self._db.execute("INSERT OR IGNORE INTO data_key VALUES (?, ?, ?)", (conversation, key_id, wrapped))
+        values = conversation, key_id, wrapped, self._until_ms()
+        self._db.execute("INSERT OR IGNORE INTO data_key VALUES (?, ?, ?, ?)", values)
 
     def seal(self, conversation: str, key_id: str, entry: str, content: bytes) -> bytes | None:
         """Encrypt what is kept under `entry`; None where the conversation's data key is not that one (any longer)."""
         found = self._found(conversation)
         if found is None or found[0] != key_id:
             return None
+        change = "UPDATE data_key SET until_ms = ? WHERE conversation = ? AND until_ms < ?"
+        least_ms = int(self._now_ms()) + self._ttl_ms + LEAST_MS
+        self._db.execute(change, (self._until_ms(), conversation, least_ms))
         nonce = secrets.token_bytes(NONCE_BYTES)
         about = associated("entry", conversation, key_id, entry)
         return nonce + self._unwrapped(conversation, *found).encrypt(nonce, content, about)
@@ -107,6 +132,15 @@ class DataKeys:
         except (InvalidTag, ValueError):
             return None
 
+    def expire(self, most: int) -> int:
+        """Remove keys that nothing is kept under any longer, so many at most; how many there were."""
+        over = "SELECT conversation FROM data_key WHERE until_ms < ? LIMIT ?"
+        change = f"DELETE FROM data_key WHERE conversation IN ({over})"
+        return self._db.execute(change, (int(self._now_ms()), most)).rowcount
+
+    def _until_ms(self) -> int:
+        return int(self._now_ms() + self._ttl_ms + max(SPARE_MS, SPARE_RATIO * self._ttl_ms))
+
     def destroy(self, conversation: str) -> int:
         """Forget the data key beyond recovery; how many there were. Raises KeysUnusable where a copy would stay, and
         sqlite3.Error: the key is still there then, so that the order can be given again and does not seem done."""
@@ -119,7 +153,7 @@ class DataKeys:
                 raise KeysUnusable(f"{self.path}: a copy of a key cannot be removed from the file")
         self._db.execute("DELETE FROM data_key WHERE conversation = ?", (conversation,))
         if found[1] in self.path.read_bytes():
-            self._db.execute("INSERT INTO data_key VALUES (?, ?, ?)", (conversation, *found))
+            self._db.execute("INSERT INTO data_key VALUES (?, ?, ?, ?)", (conversation, *found, self._until_ms()))
             raise KeysUnusable(f"{self.path}: this SQLite does not overwrite what it deletes")
         return 1
 

@@ -3,7 +3,7 @@
 All requests for a provider pass through its one process, so everything here is exact for any number of selectors.
 
 * A class may start up to its share of every limit and of a model's slots, and so many at once as its lane allows; it
-  may wait in up to the same share of the queue.
+  may wait in up to the same share of the queue, by number and by bytes.
 * Critical overtakes everybody. Among the others the higher class is first, but one of a lower class that has waited for
   `AGE_MS` gets every fourth turn of the higher at least, also above its own share: the turn is taken either way. Where
   nobody higher waits its share holds, so that what is kept free for critical ones stays free.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from understudy.actors.runner.windows import Windows
-from understudy.messages.limits import PRIORITIES, QUEUE, SHARES, Lanes, Limits, Priority
+from understudy.messages.limits import PRIORITIES, QUEUE, QUEUE_BYTES, SHARES, Lanes, Limits, Priority
 
 AGE_MS = 5_000.0
 """Long beside an answer of a few seconds, short beside the 60 s that a request may take in all: who waits so long is
@@ -33,7 +33,7 @@ LANE: dict[Priority, int] = {word: n for n, word in enumerate(PRIORITIES)}
 
 
 class Ticket(NamedTuple):
-    """One who waits. `tokens`: what it reserves."""
+    """One who waits. `tokens`: what it reserves; `size`: its bytes."""
 
     call_id: str
     model: str
@@ -41,6 +41,7 @@ class Ticket(NamedTuple):
     user: str
     tokens: int
     since_ms: float
+    size: int
 
 
 class _Caps(NamedTuple):
@@ -92,6 +93,7 @@ class Admission:
         limits: Limits | None = None,
         lanes: Lanes | None = None,
         queue: int = QUEUE,
+        queue_bytes: int = QUEUE_BYTES,
         others: int = 0,
     ) -> None:
         """`slots`: per model, `others`: of each model that is not among them; without `limits` there are no others."""
@@ -108,6 +110,8 @@ class Admission:
         self._passed: dict[Key, int] = {}  # turns that aged ones saw go by
         self._closed: dict[str, float] = {}  # model ('': all) -> until when
         self._room = [_part(queue, share) if queue else 0 for share in shares]
+        self._room_bytes = [_part(queue_bytes, share) for share in shares]
+        self._bytes = 0  # of all that wait
         self._mean_ms = 0.0  # how long calls take, lately
         self._running = [0] * len(PRIORITIES)
         self.busy = dict.fromkeys(slots, 0)
@@ -129,22 +133,42 @@ class Admission:
         self._begin(call_id, model, lane, tokens, now)
         return True
 
-    def wait(self, call_id: str, model: str, priority: Priority, user: str, tokens: int, now: float) -> None:
+    def wait(
+        self, call_id: str, model: str, priority: Priority, user: str, tokens: int, now: float, size: int = 0
+    ) -> None:
         """Stand among those who wait; see `stays`."""
-        ticket = self.tickets[call_id] = Ticket(call_id, model, LANE[priority], user, tokens, now)
+        ticket = self.tickets[call_id] = Ticket(call_id, model, LANE[priority], user, tokens, now, size)
         self._lanes[ticket.lane].add(ticket)
+        self._bytes += size
 
     def stays(self, call_id: str) -> bool:
         """May the one who came last go on waiting? Not where its class's share of the queue is full, nor where its turn
         would never come."""
         ticket = self.tickets[call_id]
-        return len(self.tickets) <= self._room[ticket.lane] and ticket.tokens <= self._caps[ticket.lane].tokens
+        lane, room = ticket.lane, len(self.tickets) <= self._room[ticket.lane]
+        return room and self._bytes <= self._room_bytes[lane] and ticket.tokens <= self._caps[lane].tokens
+
+    def crowded_out(self, call_id: str) -> list[str]:
+        """Who must leave a full queue so that the critical one that came last may wait: the last of the lowest class
+        first. Nobody where it is not critical, or finds no room all the same."""
+        ticket, found = self.tickets[call_id], list[str]()
+        if ticket.lane != CRITICAL or self.stays(call_id):
+            return found
+        number, size = len(self.tickets) - self._room[CRITICAL], self._bytes - self._room_bytes[CRITICAL]
+        lower = [one for one in reversed(self.tickets.values()) if one.lane != CRITICAL]
+        for one in sorted(lower, key=lambda one: -one.lane):
+            if number <= 0 and size <= 0:
+                break
+            found.append(one.call_id)
+            number, size = number - 1, size - one.size
+        return found if number <= 0 and size <= 0 and ticket.tokens <= self._caps[CRITICAL].tokens else []
 
     def leave(self, call_id: str) -> bool:
         """One who waits goes without having started: nothing of it is left. False if it does not wait."""
         ticket = self.tickets.pop(call_id, None)
         if ticket is None:
             return False
+        self._bytes -= ticket.size
         self._lanes[ticket.lane].remove(ticket)
         self._tidy(ticket)
         return True
@@ -186,6 +210,7 @@ class Admission:
         if not self._fits(found.tokens, first.lane):
             return None
         del self.tickets[found.call_id]
+        self._bytes -= found.size
         self._lanes[found.lane].serve(found)
         for key in aged:
             self._passed[key] = self._passed.get(key, 0) + 1
@@ -203,10 +228,14 @@ class Admission:
         return min([*times, slides] if slides is not None else times, default=None)
 
     def patience_ms(self, model: str, now: float) -> int:
-        """About how long until whoever waits now has been served: from how long calls took lately."""
+        """About how long until whoever waits now has been served: from how long calls took lately, and not before the
+        provider, or a minute's limit, lets anybody in."""
         served_ms = self._mean_ms * len(self.tickets) / max(1, sum(self._running))
         closed_ms = max(self._closed.get(model, 0.0), self._closed.get("", 0.0)) - now
-        return int(min(max(served_ms, closed_ms, 250.0), 86_400_000.0))
+        windows, cap, minute_ms = self._windows, self._caps[CRITICAL], 0.0
+        if windows is not None and (len(windows.starts) >= cap.requests or windows.tokens >= cap.tokens):
+            minute_ms = (windows.next_ms() or now) - now
+        return int(min(max(served_ms, closed_ms, minute_ms, 250.0), 86_400_000.0))
 
     def waiting(self, model: str) -> int:
         """How many wait for a model."""

@@ -11,6 +11,7 @@ from understudy.actors.runner import lists_said as lists
 from understudy.actors.runner import outward, queue
 from understudy.actors.runner import records_said as records
 from understudy.actors.runner.admission import Admission
+from understudy.actors.runner.quotas import FREE
 from understudy.actors.runner.state import (
     JUDGE,
     Call,
@@ -129,8 +130,9 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _woke(state, message, settings)
         case Booted():
             state.app, state.instance, state.inbox = message.app, message.instance, message.inbox
+            queue_bound = settings.queue, settings.queue_bytes
             state.admission = Admission(
-                settings.models, settings.limits, settings.lanes, settings.queue, settings.others_slots
+                settings.models, settings.limits, settings.lanes, *queue_bound, settings.others_slots
             )
             state.gate = settings.gate
             return []
@@ -220,7 +222,7 @@ def _unheard(state: State, unheard: Unheard) -> list[Effect]:
     if since < UNHEARD_MS:
         return []
     if call_id in state.waiting:
-        return queue.unheard(state, call_id)
+        return _then(state, queue.unheard(state, call_id), unheard.at_ms)
     forget(state, call_id, unheard.at_ms)
     end = failure(call.reply, call.run, "text_lost", outbound=call.outbound)
     return _then(state, [CancelCall(call_id), Wake(0, call_id, 0), Wake(0, JUDGE + call_id, 0), end], unheard.at_ms)
@@ -289,11 +291,16 @@ def _failed(state: State, failed: CallFailed, settings: Settings) -> list[Effect
         Wake(0, failed.call_id, 0),
         *_key_refused(state, call.run.model, failed, settings),
     ]
-    if reason == "rate_limited" and failed.retry_after_ms:
+    if reason in ("rate_limited", "server_error") and failed.retry_after_ms:  # of a 429, or a 503
         out += queue.close(state, "" if failed.account else call.run.model, failed.retry_after_ms, failed.at_ms)
     if failed.exhausted_until_ms is not None:  # whoever else draws on that quota must not try it
-        out += queue.release(state, list(state.waiting))
+        out += queue.release(state, [i for i, one in state.waiting.items() if _is_free(one) == _is_free(call)])
     return _then(state, out, failed.at_ms)
+
+
+def _is_free(call: Call) -> bool:
+    """Does it draw on the quota of an account's free models?"""
+    return (call.run.name or call.run.model).endswith(FREE)
 
 
 def _then(state: State, out: list[Effect], now: float) -> list[Effect]:

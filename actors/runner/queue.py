@@ -8,6 +8,7 @@ from understudy.actors.runner import outward
 from understudy.actors.runner.state import Call, State, failure, forget, guess_tokens, id_of
 from understudy.messages.run import RunModel, RunQueued, RunStarted
 from understudy.messages.step import Asked, CallModel, CancelCall, Effect, Probe, Send, Wake
+from understudy.messages.wire import encode
 
 HOLD_MS = 20.0
 """So long after an order it is said at the latest that it has been taken: by the first text, if there is some."""
@@ -39,7 +40,8 @@ def admit(state: State, asked: Asked) -> list[Effect]:
     if not run.may_wait and not admission.tickets:
         return [*out, failure(asked.reply, run, "busy")]
     state.waiting[call_id] = call
-    admission.wait(call_id, run.model, run.priority, run.user or run.conversation, tokens, now)
+    size = len(encode(run)) if run.may_wait else 0
+    admission.wait(call_id, run.model, run.priority, run.user or run.conversation, tokens, now, size)
     out += look(state, now)
     return out + _stay(state, call_id, call, now) if call_id in state.waiting else out
 
@@ -47,21 +49,43 @@ def admit(state: State, asked: Asked) -> list[Effect]:
 def _stay(state: State, call_id: str, call: Call, now: float) -> list[Effect]:
     """Its turn has not come at once."""
     run, admission = call.run, state.admission
+    out = _crowd_out(state, call_id, now) if run.may_wait else []
     if run.may_wait and admission.stays(call_id):
         call.queued = True
         queued = RunQueued(run_id=run.run_id, attempt=run.attempt, instance=state.instance)
-        return [Send(call.reply, queued), Wake(call.until_ms, call_id, 0)]
+        return [*out, Send(call.reply, queued), Wake(call.until_ms, call_id, 0)]
     _drop(state, call_id)
-    if not run.may_wait:
-        return [failure(call.reply, run, "busy", waiting=len(admission.tickets))]
-    return [failure(call.reply, run, "no_room", retry_after_ms=admission.patience_ms(run.model, now))]
+    if run.may_wait:
+        end = _no_room(state, call, now)
+    else:
+        end = failure(call.reply, run, "busy", waiting=len(admission.tickets))
+    return [*out, end, *look(state, now)]  # while it stood there, its turn may have kept others from theirs
+
+
+def _crowd_out(state: State, call_id: str, now: float) -> list[Effect]:
+    """The queue is full, and a critical one has come."""
+    out: list[Effect] = []
+    for other in state.admission.crowded_out(call_id):
+        call = state.waiting[other]
+        _drop(state, other)
+        out += [_no_room(state, call, now), Wake(0, other, 0)]
+    return out
+
+
+def _no_room(state: State, call: Call, now: float) -> Effect:
+    return failure(call.reply, call.run, "no_room", retry_after_ms=state.admission.patience_ms(call.run.model, now))
 
 
 def look(state: State, now: float) -> list[Effect]:
     """Whose turn has come begins."""
     out: list[Effect] = []
     while (ticket := state.admission.next(now)) is not None:
-        out += _begin(state, ticket.call_id, state.waiting.pop(ticket.call_id), now)
+        call_id, call = ticket.call_id, state.waiting.pop(ticket.call_id)
+        if call.until_ms > now:
+            out += _begin(state, call_id, call, now)
+        else:  # this process was held up, so its timer has not come yet: nobody waits for the answer
+            state.admission.end(call_id, call.run.model, call.run.priority, None, 0, probe=False)
+            out += [failure(call.reply, call.run, "deadline"), Wake(0, call_id, 0)]
     at_ms = state.admission.look_ms(now)
     return out if at_ms is None else [*out, Wake(at_ms, TURN, 0)]
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from understudy.actors.runner.admission import Admission
 from understudy.actors.runner.gate import Plan
 from understudy.messages.consents import Consents
-from understudy.messages.limits import QUEUE, Lanes, Limits, QueueBound
+from understudy.messages.limits import QUEUE, QUEUE_BYTES, Lanes, Limits, QueueBound, QueueBytes
 from understudy.messages.privacy import BlockReason, Outbound
 from understudy.messages.run import RunFailed, RunFailure, RunModel
 from understudy.messages.step import CallFailed, CallText, Effect, Send, Wake
@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     limits: Limits = Limits()
     lanes: Lanes = Lanes()
     queue: QueueBound = QUEUE
+    queue_bytes: QueueBytes = QUEUE_BYTES
     gate: Plan | None = None
 
 
@@ -112,9 +113,13 @@ def failure(reply: str, run: RunModel, reason: RunFailure, failed: CallFailed | 
 
 
 def guess_tokens(run: RunModel) -> int:
-    """Of a prompt that nobody has counted."""
-    chars = sum(len(turn.content) for turn in run.messages) + sum(map(len, run.input)) + len(run.prefill)
+    """Of a prompt that nobody has counted: by bytes, as another script's letters count for more."""
+    size = sum(_size(turn.content) for turn in run.messages) + sum(map(_size, run.input)) + _size(run.prefill)
     calls = [turn.tool_calls for turn in run.messages if turn.tool_calls]
     if run.tools or run.format or calls:
-        chars += len(msgspec.json.encode((run.tools, run.format, calls)))
-    return chars // 4 + 1
+        size += len(msgspec.json.encode((run.tools, run.format, calls)))
+    return size // 4 + 1
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

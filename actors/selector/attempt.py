@@ -110,8 +110,7 @@ def record(
     kept = not outbound.bytes and (outcome == "blocked" or not outbound.consent) if outbound else outcome == "blocked"
     run.purse.settle(outcome, status, usage, sent=not kept)
     run.news.append(News(run.model, outcome, wait_ms or 0, until_ms))
-    if wait_ms is not None:
-        run.free_ms = now + wait_ms if run.free_ms is None else min(run.free_ms, now + wait_ms)
+    wants_patience(run, wait_ms, now)
     first = None if run.first_ms is None else round(run.first_ms - run.asked_ms, 3)
     return Attempt(
         model=run.model,
@@ -126,3 +125,9 @@ def record(
         location=run.location(run.model),
         outbound=outbound,
     )
+
+
+def wants_patience(run: Conduct, wait_ms: int | None, now: float) -> None:
+    """A provider said how long it wants to be left alone: the first of those that did tells when to try again."""
+    if wait_ms is not None:
+        run.free_ms = now + wait_ms if run.free_ms is None else min(run.free_ms, now + wait_ms)

@@ -287,6 +287,7 @@ class Conduct:
         if reason in ("first_token_timeout", "stall_timeout", "deadline", "cancelled", "text_lost"):
             out += attempt.stop(self, self.attempt, self.runner)
         out += failover.narrow(self, reason, now)
+        out += hedge.stay_here(self, now) if reason == "blocked" else []
         over = reason in ("caller_fault", "deadline", "cancelled") or now >= self.deadline_ms
         over = over or (reason == "refused" and self.ask.on_refusal != "next")
         if not over and (second := hedge.promote(self)) is not None:

@@ -87,9 +87,12 @@ def finished(run: Conduct, reason: FinishReason, usage: Usage, now: float, degra
 
 
 def _labels(run: Conduct) -> tuple[str, ...]:
-    """The caller's, then ours. A kept answer came from where its model computes, whenever that was."""
-    kept = run.kept is not None and run.kept.hit and run.location(run.model) == "external"
-    return (*run.ask.labels, *labels.of_answer(run.script.text(), run.tried, came_from_outside=kept))
+    """The caller's, then ours. What is a fact of how a kept answer was made stays one when it is given again."""
+    if run.kept is not None and run.kept.hit:
+        outside = run.location(run.model) == "external"  # of one that was kept before labels were
+        made = run.kept.labels or (("external",) if outside else ())
+        return (*run.ask.labels, *made, *labels.of_answer(run.script.text(), ()))
+    return (*run.ask.labels, *labels.of_answer(run.script.text(), run.tried))
 
 
 def _location(run: Conduct, degraded: bool = False) -> Location:

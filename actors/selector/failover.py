@@ -70,6 +70,8 @@ def narrow(run: Conduct, reason: str, now: float) -> list[Effect]:
 def stay_here(run: Conduct, now: float) -> None:
     """What was kept from leaving once stays on this machine: whoever is left there goes on, chosen anew."""
     tried = {one.model for one in run.tried} | {run.model}
+    if run.hedge is not None and run.hedge.rival is not None:  # asked already
+        tried.add(run.hedge.rival.model)
     run.chain = [model for model in run.refuge(now) if model not in tried]
     for model in run.chain:
         view = run.knowledge.models[model]

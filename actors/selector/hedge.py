@@ -1,9 +1,11 @@
 """Hedging: where a model has not begun by its own 95th percentile, the next one is asked too; who speaks first goes on.
 
 Off unless the request or its task says otherwise. Once per request, only before anything was said, never where one of
-the two has a price, and never beyond a share of the requests that may be hedged. The other
-one is cancelled and recorded as `hedged`, which blames nobody; its time counts as that long at least, else a model
-would seem quicker the more often it is hedged. Both attempts have numbers of their own, so fencing stays exact. Pure.
+the two has a price or draws on a quota of its provider's account, and never beyond a share of the requests that may be
+hedged. The other one is cancelled and recorded as `hedged`, which blames nobody; its time counts as that long at least,
+else a model would seem quicker the more often it is hedged (`Slowness.add_at_least`). What is kept from leaving this
+machine by either stays here for the rest of the run. Both attempts have numbers of their own, so fencing stays exact.
+Pure.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from understudy.actors.selector import attempt, ends
+from understudy.actors.selector import attempt, ends, failover
 from understudy.actors.selector.sight import News
 from understudy.messages.base import Message
 from understudy.messages.generate import Attempt
-from understudy.messages.prices import is_priced
+from understudy.messages.prices import is_priced, quota_of
 from understudy.messages.run import NO_ROOM, RunEnded, RunFailed, RunFailure, RunStarted, RunText
 from understudy.messages.step import Effect, Send, Wake
 
@@ -98,7 +100,7 @@ def _allowed(run: Conduct, now: float) -> bool:
         or run.beside.thoughts
     ):
         return False
-    return not any(is_priced(run.models[m]) for m in (run.model, run.chain[0]))
+    return not any(is_priced(run.models[m]) or quota_of(m, run.models[m]) for m in (run.model, run.chain[0]))
 
 
 def _ask(run: Conduct, hedge: Hedge, now: float) -> list[Effect]:
@@ -163,7 +165,7 @@ def _overtake(run: Conduct, hedge: Hedge, rival: Rival, now: float) -> list[Effe
 def _become(run: Conduct, hedge: Hedge, rival: Rival) -> list[Effect]:
     hedge.rival = None
     run.attempt, run.model, run.runner, run.asked_ms = rival.attempt, rival.model, rival.runner, rival.asked_ms
-    run.pieces, run.tokens, run.exact = 0, 0, True
+    run.pieces, run.tokens, run.exact, run.room.queued = 0, 0, True, False
     run.due_ms = attempt.first_due_ms(run, rival.asked_ms)
     return [Wake(run.due_ms, run.run_id, run.attempt)]
 
@@ -185,6 +187,7 @@ def lose(run: Conduct, reason: RunFailure, now: float, told: RunFailed | None = 
     rival, run.hedge.rival = run.hedge.rival, None
     wait_ms, until_ms = (told.retry_after_ms, told.exhausted_until_ms) if told is not None else (None, None)
     run.news.append(News(rival.model, reason, wait_ms or 0, until_ms))
+    attempt.wants_patience(run, wait_ms, now)
     if reason in NO_ROOM:
         run.room.later[rival.model] = 0 if reason == "busy" else None
         return []
@@ -200,6 +203,8 @@ def lose(run: Conduct, reason: RunFailure, now: float, told: RunFailed | None = 
         outbound=None if told is None else told.outbound,
     )
     run.tried.append(failed)
+    if reason == "blocked":
+        failover.stay_here(run, now)
     out = attempt.stop(run, rival.attempt, rival.runner) if reason == "text_lost" else []
     return [*out, ends.attempt_ended(run, failed, now, told, rival.attempt)]
 
@@ -209,6 +214,12 @@ def promote(run: Conduct) -> list[Effect] | None:
     if run.hedge is None or run.hedge.rival is None:
         return None
     return _become(run, run.hedge, run.hedge.rival)
+
+
+def stay_here(run: Conduct, now: float) -> list[Effect]:
+    """The first was kept from leaving this machine: a second elsewhere must not go on."""
+    rival = run.hedge.rival if run.hedge is not None else None
+    return stop(run, now) if rival is not None and run.location(rival.model) == "external" else []
 
 
 def doubled(run: Conduct) -> bool:

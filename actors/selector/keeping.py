@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import paying
+from understudy.actors.selector import labels, paying
 from understudy.actors.selector.admit import keyed_hash, refuse
 from understudy.messages.cache import CachedAnswer, CacheKeep, CacheLook, CacheLooked
 from understudy.messages.generate import Finished, Generate, Parameters, Usage
@@ -33,6 +33,7 @@ class Kept:
     key_id: str = ""  # of the conversation's data key, once the cache has said
     looking: bool = False
     hit: bool = False
+    labels: tuple[str, ...] = ()  # of a hit
 
 
 def check(ask: Generate) -> None:
@@ -98,9 +99,10 @@ def looked(run: Conduct, said: CacheLooked, now: float) -> list[Effect]:
     kept = looking(run)
     if kept is None:
         return []
-    if said.answer is None or said.answer.model not in run.chain:
+    answer = said.answer
+    if answer is None or answer.model not in run.chain or run.barred(run, answer.model, now) is not None:
         return missed(run, kept, now)
-    return _hit(run, kept, said.answer, now)
+    return _hit(run, kept, answer, now)
 
 
 def missed(run: Conduct, kept: Kept, now: float) -> list[Effect]:
@@ -111,7 +113,7 @@ def missed(run: Conduct, kept: Kept, now: float) -> list[Effect]:
 
 def _hit(run: Conduct, kept: Kept, answer: CachedAnswer, now: float) -> list[Effect]:
     """End with the kept answer. Nothing is used, so nothing is booked."""
-    run.resting, kept.looking, kept.hit = False, False, True
+    run.resting, kept.looking, kept.hit, kept.labels = False, False, True, answer.labels
     run.model, run.parameters = answer.model, answer.parameters
     told = run.show(run.script.add(answer.text)) + run.show(run.script.finish())
     return told + run.finish(answer.finish_reason, Usage(), now)
@@ -126,6 +128,12 @@ def keep(run: Conduct, answer: Stored | StoreFailed) -> list[Effect]:
         return []
     if end.finish_reason != "stop" or end.degraded or end.seams:
         return []
-    whole = CachedAnswer(text=end.text, model=end.model, finish_reason=end.finish_reason, parameters=end.parameters)
+    whole = CachedAnswer(
+        text=end.text,
+        model=end.model,
+        finish_reason=end.finish_reason,
+        parameters=end.parameters,
+        labels=tuple([label for label in end.labels if label in labels.OF_MAKING]),
+    )
     order = CacheKeep(conversation=run.conversation, key=kept.key, key_id=kept.key_id, answer=whole)
     return [Send(f"{run.where.app}.ask.cache.keep", order)]

@@ -24,17 +24,19 @@ HIGH_STAKES = (
     *(" investing", "investment", "mortgage", "bankrupt", " pension", "tax return", "stock market", "life savings"),
 )
 """Medicine, law and money, as parts of words in lower case."""
+OF_MAKING = frozenset({"external", "redacted"})
+"""Facts of where words went."""
 OF_CONTENT = frozenset({"code", "mathematics", "high_stakes"})
 """What these say is told to the caller, and never stored."""
 NOT_SENT = frozenset({"blocked", "busy", "no_responders", "refused_connection"})
 """Ends of an external attempt of which nothing left."""
 
 
-def of_answer(text: str, attempts: Sequence[Attempt], *, came_from_outside: bool = False) -> tuple[str, ...]:
-    """Our labels, in the order of `privacy.OWN_LABELS`. `came_from_outside`: the answer did, though no attempt did."""
+def of_answer(text: str, attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """Our labels, in the order of `privacy.OWN_LABELS`."""
     found = [label for label, says in _RULES if says(text)]
     redacted = any(one.outbound is not None and one.outbound.redacted for one in attempts)
-    left = came_from_outside or any(_left(one) for one in attempts)
+    left = any(_left(one) for one in attempts)
     return (*(["external"] if left else []), *(["redacted"] if redacted and left else []), *found)
 
 

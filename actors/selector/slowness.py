@@ -34,8 +34,15 @@ class Slowness:
     counts: dict[int, int] = field(default_factory=dict[int, int])
     total: int = 0
 
+    def add_at_least(self, ms: float) -> None:
+        """No first token had come when nobody waited any longer. Below the percentile that says nothing of it: who was
+        given up after a moment, as the other model spoke, is not as quick as that."""
+        p95_ms = self.p95_ms()
+        if p95_ms is not None and bound_of(bucket_of(ms)) >= p95_ms:
+            self.add(ms)
+
     def add(self, ms: float) -> None:
-        """One first token, or how long one had not come when nobody waited any longer."""
+        """One first token."""
         bucket = bucket_of(ms)
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.total += 1

@@ -263,7 +263,7 @@ class Knowledge:
                 view.last_used_ms = event.at_ms
                 view.count(True, attempt.first_token_ms)
             elif view is not None and attempt.outcome == "hedged":
-                view.slowness.add(attempt.total_ms)
+                view.slowness.add_at_least(attempt.total_ms)
 
 
 def account_of(model_id: str, declared: Model) -> str:

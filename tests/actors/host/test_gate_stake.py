@@ -47,3 +47,10 @@ def test_a_change_of_the_gate_concerns_the_runners_that_have_one(more: dict[str,
 
 def test_what_selectors_look_at_alone_concerns_no_runner() -> None:
     assert changed(policy={"privacy": "external_allowed"}) == changed() == []
+
+
+def test_how_long_answers_are_kept_concerns_who_keeps_them() -> None:
+    actors = {"actors": {"runner": {}, "response_cache": {}}}
+    (before, after) = (topology(**actors, **more) for more in ({}, {"cache": {"ttl_s": 9}}))
+    changed = [p.seat.actor for p in seats_of(before) if stake(before, p) != stake(after, p)]
+    assert changed == ["response_cache"]

@@ -328,6 +328,7 @@ providers:
     limits: {concurrent: 200, buffer_ratio: 1.0, requests_per_hour: 3}
     lanes: {low: {share: 0, at_once: 2}, urgent: {}}
     queue: 9999
+    queue_bytes: 0
 models:
   m: {provider: lab}
 """
@@ -336,7 +337,14 @@ models:
 def test_limits_and_lanes_are_strict(tmp_path: Path) -> None:
     paths = {p.path for p in problems(LANES, tmp_path)}
     at = "$.providers.lab"
-    wrong = ("limits.buffer_ratio", "limits.requests_per_hour", "lanes.low.share", "lanes.urgent", "queue")
+    wrong = (
+        "limits.buffer_ratio",
+        "limits.requests_per_hour",
+        "lanes.low.share",
+        "lanes.urgent",
+        "queue",
+        "queue_bytes",
+    )
     assert paths == {f"{at}.{one}" for one in wrong}
 
 
@@ -354,7 +362,9 @@ def test_limits_must_be_within_reach(tmp_path: Path) -> None:
 def test_a_runner_is_told_its_providers_limits_and_lanes(root: Path, tmp_path: Path) -> None:
     runner = yaml.safe_load((root / "topology.yaml").read_text())["actors"]["runner"]
     provider = {**RIGHT["providers"]["lab"], "limits": {"concurrent": 9}, "lanes": {"low": {"at_once": 2}}, "queue": 7}
+    provider |= {"queue_bytes": 8}
     topology = parse(yaml.safe_dump({**RIGHT, "providers": {"lab": provider}, "actors": {"runner": runner}}), tmp_path)
     (process,) = seats_of(topology)
     told = msgspec.convert(runner_settings(topology, process), Settings)
-    assert (told.models, told.limits.concurrent, told.lanes.low.at_once, told.queue) == ({"m": 8}, 9, 2, 7)
+    assert (told.models, told.limits.concurrent, told.lanes.low.at_once) == ({"m": 8}, 9, 2)
+    assert (told.queue, told.queue_bytes) == (7, 8)

@@ -135,6 +135,23 @@ def test_an_erasure_that_is_not_finished_is_no_fact_and_may_be_ordered_again(key
     assert said.message.code == "bus_down" and words in said.message.text and core.in_hand(cache.state) == 0
 
 
+def test_the_tombstone_tells_of_all_that_was_erased_also_where_it_took_two_orders() -> None:
+    """The first destroyed the key and could not purge; the log did not take what the second did."""
+    cache, order = Cache(), EraseConversation(conversation_id="c")
+    cache.ask(order)
+    erased(cache, keys=1, failure="BusDown: no answer in time")
+    cache.ask(order)
+    assert erased(cache, entries=3)[0].event.entries == 3
+    cache.feed(StoreFailed(8.0, "erased.i1", "bus_down"))
+    cache.ask(order)
+    (store,) = erased(cache)
+    assert (store.event.keys, store.event.entries) == (1, 3)
+    (said,) = cache.feed(Stored(8.0, "erased.i1", 9, False))
+    assert (said.message.keys, said.message.entries) == (1, 3) and not cache.state.untold
+    cache.ask(order)
+    assert (erased(cache)[0].event.keys, cache.state.untold) == (0, {})
+
+
 def test_nothing_else_concerns_it() -> None:
     cache = Cache()
     assert cache.feed(CaughtUp(1.0, 0)) == [] and cache.feed(Stored(1.0, "erased.unknown", 1, False)) == []

@@ -81,7 +81,7 @@ def test_a_destroyed_key_is_in_no_file_and_opens_nothing(keys: DataKeys, tmp_pat
 def _leave_a_copy(keys: DataKeys) -> None:
     with sqlite3.connect(keys.path, isolation_level=None) as careless:
         careless.execute("PRAGMA secure_delete = OFF")
-        careless.execute("INSERT INTO data_key SELECT 'copy', id, wrapped FROM data_key WHERE conversation = 'c1'")
+        careless.execute("INSERT INTO data_key SELECT 'copy', id, wrapped, 0 FROM data_key WHERE conversation = 'c1'")
         careless.execute("DELETE FROM data_key WHERE conversation = 'copy'")
     careless.close()
 
@@ -112,6 +112,70 @@ def test_an_order_that_could_not_be_carried_out_does_not_seem_done_when_it_is_gi
     keys._db.set_progress_handler(None, 0)
     assert keys.destroy("c1") == 1 and files_with(tmp_path, key) == [] and keys.key_id("other-7") == "k-7"
     keys.close()
+
+
+class Clock:
+    """Milliseconds that a test moves on."""
+
+    def __init__(self) -> None:
+        self.ms = 1e12
+
+    def __call__(self) -> float:
+        return self.ms
+
+
+def test_a_key_goes_once_nothing_can_be_kept_under_it_any_longer(tmp_path: Path) -> None:
+    clock, hour = Clock(), 3_600_000
+    keys = DataKeys(tmp_path, 3_600, clock)
+    for conversation in ("idle", "busy"):
+        keys.make(conversation, "k")
+    key = wrapped(keys, "idle")
+    clock.ms += hour - 1
+    sealed = keys.seal("busy", "k", "e", b"A door.") or b""
+    assert keys.expire(9) == 0
+    clock.ms += 0.25 * hour + 2
+    assert keys.expire(9) == 1 and files_with(tmp_path, key) == [], "as thorough as an erasure"
+    assert keys.key_id("idle") is None
+    clock.ms += 0.75 * hour - 3
+    assert keys.expire(9) == 0 and keys.open("busy", "e", sealed) == b"A door.", "as long as the entry lives"
+    clock.ms += 0.6 * hour
+    assert keys.expire(9) == 1 and keys.key_id("busy") is None
+    keys.close()
+
+
+def test_few_seals_write_to_the_disk(tmp_path: Path) -> None:
+    clock = Clock()
+    keys = DataKeys(tmp_path, 3_600, clock)
+    keys.make("c", "k")
+    before = keys._db.total_changes
+    for _ in range(60):
+        clock.ms += 60_000
+        keys.seal("c", "k", "e", b"x")
+    assert 3 <= keys._db.total_changes - before <= 5
+    keys.close()
+
+
+def test_so_many_at_once_go_and_the_rest_with_the_next(tmp_path: Path) -> None:
+    clock = Clock()
+    keys = DataKeys(tmp_path, 1, clock)
+    for n in range(5):
+        keys.make(f"c{n}", "k")
+    clock.ms += 602_000
+    assert [keys.expire(2) for _ in range(4)] == [2, 2, 1, 0]
+    keys.close()
+
+
+def test_keys_of_before_they_expired_have_their_time_from_now_on(keys: DataKeys, tmp_path: Path) -> None:
+    sealed, folder = keys.seal("c1", "k-c1", "e", b"A door.") or b"", keys.path.parent
+    keys._db.execute("DROP INDEX data_key_until")
+    keys._db.execute("ALTER TABLE data_key DROP COLUMN until_ms")
+    keys.close()
+    clock = Clock()
+    again = DataKeys(folder, 3_600, clock)
+    assert again.expire(9) == 0 and again.open("c1", "e", sealed) == b"A door."
+    clock.ms += 2 * 3_600_000
+    assert again.expire(9) == 2 and again.key_id("c1") is None
+    again.close()
 
 
 def test_they_outlive_the_process_and_are_for_this_user_alone(keys: DataKeys) -> None:

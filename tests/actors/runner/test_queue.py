@@ -44,9 +44,11 @@ class Desk:
         self.effects += out
         return out
 
-    def ask(self, run: str, model: str = "m", left: float = 5_000.0, home: str = "s1", **more: Any) -> list[Any]:
+    def ask(
+        self, run: str, model: str = "m", left: float = 5_000.0, home: str = "s1", text: str = "Hello", **more: Any
+    ) -> list[Any]:
         one = RunModel(
-            run_id=run, attempt=0, model=model, messages=(Turn(role="user", content="Hello"),), parameters=PARAMETERS,
+            run_id=run, attempt=0, model=model, messages=(Turn(role="user", content=text),), parameters=PARAMETERS,
             remaining_ms=left, **{"may_wait": True, **more},
         )  # fmt: skip
         return self.feed(Asked(self.now, "id", "s", f"{home}.run.{run}.0", one))
@@ -137,6 +139,35 @@ def test_patience_that_a_provider_asks_for_closes_the_model_and_frees_its_queue(
     assert words(desk, "r3") == ["RunQueued", "RunStarted"]
 
 
+def test_a_provider_that_is_overloaded_is_left_alone_too_where_it_asks_for_it() -> None:
+    desk = Desk()
+    desk.ask("r2")
+    desk.feed(CallFailed(desk.now, "r1.0", "server_error", 503, 2_000))
+    assert words(desk, "r2") == ["RunQueued", "busy"] and not desk.state.calls
+
+
+def test_a_quota_of_free_models_that_is_used_up_sends_nobody_else_away() -> None:
+    desk = Desk()
+    desk.end("r1")
+    for run, name in (("f1", "x:free"), ("f2", "x:free"), ("p1", "x")):
+        desk.ask(run, name=name)
+    failed = CallFailed(desk.now, "f1.0", "rate_limited", 429, None, None, int(desk.now) + 9_000)
+    desk.feed(failed)
+    assert words(desk, "f2") == ["RunQueued", "busy"] and words(desk, "p1") == ["RunQueued", "RunStarted"]
+
+
+def test_who_is_turned_away_by_a_minutes_limit_hears_when_it_ends() -> None:
+    desk = Desk(queue=1, limits=Limits(requests_per_min=2, buffer_ratio=0.0))
+    desk.end("r1")
+    desk.now += 10_000
+    desk.ask("r2")
+    desk.end("r2")
+    desk.now += 10_000
+    for run in ("r3", "r4"):
+        desk.ask(run)
+    assert [one.retry_after_ms for one in desk.said("r4")] == [40_000], "a minute after r1 began"
+
+
 def test_an_accounts_patience_closes_all_models() -> None:
     desk = Desk()
     desk.feed(CallFailed(desk.now, "r1.0", "rate_limited", 429, 2_000, account=True))
@@ -194,3 +225,88 @@ def test_reserved_tokens_are_settled_by_what_was_used() -> None:
     desk.end("r2")
     desk.ask("r3")
     assert words(desk, "r3") == ["RunQueued"], "22 would be"
+
+
+def test_a_queue_is_bounded_by_bytes_too() -> None:
+    """By what came over the bus; a class has its share of it, and what goes makes room."""
+    desk, long = Desk(queue_bytes=2_000), "é" * 500
+    desk.ask("r2", text=long)
+    desk.ask("r3", text=long)
+    assert words(desk, "r2") == ["RunQueued"] and words(desk, "r3") == ["no_room"]
+    desk.ask("r4")
+    desk.ask("r5", priority="best_effort")
+    assert words(desk, "r4") == ["RunQueued"] and words(desk, "r5") == ["no_room"], "there is room, but not in its half"
+    desk.feed(Asked(desk.now, "id", "s", "", CancelRun(run_id="r2", attempt=0)))
+    desk.ask("r6", text=long)
+    assert words(desk, "r6") == ["RunQueued"]
+    desk.end("r1")
+    desk.end("r4")
+    assert "r6.0" in desk.state.calls and desk.ask("r7", text=long) and words(desk, "r7") == ["RunQueued"]
+
+
+def test_a_critical_one_takes_the_place_of_the_last_of_the_lowest_class() -> None:
+    desk = Desk(queue=4)
+    for run, priority in (("h1", "high"), ("l1", "low"), ("l2", "low"), ("h2", "high")):
+        desk.ask(run, priority=priority)
+    desk.ask("h3")
+    assert words(desk, "h3") == ["no_room"], "a flood of high ones would leave low ones no turn"
+    for run in ("c1", "c2", "c3", "c4"):
+        desk.ask(run, priority="critical")
+    assert [words(desk, run) for run in ("l2", "l1", "h2", "h1")] == [["RunQueued", "no_room"]] * 4
+    assert [one.retry_after_ms for one in desk.said("l2")[1:]] == [250] and Wake(0, "l2.0", 0) in desk.effects
+    desk.ask("c5", priority="critical")
+    assert words(desk, "c5") == ["no_room"] and list(desk.state.waiting) == ["c1.0", "c2.0", "c3.0", "c4.0"]
+
+
+def test_a_critical_one_that_finds_no_room_all_the_same_sends_nobody_away() -> None:
+    desk = Desk(queue_bytes=1_000)
+    desk.ask("l1", priority="low")
+    desk.ask("c1", priority="critical", text="x" * 1_000)
+    assert words(desk, "c1") == ["no_room"] and words(desk, "l1") == ["RunQueued"]
+
+
+def test_who_waited_for_a_dead_selectors_turn_goes_on_at_once() -> None:
+    desk = Desk(limits=Limits(tokens_per_min=20, buffer_ratio=0.0))
+    desk.end("r1")  # used 2
+    desk.ask("m1")  # reserved 7, used 2
+    desk.ask("big", model="n", text="x" * 28, home="s1")  # 13 with m1's 9: too many
+    desk.ask("small", model="n", home="s2")  # 7
+    assert words(desk, "big") == words(desk, "small") == ["RunQueued"], "the turn is the long one's"
+    for after in (1_000, 2_000):
+        desk.now = T0 + after
+        desk.feed(Unheard(desk.now, "_INBOX_A.i1.vanished.big.0"))
+    assert words(desk, "big") == ["RunQueued", "busy"] and words(desk, "small") == ["RunQueued", "RunStarted"]
+
+
+def test_one_that_may_not_wait_keeps_nobody_from_a_turn_that_has_just_come() -> None:
+    """Its own is found first, and it needs more than there is."""
+    desk = Desk(limits=Limits(tokens_per_min=20, buffer_ratio=0.0))
+    desk.now += 1_000
+    desk.end("r1")  # used 2, until a minute after T0
+    desk.ask("m1", text="x" * 20)  # reserved 11
+    desk.ask("small", model="n", text="x" * 8)  # 8: 21 in all
+    assert words(desk, "small") == ["RunQueued"]
+    desk.now = T0 + 60_000.0
+    desk.state.waiting["small.0"].until_ms = desk.now + 9_000
+    desk.ask("long", model="n", priority="critical", may_wait=False, text="x" * 40)
+    assert words(desk, "long") == ["busy"] and words(desk, "small") == ["RunQueued", "RunStarted"]
+
+
+def test_one_whose_time_is_over_is_not_begun() -> None:
+    """The process was held up, and somebody's end comes before the waiter's timer."""
+    desk = Desk()
+    desk.ask("r2")
+    desk.ask("r3", left=9_000.0)
+    desk.now += 6_000
+    out = desk.end("r1")
+    assert [e.call_id for e in out if isinstance(e, CallModel)] == ["r3.0"]
+    assert words(desk, "r2") == ["RunQueued", "deadline"] and list(desk.state.calls) == ["r3.0"]
+    assert desk.state.admission.busy["m"] == 1
+
+
+def test_a_prompt_in_another_script_reserves_more_than_its_letters() -> None:
+    desk = Desk(limits=Limits(tokens_per_min=100, buffer_ratio=0.0))
+    desk.end("r1")  # used 2
+    desk.ask("r2", text="\u8f9e" * 80)  # 240 bytes: 61 tokens at least, and 5
+    desk.ask("n1", model="n", text="x" * 120)  # 31 and 5
+    assert "r2.0" in desk.state.calls and words(desk, "n1") == ["RunQueued"]

@@ -50,10 +50,10 @@ class Desk:
         self.effects += out
         return out
 
-    def order(self, run: str, model: str = "m", user: str = "u", **more: Any) -> RunModel:
+    def order(self, run: str, model: str = "m", user: str = "u", left: float = 9_000.0, **more: Any) -> RunModel:
         return RunModel(
             run_id=run, attempt=0, model=model, messages=(Turn(role="user", content="Walk."),), parameters=PARAMETERS,
-            remaining_ms=9_000.0, privacy="external_allowed", user=user, may_wait=True, **more,
+            remaining_ms=left, privacy="external_allowed", user=user, may_wait=True, **more,
         )  # fmt: skip
 
     def ask(self, run: str, **order: Any) -> list[Any]:
@@ -98,7 +98,7 @@ def test_one_that_stays_at_the_gate_makes_room(word: str, stop: Any) -> None:
     desk.ask("a", user="w")
     if isinstance(stop, Happened):
         desk.feed(Consulted(10.5, "a.0", ok=True))
-    desk.ask("b")
+    desk.ask("b", left=9_500.0)
     assert desk.said("b") == ["RunQueued"]
     out = desk.feed(stop)
     assert desk.said("a") == [word] and Consult("b.0") in out

@@ -26,7 +26,8 @@ from understudy.messages.consent import (
 from understudy.messages.events import RequestEnded
 from understudy.messages.generate import Attempt, Failed, Finished, Seam
 from understudy.messages.privacy import OWN_LABELS, Outbound
-from understudy.messages.step import Store, Stored
+from understudy.messages.run import RunFailed, RunStarted
+from understudy.messages.step import Send, Store, Stored
 from understudy.messages.topology import Topology
 
 FAR = {"kind": "openai", "url": "https://far.example/v1"}
@@ -171,6 +172,50 @@ def test_in_the_middle_of_a_text_too(stage: Any) -> None:
     s.stored()
     (end,) = s.said(Finished)
     assert end.text == "One, two." and end.labels == ("external",) and [x.mode for x in s.said(Seam)] == ["continue"]
+
+
+def _two_asked(stage: Any, models: Any) -> Any:
+    """`a` elsewhere is silent, the second of the chain is asked too."""
+    s = staged(stage, models, policy={"chain_length": 2})
+    agree(s, user_id="u")
+    tried = (Attempt(model="a", outcome="ok", first_token_ms=100.0, total_ms=100.0),)
+    facts: dict[str, Any] = {"instance": "x", "outcome": "finished", "task": "general", "as_of_seq": 1}
+    for n in range(30):
+        s.happen(RequestEnded(at_ms=1, run_id=f"old{n}", topology="", digest="", attempts=tried, **facts))
+    s.state.hedges.credit = 5.0
+    s.ask(**OUT, hedge=True)
+    s.wake()
+    assert s.call().attempt == 1
+    return s
+
+
+ELSEWHERE = {"provider": "far", "quality": {"default": 1.0}}
+HERE = {"provider": "lab", "quality": {"default": 0.1}}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_of_two_that_are_asked_at_once_too(stage: Any, which: int) -> None:
+    """Whichever is blocked: nobody else elsewhere is asked, and a second elsewhere is told to stop."""
+    s = _two_asked(stage, {"a": {**ELSEWHERE, "fallbacks": ["b"]}, "b": {"provider": "far"}, "h": HERE})
+    assert s.call().model == "b" and s.state.runs["r1"].chain == []
+    s.hear(RunStarted(run_id="r1", attempt=1, instance="i-b"))
+    s.hear(RunFailed(run_id="r1", attempt=which, reason="blocked", outbound=BLOCKED))
+    if which == 1:
+        assert s.call().attempt == 1 and s.state.runs["r1"].chain == ["h"], "the first has left already"
+        s.hear(RunFailed(run_id="r1", attempt=0, reason="server_error"))
+    else:
+        assert [e.message.attempt for e in s.effects if isinstance(e, Send) and "cancel" in e.subject] == [1]
+    assert (s.call().model, s.call().attempt) == ("h", 2)
+
+
+def test_a_second_of_here_goes_on_and_is_not_asked_again(stage: Any) -> None:
+    s = _two_asked(stage, {"a": ELSEWHERE, "h": HERE})
+    assert s.call().model == "h"
+    s.hear(RunFailed(run_id="r1", attempt=0, reason="blocked", outbound=BLOCKED))
+    assert s.call().attempt == 1 and s.state.runs["r1"].chain == []
+    s.failed("server_error")
+    s.stored()
+    assert [end.code for end in s.ends()] == ["all_failed"]
 
 
 def test_nobody_here_is_an_honest_end_and_says_nothing_against_the_model(stage: Any) -> None:

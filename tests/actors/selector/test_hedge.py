@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from understudy.actors.selector.hedge import CREDIT_CAP, Allowance
 from understudy.messages.events import RequestEnded
 from understudy.messages.generate import Attempt, Delta, Failed, Finished, Usage
-from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunModel, RunStarted, RunText
+from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunModel, RunQueued, RunStarted, RunText
 from understudy.messages.step import Send, Unheard
 
 P95_MS = 104.0  # the bound of the bucket that 100 ms are in
@@ -131,6 +131,14 @@ def test_where_the_second_fails_the_first_goes_on_and_numbers_are_not_used_twice
     assert asked(s)[-1] == ("c", 2)
 
 
+def test_what_the_seconds_provider_asks_for_is_told_where_all_fail(stage: Any) -> None:
+    s = second(stage, models={"a": {}, "b": {}})
+    s.hear(RunFailed(run_id="r1", attempt=1, reason="rate_limited", status=429, retry_after_ms=2_000))
+    failed(s, 0)
+    s.stored()
+    assert (s.ends()[0].code, s.ends()[0].retry_after_ms) == ("all_failed", 2_000)
+
+
 @pytest.mark.parametrize("how", ["busy", "unheard"])
 def test_a_second_without_room_is_kept_for_later(stage: Any, how: str) -> None:
     s = second(stage)
@@ -180,6 +188,8 @@ PRICED = {"usd_per_mtok_out": 1.0}
         ({"ask": {"hedge": False}, "tasks": {"general": {"hedge": True}}}, False),
         ({"ask": {"hedge": None}, "tasks": {"general": {"hedge": True}}}, True),
         ({"models": {"a": {}, "b": PRICED}}, False),
+        ({"models": {"a": {}, "b": {"name": "x/b:free"}}}, False),
+        ({"models": {"a": {"name": "x/a:free"}, "b": {}}}, False),
         ({"models": {"a": {}}}, False),
         ({"credit": 0.9}, False),
         ({"credit": 0.92}, True),
@@ -217,6 +227,14 @@ def test_a_hedged_time_counts_as_that_long_at_least(stage: Any) -> None:
     seen(s)
     seen(s, ms=700.0, outcome="hedged")
     assert s.state.knowledge.p95_first_token_ms("a") > 700
+
+
+def test_a_second_that_was_not_needed_seems_no_quicker(stage: Any) -> None:
+    """The first spoke a moment after it was asked: that says nothing of how long it takes."""
+    s = stage()
+    seen(s, "b")
+    seen(s, "b", times=600, ms=2.0, outcome="hedged")
+    assert s.state.knowledge.p95_first_token_ms("b") == P95_MS
 
 
 @given(st.lists(st.booleans(), max_size=300), st.sampled_from([0.0, 0.05, 0.08, 0.5, 1.0]))
@@ -311,3 +329,21 @@ def test_a_second_that_is_over_without_a_word_is_recorded_as_what_it_was(
     _over(s, 0, "stop", pieces=1)
     assert outcomes(s) == [("b", word), ("a", "ok")]
     assert ("b" in s.state.local.suspects) == (word == "empty"), "only one that answered nothing is to blame"
+
+
+def test_the_time_of_a_second_is_its_own_where_the_first_turns_out_to_wait_in_a_queue(stage: Any) -> None:
+    s = hedged(stage, credit=0.0)
+    for _ in "abc":
+        s.failed("busy", waiting=0)
+    assert s.call().may_wait
+    seen(s, s.call().model)
+    s.state.hedges.credit = 5.0
+    s.wake()
+    s.wake() if len(asked(s)) == 4 else None
+    rival = asked(s)[-1][1]
+    s.hear(RunQueued(run_id="r1", attempt=rival - 1, instance="i-late"))
+    s.now += 20
+    text(s, rival, "Hi")
+    s.hear(RunEnded(run_id="r1", attempt=rival, pieces=1, finish_reason="stop", usage=_usage()))
+    assert s.stores("end.")[0].event.attempts[-1].first_token_ms == 20.0
+    assert cancelled(s) == [("i-late", rival - 1)]

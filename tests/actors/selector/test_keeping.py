@@ -184,6 +184,14 @@ def test_a_cache_that_is_empty_slow_or_absent_is_a_miss(stage: Any) -> None:
         assert end.text == "Hello." and not end.cached and len(end.attempts) == 1
 
 
+def test_a_model_that_is_gone_since_the_decision_speaks_no_more(stage: Any) -> None:
+    s = stage()
+    s.ask(**KEPT)
+    s.happen(TopologyApplied(at_ms=0, hash="h2", body=s.plan({"a": {}})))
+    looked(s, ANSWER)
+    assert s.call().model == "a" and not s.stores("end.")
+
+
 def test_an_answer_that_comes_too_late_is_not_given_but_says_how_to_keep_the_new_one(stage: Any) -> None:
     s = stage()
     s.ask(**KEPT)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.actors.selector.test_consent import agree, staged
 from understudy.messages.cache import CachedAnswer, CacheKeep, CacheLook, CacheLooked, ConversationErased
 from understudy.messages.cost import Reserve
 from understudy.messages.events import RequestEnded
 from understudy.messages.generate import Attempt, Parameters, Usage, Waiting
+from understudy.messages.privacy import Outbound
 from understudy.messages.run import CancelRun, RunEnded, RunModel, RunQueued, RunStarted, RunText
 from understudy.messages.step import Send
 
@@ -125,3 +127,30 @@ def test_a_conversation_that_is_erased_meanwhile_gets_its_answer_and_names_the_k
     s.stored()
     assert s.ends()[0].text == "Hello." and s.ends()[0].recorded
     assert [keep.key_id for keep in sent(s, CacheKeep)] == ["k1"] and len(sent(s, CacheLook)) == 1
+
+
+@pytest.mark.parametrize(
+    ("redacted", "fails", "labels"),
+    [(2, False, ("external", "redacted")), (0, False, ("external",)), (1, True, ("external", "redacted"))],
+)
+def test_a_kept_answer_is_marked_as_it_was_when_it_was_made(
+    stage: Any, redacted: int, fails: bool, labels: tuple[str, ...]
+) -> None:
+    """Also where a model of here ended what one elsewhere had been told: the words did leave."""
+    s = staged(stage, {"a": {"provider": "far"}, "h": {"provider": "lab", "quality": {"default": 0.1}}})
+    agree(s, user_id="u")
+    ask = {**KEPT, "user_id": "u", "privacy": "external_allowed"}
+    s.ask(**ask)
+    looked(s)
+    sent_out = Outbound(provider="far", consent=2, bytes=9, redacted=redacted)
+    if fails:
+        s.failed("server_error", outbound=sent_out)
+    s.text("Hello.")
+    s.ended(**({} if fails else {"outbound": sent_out}))
+    s.stored()
+    (keep,) = sent(s, CacheKeep)
+    s.ask("r2", **ask)
+    s.hear(CacheLooked(run_id="r2", key_id="k1", answer=keep.answer))
+    s.stored("r2")
+    first, again = s.ends()
+    assert first.labels == again.labels == labels and again.cached and not again.attempts

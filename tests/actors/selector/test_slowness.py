@@ -60,3 +60,16 @@ def test_the_same_history_is_the_same_bytes_and_goes_on_the_same_from_a_snapshot
         other.add(ms)
         other = msgspec.json.decode(msgspec.json.encode(other), type=Slowness)
     assert msgspec.json.encode(one) == msgspec.json.encode(other)
+
+
+@given(st.lists(st.floats(0.01, 80.0), max_size=60), st.lists(st.floats(120.0, 1e4), max_size=3))
+def test_who_was_given_up_after_a_moment_is_not_as_quick_as_that(short: list[float], long: list[float]) -> None:
+    """Nor is one of whom nothing else is known; who was waited for in vain is slow."""
+    found, fresh = Slowness(), Slowness()
+    for _ in range(30):
+        found.add(100.0)
+    before = found.p95_ms() or 0
+    for ms in short + long:
+        found.add_at_least(ms)
+        fresh.add_at_least(ms)
+    assert (found.p95_ms() or 0) >= before and found.total == 30 + len(long) and not fresh.total
