@@ -9,10 +9,9 @@ import hashlib
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from understudy.messages.address import LOOPBACK
 from understudy.messages.privacy import Location
 from understudy.messages.topology import Provider, Topology
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def location_of(provider: Provider, name: str, said: Location | None = None) -> Location:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 import re
 
@@ -13,6 +12,7 @@ from understudy.actors.selector import structured
 from understudy.actors.selector.choose import Question
 from understudy.actors.selector.views import Knowledge
 from understudy.messages.generate import ADVICE, FailCode, Failed, Generate, Parameters
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.privacy import OWN_LABELS, Privacy
 from understudy.messages.topology import Latency, Topology
 
@@ -125,10 +125,3 @@ def seed_of(run_id: str) -> int:
 def guessed_tokens(text: str) -> int:
     """Of a text that no tokenizer counted: tokenizers work on bytes, so another script's letters count for more."""
     return math.ceil(len(text.encode()) / CHARS_PER_TOKEN)
-
-
-def keyed_hash(key: str, value: str | None) -> str:
-    """Conversation and user ids as the log may hold them ('' for none): HMAC-SHA256, 128 bits."""
-    if not value:
-        return ""
-    return hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()[:32]

@@ -11,19 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.runner import gate
-from understudy.actors.runner.gate import BEFORE, CONTENT, JUDGED, Blocked, Case, Plan, walk
+from understudy.actors.runner.gate import BEFORE, CONTENT, JUDGED, Blocked, Case, walk
 from understudy.actors.runner.screener import Packs
 from understudy.actors.safety_validator.examples import example
 from understudy.actors.safety_validator.scan import scanner
 from understudy.messages.consent import ConsentGiven, ConsentWithdrawn
 from understudy.messages.consents import Consents
+from understudy.messages.gate_plan import GatePlan
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
 from understudy.messages.tools import Format, Tool, ToolCall
 from understudy.messages.topology import Provider
 
 FAR = Provider(kind="openai", url="https://far.example/v1")
-PLAN = Plan(provider="far", version="v2", declared=FAR, names={})
+PLAN = GatePlan(provider="far", version="v2", declared=FAR, names={})
 SECRET = example(next(one.rule for one in scanner("secrets").rules if one.rule.id.startswith("anthropic")).hits[0])
 MAIL = "anna.berg@lantern.org"
 
@@ -147,7 +148,7 @@ LEVELS: list[tuple[Any, bool, str | None]] = [
 
 @pytest.mark.parametrize(("level", "required", "reason"), LEVELS)
 def test_a_crisis_stays_here(level: Any, required: bool, reason: str | None) -> None:
-    plan = Plan(provider="far", version="v2", declared=FAR, names={}, require_judge=required)
+    plan = GatePlan(provider="far", version="v2", declared=FAR, names={}, require_judge=required)
     assert walk(Case(run(), plan=plan, consents=given_to(ALL), level=level), JUDGED) == reason
 
 
