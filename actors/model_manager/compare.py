@@ -111,6 +111,7 @@ def _of_topology(model: str, declared: Model, row: Row | None, provider: Provide
         licence=licence,
         licence_class=class_of(licence),
         expires=said.expires,
+        problem=said.problem,
     )
 
 
@@ -130,6 +131,7 @@ def _of_list(model: str, row: Row, licence: str, provider: Provider) -> Listing:
         licence=licence,
         licence_class=class_of(licence),
         expires=row.expires,
+        problem=row.problem,
     )
 
 
@@ -173,6 +175,24 @@ def known_rows(known: Known, provider: str) -> list[Row]:
     ]
 
 
+def completed(known: Known, provider: str, rows: Iterable[Row]) -> list[Row]:
+    """Rows with a `problem` as they are known; of one that nobody knows only its name. None of them becomes local by
+    it, and one that computes elsewhere now has no price that is known."""
+    before = {row.name: row for row in known_rows(known, provider)}
+    found: list[Row] = []
+    for row in rows:
+        old = before.get(row.name)
+        if not row.problem:
+            found.append(row)
+        elif old is None:
+            found.append(replace(row, location="external"))
+        else:
+            kept = replace(old, problem=row.problem, resident=row.resident)
+            moved = row.location == "external" != old.location
+            found.append(replace(kept, location="external", price=None) if moved else kept)
+    return found
+
+
 _SHARED = tuple(set(Row.__struct_fields__) & set(Listing.__struct_fields__))
 
 
@@ -208,7 +228,7 @@ def list_read(
         m
         for m, e in mine.items()
         if m in listed and e.retired not in (None, "removed") and e.retired_seq <= asked_seq
-        and not is_over(wanted[m].listing, today)
+        and not is_over(wanted[m].listing, today) and not wanted[m].listing.problem
     ]  # fmt: skip
     over = [
         m
