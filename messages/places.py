@@ -43,6 +43,16 @@ def external_models(topology: Topology, provider: str) -> tuple[str, ...]:
     )
 
 
+def unread(topology: Topology) -> tuple[str, ...]:
+    """Ollamas on this machine whose models are local by the operator's word alone: no list is read that could tell
+    which of them it passes on to a cloud, and no `location: local` says that somebody has looked."""
+    return tuple(
+        name
+        for name, one in topology.providers.items()
+        if one.kind == "ollama" and one.catalogue is None and one.location is None and host_of(one) in LOOPBACK
+    )
+
+
 def may_leave(topology: Topology, provider: str) -> bool:
     """Can it be that a model of the provider computes elsewhere? Lists bring models that the topology does not name."""
     return location_of(topology.providers[provider], "") == "external" or bool(external_models(topology, provider))
