@@ -18,6 +18,7 @@ class GatePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     require_judge: bool = True
     judge_ms: int = 1_000
     refuse_pii: bool = False
+    without_user: bool = False  # see `ConsentPlan`
 
 
 def plan_of(topology: Topology, provider: str) -> GatePlan | None:
@@ -34,4 +35,5 @@ def plan_of(topology: Topology, provider: str) -> GatePlan | None:
         require_judge=policy.require_judge,
         judge_ms=policy.judge_ms,
         refuse_pii=policy.pii == "refuse",
+        without_user=topology.consent.without_user,
     )

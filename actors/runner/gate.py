@@ -112,8 +112,11 @@ def walk(
 
 
 def consent(case: Case) -> None:
-    """A probe is in our own words, on nobody's behalf: it rests on the installation's consent alone."""
+    """A probe is in our own words, on nobody's behalf: it rests on the installation's consent alone. Any other order
+    names its user, else that user's "no" would be gone round by leaving the name out."""
     plan, run = _needed(case.plan), case.run
+    if not (run.probe or run.user or plan.without_user):
+        raise Blocked("no_consent")
     user, conversation = ("", "") if run.probe else (run.user, run.conversation)
     found = _needed(case.consents).given(plan.provider, plan.version, user, conversation)
     if found is None:

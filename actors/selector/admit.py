@@ -36,6 +36,14 @@ def refuse(code: FailCode, text: str = "", path: str | None = None, rejected: di
     return Refusal(Failed(code=code, text=f"{text} {ADVICE[code]}".strip(), path=path, rejected=rejected or {}))
 
 
+def no_model(rejected: dict[str, int], unnamed: bool) -> Refusal:
+    """A refusal for want of any candidate; where the request's own user is what is missing, it says so."""
+    if unnamed and rejected.get("needs_consent"):
+        text = "Nothing of a request without `user_id` leaves this machine: say whose it is."
+        return refuse("no_allowed_model", text, "$.user_id", rejected)
+    return refuse("no_allowed_model", rejected=rejected)
+
+
 def check(ask: Generate) -> None:
     """What types cannot say: control characters, an empty conversation end. Raises Refusal `invalid` with the path."""
     for i, turn in enumerate(ask.messages):
@@ -105,7 +113,20 @@ def with_consent(question: Question, ask: Generate, knowledge: Knowledge, hash_k
     if question.privacy != "external_allowed":
         return question
     user, conversation = (keyed_hash(hash_key, one) for one in (ask.user_id, ask.conversation_id))
-    return replace(question, consented=knowledge.consented(user, conversation))
+    return replace(question, consented=consented(knowledge, question.privacy, user, conversation))
+
+
+def consented(knowledge: Knowledge, privacy: Privacy, user: str, conversation: str) -> tuple[str, ...]:
+    """The providers that a request may go to; `user` and `conversation` are keyed hashes, '' for none."""
+    if privacy != "external_allowed" or is_unnamed(knowledge, user):
+        return ()
+    return knowledge.consented(user, conversation)
+
+
+def is_unnamed(knowledge: Knowledge, user: str) -> bool:
+    """Does it stay here because nobody can find its user's "no"? See `ConsentPlan.without_user`."""
+    topology = knowledge.topology
+    return not user and (topology is None or not topology.consent.without_user)
 
 
 def model_of(knowledge: Knowledge, name: str) -> str:

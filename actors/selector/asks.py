@@ -120,7 +120,7 @@ def _admitted(
     if not decision.chain and wish is not question:  # a pin is a wish: a session must not break off
         decision, deciding = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
-        raise admit.refuse("no_allowed_model", rejected=decision.counts())
+        raise admit.no_model(decision.counts(), unnamed=admit.is_unnamed(state.knowledge, user))
     kept = None
     if embed is None and keeping.qualifies(ask, parameters, topology.tasks[question.task].cache):
         about_it = (user, conversation, state.knowledge.topology_hash, question.task, wish.model or "")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from understudy.actors.runner import gate
 from understudy.actors.runner.gate import BEFORE, CONTENT, JUDGED, Blocked, Case, walk
@@ -94,6 +95,18 @@ def test_what_stands(said: list[tuple[str, str, str]], rests_on: int | None) -> 
 def test_nobody_in_particular_rests_on_the_installations_consent() -> None:
     assert given_to(USER, TALK).given("far", "v2", "", "") is None
     assert given_to(USER, ALL).given("far", "v2", "", "") == 2
+
+
+@pytest.mark.parametrize("said", [[ALL], [TALK], [ALL, TALK], [ALL, TALK, NO_USER]])
+def test_who_names_no_user_goes_round_nobodys_no(said: list[tuple[str, str, str]]) -> None:
+    """Not by everybody's consent, nor by the conversation's: its user may have withdrawn."""
+    unnamed, consents = run(user=""), given_to(*said)
+    assert walk(Case(unnamed, plan=PLAN, consents=consents), BEFORE) == "no_consent"
+    users_or_not = replace(PLAN, without_user=True)
+    assert walk(Case(unnamed, plan=users_or_not, consents=consents), BEFORE) is None
+    assert walk(Case(run(user="", probe=True), plan=PLAN, consents=consents), BEFORE) == (
+        None if ALL in said else "no_consent"
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([USER, NO_USER, ("user", "u", "v1")]), st.booleans()), max_size=8), st.data())
