@@ -126,6 +126,7 @@ class ModelCard(Part, frozen=True, kw_only=True):
     usd_per_mtok: Usd | None = None  # the dearer of prompt and completion; None: unknown
     licence_class: LicenceClass = "unknown"
     expires: Day | None = None
+    problem: str = ""  # the provider's list has it, and could not say more of it
 
 
 class ListProblem(Part, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ class Listing(Part, frozen=True, kw_only=True):
     licence: str = ""
     licence_class: LicenceClass = "unknown"
     expires: Day | None = None
+    problem: str = ""  # the list has it, and its details could not be read: they are as they were known before
 
 
 class Priced(Part, frozen=True, kw_only=True):

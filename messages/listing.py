@@ -73,6 +73,9 @@ class Row(Part, frozen=True, kw_only=True):
     expires: Day | None = None
     price: ListedPrice | None = None  # None: unknown, which is never free
     resident: Resident | None = None
+    problem: str = ""
+    """The list has the model and could not say more of it; then all else but its name and place is to be kept as it is
+    known. `location` is `local` where nothing says that it computes elsewhere now."""
 
 
 ListFault = Literal["unreachable", "timeout", "status", "malformed", "too_large", "clash", "unsupported", "shrunk"]

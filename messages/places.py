@@ -9,10 +9,9 @@ import hashlib
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from understudy.messages.address import LOOPBACK
 from understudy.messages.privacy import Location
 from understudy.messages.topology import Provider, Topology
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def location_of(provider: Provider, name: str, said: Location | None = None) -> Location:
@@ -41,6 +40,16 @@ def external_models(topology: Topology, provider: str) -> tuple[str, ...]:
         model
         for model, one in topology.models.items()
         if one.provider == provider and location_of(declared, one.name or model, "local") == "external"
+    )
+
+
+def unread(topology: Topology) -> tuple[str, ...]:
+    """Ollamas on this machine whose models are local by the operator's word alone: no list is read that could tell
+    which of them it passes on to a cloud, and no `location: local` says that somebody has looked."""
+    return tuple(
+        name
+        for name, one in topology.providers.items()
+        if one.kind == "ollama" and one.catalogue is None and one.location is None and host_of(one) in LOOPBACK
     )
 
 

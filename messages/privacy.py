@@ -14,7 +14,7 @@ Location = Literal["local", "external"]
 """Where a model computes: on this machine, or anywhere else."""
 
 BlockReason = Literal[
-    "no_consent",  # nobody has consented to this provider, or to another text, or it was withdrawn
+    "no_consent",  # to this provider, or to another text, or it was withdrawn; or the request names no user
     "local_only",  # the request may not leave this machine
     "crisis",  # judged to speak of a crisis
     "secret",  # it holds a key or a password

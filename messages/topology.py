@@ -212,10 +212,15 @@ class Policy(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ConsentPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What somebody agrees to before their words leave this machine: one text, or one of a provider's own."""
+    """What somebody agrees to before their words leave this machine: one text, or one of a provider's own.
+
+    `without_user`: requests that name no user may leave too, by the consent of everybody here or of their conversation.
+    In these nobody's own "no" can be found, so they stay here unless an installation without users says otherwise.
+    """
 
     text: str = ""
     providers: dict[Word, str] = {}
+    without_user: bool = False
 
 
 class ActorPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,8 +15,14 @@ from pathlib import Path
 
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.topology import TopologyError, hash_of, read
+from understudy.messages.places import unread
 from understudy.tools.common import show
 from understudy.tools.picture import redraw
+
+NOTE = (
+    "$.providers.{name}: its models count as on this machine by your word alone, as no list of it is read; "
+    "`catalogue: {{}}` has it say which it passes on to a cloud, `location: local` says that none is"
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +50,13 @@ def run(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
             return 2
+    notes = [NOTE.format(name=name) for name in unread(topology)]
     seats = [p.seat.instance for p in seats_of(topology)]
     if args.json:
-        show({"ok": True, "hash": hash_of(topology), "models": list(topology.models), "processes": seats})
+        found = {"hash": hash_of(topology), "models": list(topology.models), "processes": seats, "notes": notes}
+        show({"ok": True, **found})
     else:
         print(f"ok: {len(topology.models)} models, processes: {', '.join(seats)} (hash {hash_of(topology)})")
+        for note in notes:
+            print(f"note: {note}")
     return 0

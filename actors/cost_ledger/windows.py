@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from understudy.messages.cost import Scope, Window
 
 LIFE = "life"
 WINDOWS: dict[int, Window] = {len("2026-11-22"): "day", len("2026-11"): "month", len(LIFE): "conversation"}
 """By the length of a label."""
+SCOPES: dict[str, Scope] = {scope: scope for scope in get_args(Scope)}
 Kind = tuple[Scope, Window]
 
 
@@ -57,15 +58,17 @@ def places(model: str, provider: str, user: str, conversation: str, at_ms: int) 
 
 
 def place_of(name: str) -> Place:
-    """The account with this name."""
+    """The account with this name. Raises KeyError for what is none."""
     scope, label, key = name.split(" ", 2)
-    return Place(scope, key, WINDOWS[len(label)], label)  # type: ignore[arg-type]
+    return Place(SCOPES[scope], key, WINDOWS[len(label)], label)
 
 
 def kind_of(name: str) -> tuple[Kind, str]:
-    """What a budget must be of to look at the account with this name, and the key. There may be very many of them."""
+    """What a budget must be of to look at the account with this name, and the key. There may be very many of them.
+
+    Raises KeyError for what is none."""
     scope, label, key = name.split(" ", 2)
-    return (scope, WINDOWS[len(label)]), key  # type: ignore[return-value]
+    return (SCOPES[scope], WINDOWS[len(label)]), key
 
 
 def _at(at_ms: int) -> datetime:

@@ -123,7 +123,7 @@ def _from_vault(wanted: Wanted, name: str, job: Job) -> Frame:
     with vault_audit.opened(path, _root(path, wanted.secret_fd)) as book:
         record = book.vault.by_id(found.key_id)
         key = "" if record is None else book.vault.key(record)
-        book.write(job.actor, "use" if found.state == "live" else "try", name, found.key_id)
+        book.use(job.actor, "use" if found.state == "live" else "try", name, found.key_id)
     return Frame(do="hold", key_id=found.key_id, key=key)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from understudy.actors.host.key_pipe import KeyPipe
 from understudy.actors.host.permissions import Seat
 from understudy.actors.host.spawn import Child
-from understudy.actors.runner.gate import plan_of
+from understudy.messages.gate_plan import plan_of
 from understudy.messages.slugs import slug
 from understudy.messages.topology import Provider, Topology
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from understudy.actors.host.permissions import Seat
 from understudy.bus.port import Received
-from understudy.messages.catalogue_events import CatalogueEvent, CatalogueRefused
+from understudy.messages.catalogue_events import CatalogueEvent, CatalogueRefused, ModelRegistered
 from understudy.messages.events import AttemptEnded, Event, RequestEnded
 from understudy.messages.known import about
 from understudy.messages.operate import DeadLetter
@@ -36,6 +36,8 @@ def stored_facts(event: Event, answer: Stored | StoreFailed) -> dict[str, Any]:
         case _ if isinstance(event, CatalogueEvent):
             fields |= {"provider": event.provider, "models": len(list(about(event)))}
             fields |= {"reason": getattr(event, "reason", None)}
+            if isinstance(event, ModelRegistered) and (odd := {m.id: m.problem for m in event.models if m.problem}):
+                fields["problems"] = odd
         case _:
             fields |= {"model": getattr(event, "model", None), "reason": getattr(event, "reason", None)}
     return fields

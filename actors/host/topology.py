@@ -19,7 +19,7 @@ import msgspec
 from understudy.actors.host import limits_check, privacy_check
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.strict_yaml import NotYaml, load
-from understudy.actors.runner.address import RIGHT, BadAddress, target
+from understudy.messages.address import RIGHT, BadAddress, target
 from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
 from understudy.messages.topology import ActorPlan, BusPlan, Model, Provider, Topology

@@ -15,7 +15,7 @@ import hmac
 import itertools
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from understudy.actors.host.vault import Mark, Vault, locked, open_own
 from understudy.actors.host.vault_root import VaultError
 
 TAIL_BYTES = 16_384
+DAY_MS = 86_400_000
 NOT_DONE = "not_done"
 """Purpose of an entry that says: those from number `outcome` up to this one were written, and then not done."""
 
@@ -75,9 +76,10 @@ def opened(path: Path, root: bytes) -> Generator[Book]:
 class Book:
     """A vault whose every change and use is written down first."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, now_s: Callable[[], float] = time.time) -> None:
+        """`now_s`: seconds since 1970."""
         self.vault, self.path = vault, audit_path(vault.path)
-        self._key = vault.audit_key()
+        self._key, self._now_s = vault.audit_key(), now_s
 
     def write(self, actor: str, purpose: str, name: str, key_id: str, outcome: str = "ok", was: str = "") -> Entry:
         """Append an entry, then save the vault with its mark. Raises VaultError."""
@@ -87,10 +89,31 @@ class Book:
         self.vault.save(Mark(entry.n, entry.hash))
         return entry
 
+    def use(self, actor: str, purpose: str, name: str, key_id: str) -> None:
+        """A key is handed out: written down once a UTC day for each actor, purpose and key, as processes start again
+        and again, and the audit is kept for ever.
+
+        Where it does not end as the vault knows it, always: what follows there tells of that. Raises VaultError.
+        """
+        last, wanted = _last(self.path), (actor, purpose, name, key_id, "ok")
+        known = last is not None and self._is_ours(last) and Mark(last.n, last.hash) == self.vault.body.mark
+        if not known or all(wanted != (e.actor, e.purpose, e.name, e.key_id, e.outcome) for e in self._todays()):
+            self.write(*wanted)
+
+    def _todays(self) -> list[Entry]:
+        """Those that end the audit, are of this day, and were done."""
+        found: list[Entry] = []
+        today = int(self._now_s() * 1000) // DAY_MS
+        for entry in map(_read, reversed(_lines(self.path))):
+            if entry is None or not self._is_ours(entry) or entry.at_ms // DAY_MS != today:
+                break
+            found.append(entry)
+        return _done(found)
+
     def _append(
         self, before: Mark, actor: str, purpose: str, name: str, key_id: str, outcome: str, was: str = ""
     ) -> Entry:
-        now = int(time.time() * 1000)
+        now = int(self._now_s() * 1000)
         entry = Entry(before.n + 1, now, actor, purpose, name, key_id, outcome, before.hash, was)
         entry = msgspec.structs.replace(entry, hash=hash_of(entry))
         entry = msgspec.structs.replace(entry, seal=_seal(self._key, entry))
@@ -109,8 +132,7 @@ class Book:
     def proven(self) -> list[Entry]:
         """Entries that this vault sealed and that were done: none ahead of its mark, none said to be not done."""
         sealed = [e for e in entries(self.vault.path) if self._is_ours(e)]
-        undone = {n for e in sealed if e.purpose == NOT_DONE for n in range(int(e.outcome), e.n)}
-        return [e for e in sealed if e.n <= self.vault.body.mark.n and e.n not in undone]
+        return [e for e in _done(sealed) if e.n <= self.vault.body.mark.n]
 
     def _is_ours(self, entry: Entry) -> bool:
         return entry.hash == hash_of(entry) and _same(entry.seal, _seal(self._key, entry))
@@ -167,11 +189,21 @@ def hash_of(entry: Entry) -> str:
 
 def entries(vault: Path) -> list[Entry]:
     """All that can be read, unproven. Needs no root key."""
-    found: list[Entry] = []
-    for line in _lines(audit_path(vault)):
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            found.append(msgspec.json.decode(line, type=Entry))
-    return found
+    return [entry for entry in map(_read, _lines(audit_path(vault))) if entry is not None]
+
+
+def _read(line: bytes) -> Entry | None:
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _done(sealed: Iterable[Entry]) -> list[Entry]:
+    """Without those of which a later one says that they were not done."""
+    found = list(sealed)
+    undone = {n for e in found if e.purpose == NOT_DONE for n in range(int(e.outcome), e.n)}
+    return [e for e in found if e.n not in undone]
 
 
 def set_aside(vault: Path) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
 from understudy.actors.model_manager.licence import class_of
+from understudy.messages.batches import batches
 from understudy.messages.catalogue_events import (
     CatalogueAccepted,
     Listing,
@@ -111,6 +111,7 @@ def _of_topology(model: str, declared: Model, row: Row | None, provider: Provide
         licence=licence,
         licence_class=class_of(licence),
         expires=said.expires,
+        problem=said.problem,
     )
 
 
@@ -130,6 +131,7 @@ def _of_list(model: str, row: Row, licence: str, provider: Provider) -> Listing:
         licence=licence,
         licence_class=class_of(licence),
         expires=row.expires,
+        problem=row.problem,
     )
 
 
@@ -174,6 +176,24 @@ def known_rows(known: Known, provider: str) -> list[Row]:
     ]
 
 
+def completed(known: Known, provider: str, rows: Iterable[Row]) -> list[Row]:
+    """Rows with a `problem` as they are known; of one that nobody knows only its name. None of them becomes local by
+    it, and one that computes elsewhere now has no price that is known."""
+    before = {row.name: row for row in known_rows(known, provider)}
+    found: list[Row] = []
+    for row in rows:
+        old = before.get(row.name)
+        if not row.problem:
+            found.append(row)
+        elif old is None:
+            found.append(replace(row, location="external"))
+        else:
+            kept = replace(old, problem=row.problem, resident=row.resident)
+            moved = row.location == "external" != old.location
+            found.append(replace(kept, location="external", price=None) if moved else kept)
+    return found
+
+
 _SHARED = tuple(set(Row.__struct_fields__) & set(Listing.__struct_fields__))
 
 
@@ -192,8 +212,8 @@ def told_anew(known: Known, provider: str, wanted: Mapping[str, Wanted], now: in
         if listing.listed and price != before:
             priced.append(Priced(model=model, price=price))
     return [
-        *(ModelRegistered(at_ms=now, provider=provider, models=part) for part in batches(registered)),
-        *(ModelPriced(at_ms=now, provider=provider, prices=part) for part in batches(priced)),
+        *(ModelRegistered(at_ms=now, provider=provider, models=part) for part in _parts(registered)),
+        *(ModelPriced(at_ms=now, provider=provider, prices=part) for part in _parts(priced)),
     ]
 
 
@@ -209,7 +229,7 @@ def list_read(
         m
         for m, e in mine.items()
         if m in listed and e.retired not in (None, "removed") and e.retired_seq <= asked_seq
-        and not is_over(wanted[m].listing, today)
+        and not is_over(wanted[m].listing, today) and not wanted[m].listing.problem
     ]  # fmt: skip
     over = [
         m
@@ -217,9 +237,9 @@ def list_read(
         if is_over(listing, today) and (m not in mine or mine[m].retired in (None, "removed"))
     ]
     offline = tuple(m for m, e in mine.items() if e.offline)
-    out += [ModelRetired(at_ms=now, provider=provider, models=p, reason="not_listed") for p in batches(gone)]
-    out += [ModelRetired(at_ms=now, provider=provider, models=p, reason="expired") for p in batches(over)]
-    out += [ModelReturned(at_ms=now, provider=provider, models=p) for p in batches(back)]
+    out += [ModelRetired(at_ms=now, provider=provider, models=p, reason="not_listed") for p in _parts(gone)]
+    out += [ModelRetired(at_ms=now, provider=provider, models=p, reason="expired") for p in _parts(over)]
+    out += [ModelReturned(at_ms=now, provider=provider, models=p) for p in _parts(back)]
     if offline:
         out.append(ModelOnline(at_ms=now, provider=provider, models=offline))
     ids = {listing.name: model for model, (listing, _) in wanted.items()}
@@ -240,11 +260,11 @@ def reconciled(known: Known, topology: Topology, now: int) -> list[Event]:
         out += told_anew(known, name, wanted, now)
         mine = [m for m, e in known.entries.items() if e.provider == name and e.retired != "removed"]
         gone = [m for m in mine if m not in wanted]
-        out += [ModelRetired(at_ms=now, provider=name, models=part, reason="removed") for part in batches(gone)]
+        out += [ModelRetired(at_ms=now, provider=name, models=part, reason="removed") for part in _parts(gone)]
         out += _unlisted(known, name, wanted, now) if provider.catalogue is None else []
     for name in sorted({e.provider for e in known.entries.values()} - set(topology.providers)):
         gone = [m for m, e in known.entries.items() if e.provider == name and e.retired != "removed"]
-        out += [ModelRetired(at_ms=now, provider=name, models=part, reason="removed") for part in batches(gone)]
+        out += [ModelRetired(at_ms=now, provider=name, models=part, reason="removed") for part in _parts(gone)]
     return out
 
 
@@ -254,8 +274,8 @@ def _unlisted(known: Known, provider: str, wanted: Mapping[str, Wanted], now: in
     back = [m for m, e in mine.items() if e.retired not in (None, "removed")]
     online = [m for m, e in mine.items() if e.offline]
     return [
-        *(ModelReturned(at_ms=now, provider=provider, models=part) for part in batches(back)),
-        *(ModelOnline(at_ms=now, provider=provider, models=part) for part in batches(online)),
+        *(ModelReturned(at_ms=now, provider=provider, models=part) for part in _parts(back)),
+        *(ModelOnline(at_ms=now, provider=provider, models=part) for part in _parts(online)),
         *([CatalogueAccepted(at_ms=now, provider=provider)] if provider in known.refused else []),
     ]
 
@@ -269,7 +289,7 @@ def expired(known: Known, today: str, now: int) -> list[Event]:
     return [
         ModelRetired(at_ms=now, provider=provider, models=part, reason="expired")
         for provider, models in found.items()
-        for part in batches(models)
+        for part in _parts(models)
     ]
 
 
@@ -283,15 +303,6 @@ def _entry(known: Known, provider: str, model: str) -> Entry | None:
     return entry if entry is not None and entry.provider == provider else None
 
 
-def batches(items: Iterable[T]) -> list[tuple[T, ...]]:
-    """In parts that fit into one event each."""
-    found: list[list[T]] = []
-    size = EVENT_BYTES
-    for item in items:
-        more = len(msgspec.json.encode(item)) + 1
-        if size + more > EVENT_BYTES:
-            found.append([])
-            size = 0
-        found[-1].append(item)
-        size += more
-    return [tuple(part) for part in found]
+def _parts(items: Iterable[T]) -> list[tuple[T, ...]]:
+    """Each fits into one event."""
+    return batches(items, EVENT_BYTES)

@@ -287,10 +287,11 @@ def _whole(
     state: State, name: str, topology: Topology, reading: Reading, now: float, settings: Settings
 ) -> list[Effect]:
     """Compare a list with the fold, unless that lacks something just now: then it is read again."""
-    known, rows = state.history.known, [row for part in reading.parts for row in part]
+    known = state.history.known
     if state.reconcile or not state.settled():
         state.due_ms[name] = now + settings.retry_ms
         return []
+    rows = compare.completed(known, name, [row for part in reading.parts for row in part])
     clash = compare.clash(topology, name, rows, known)
     if clash is not None:
         return _refused(state, name, "clash", clash[1], clash[0], now, settings)

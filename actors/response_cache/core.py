@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from understudy.actors.selector.admit import keyed_hash
 from understudy.messages.base import Ask, Message
 from understudy.messages.cache import (
     CachedAnswer,
@@ -29,6 +28,7 @@ from understudy.messages.cache import (
     WriteEntry,
 )
 from understudy.messages.generate import ADVICE, FailCode, Failed
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.step import Asked, Effect, Input, Send, Store, Stored, StoreFailed
 
 ASKS: dict[str, type[Ask | Message]] = {

@@ -25,46 +25,17 @@ from typing import Any, Literal, Protocol, cast
 import msgspec
 
 from understudy.messages.consents import Consents
-from understudy.messages.places import consent_version, location_of, may_leave
+from understudy.messages.gate_plan import GatePlan
+from understudy.messages.places import location_of
 from understudy.messages.privacy import BlockReason
 from understudy.messages.run import RunModel
 from understudy.messages.safety import CRISIS_LEVEL
-from understudy.messages.topology import CataloguePlan, Provider, Topology
 
 STAYS = ("type", "run_id", "model", "conversation", "user", "privacy", "location", "name", "context_tokens")
 """Fields of an order that no provider is sent, or that are the provider's own words (its name of the model)."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the gate of one process goes by. `version`: the text's name; `names`: the provider's, of declared models."""
-
-    provider: str
-    version: str
-    declared: Provider
-    names: dict[str, str]
-    require_judge: bool = True
-    judge_ms: int = 1_000
-    refuse_pii: bool = False
-
-
-def plan_of(topology: Topology, provider: str) -> Plan | None:
-    """From the topology; None for a provider none of whose models can compute elsewhere."""
-    policy, declared = topology.policy, topology.providers[provider]
-    if not may_leave(topology, provider):
-        return None
-    listed = None if declared.catalogue is None else CataloguePlan()
-    return Plan(
-        provider=provider,
-        version=consent_version(topology, provider),
-        declared=Provider(kind=declared.kind, url=declared.url, location=declared.location, catalogue=listed),
-        names={model: one.name or model for model, one in topology.models.items() if one.provider == provider},
-        require_judge=policy.require_judge,
-        judge_ms=policy.judge_ms,
-        refuse_pii=policy.pii == "refuse",
-    )
-
-
-def leaves(plan: Plan, run: RunModel) -> bool:
+def leaves(plan: GatePlan, run: RunModel) -> bool:
     """Does a call for this order leave this machine? The selector's word alone does not make a place local."""
     name = run.name or plan.names.get(run.model) or run.model
     return location_of(plan.declared, name, run.location) == "external"
@@ -107,7 +78,7 @@ class Case:
         self,
         run: RunModel,
         *,
-        plan: Plan | None = None,
+        plan: GatePlan | None = None,
         consents: Consents | None = None,
         level: Level = "unjudged",
         scanners: Scanners | None = None,
@@ -141,8 +112,11 @@ def walk(
 
 
 def consent(case: Case) -> None:
-    """A probe is in our own words, on nobody's behalf: it rests on the installation's consent alone."""
+    """A probe is in our own words, on nobody's behalf: it rests on the installation's consent alone. Any other order
+    names its user, else that user's "no" would be gone round by leaving the name out."""
     plan, run = _needed(case.plan), case.run
+    if not (run.probe or run.user or plan.without_user):
+        raise Blocked("no_consent")
     user, conversation = ("", "") if run.probe else (run.user, run.conversation)
     found = _needed(case.consents).given(plan.provider, plan.version, user, conversation)
     if found is None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors.runner.address import target
 from understudy.actors.runner.dialect import sent_stops
 from understudy.actors.runner.dialects import BY_KIND, openrouter
 from understudy.actors.runner.http_call import Call, ChatCall, EmbedCall
@@ -16,6 +15,7 @@ from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.list_edge import ListEdge
 from understudy.actors.runner.output import StopCut
 from understudy.actors.runner.record_edge import RecordEdge
+from understudy.messages.address import target
 from understudy.messages.places import location_of
 from understudy.messages.prices import is_priced
 from understudy.messages.privacy import Location, Outbound

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from understudy.actors.runner.address import Target, target
 from understudy.actors.runner.dialects import BY_KIND
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, get_request, post_head
+from understudy.messages.address import Target, target
 from understudy.messages.topology import Provider
 
 CHECK_S = 10.0  # twice it is less than the supervisor waits

@@ -7,8 +7,8 @@ import functools
 import ssl
 from collections import deque
 
-from understudy.actors.runner.address import Target
 from understudy.actors.runner.http_wire import Connection, Exchange
+from understudy.messages.address import Target
 
 IDLE_S = 60.0
 """An unused connection is closed after so long."""

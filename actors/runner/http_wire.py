@@ -10,7 +10,7 @@ from typing import Literal, Protocol, cast
 
 import httptools
 
-from understudy.actors.runner.address import Target, plain
+from understudy.messages.address import Target, plain
 
 LINGER_S = 1.0
 """So long may a response take to end after its reader has read enough; later its connection is closed."""

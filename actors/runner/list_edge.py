@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from understudy.actors.runner.address import LOOPBACK, Target, target
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, request_head
 from understudy.actors.runner.lists import BY_KIND
 from understudy.actors.runner.lists.lister import Answer, BadList, Fetch, Lister, Memory
+from understudy.messages.address import LOOPBACK, Target, target
 from understudy.messages.listing import ListFault, Row
 from understudy.messages.step import Fetched, FetchFailed, Input
 from understudy.messages.topology import CataloguePlan, Provider

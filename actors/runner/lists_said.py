@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from understudy.messages.listing import ListEnded, ListFailed, ListOrder, ListPart, Row
+from understudy.messages.batches import batches
+from understudy.messages.listing import ListEnded, ListFailed, ListOrder, ListPart
 from understudy.messages.step import Effect, Fetched, FetchFailed, FetchList, Send
 
 PART_BYTES = 48_000
@@ -26,18 +25,6 @@ def answered(lists: dict[str, str], answer: Fetched | FetchFailed) -> list[Effec
         return []
     if isinstance(answer, FetchFailed):
         return [Send(reply, ListFailed(list_id=answer.list_id, code=answer.code, text=answer.text, path=answer.path))]
-    parts = [ListPart(list_id=answer.list_id, n=n, rows=rows) for n, rows in enumerate(_parts(answer.rows))]
+    rows = batches(answer.rows, PART_BYTES)
+    parts = [ListPart(list_id=answer.list_id, n=n, rows=some) for n, some in enumerate(rows)]
     return [*(Send(reply, part) for part in parts), Send(reply, ListEnded(list_id=answer.list_id, parts=len(parts)))]
-
-
-def _parts(rows: tuple[Row, ...]) -> list[tuple[Row, ...]]:
-    found: list[list[Row]] = []
-    size = PART_BYTES
-    for row in rows:
-        more = len(msgspec.json.encode(row)) + 1
-        if size + more > PART_BYTES:
-            found.append([])
-            size = 0
-        found[-1].append(row)
-        size += more
-    return [tuple(part) for part in found]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from understudy.actors.runner.dialect import CallPiece
-from understudy.actors.runner.schema import decoded, fits
+from understudy.messages.json_schema import decoded, fits
 from understudy.messages.run import RunModel
 from understudy.messages.tools import AUTO, NONE, REQUIRED, CallId, ToolCall, ToolPart
 

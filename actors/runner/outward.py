@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from understudy.actors.runner.gate import BEFORE, JUDGED, Case, Level, Plan, leaves, walk
+from understudy.actors.runner.gate import BEFORE, JUDGED, Case, Level, leaves, walk
 from understudy.actors.runner.state import JUDGE, Call, Settings, State, failure, forgotten
+from understudy.messages.gate_plan import GatePlan
 from understudy.messages.generate import Turn
 from understudy.messages.privacy import BlockReason, Outbound
 from understudy.messages.safety import Judge, Judged
@@ -42,7 +43,7 @@ LAST = "last."
 Answer = Consulted | Screened | CallSent | Heard | Unheard | Woke
 
 
-def begun(call_id: str, call: Call, plan: Plan | None) -> Effect | None:
+def begun(call_id: str, call: Call, plan: GatePlan | None) -> Effect | None:
     """The first question about a call that would leave this machine; None for all others."""
     if plan is None or not leaves(plan, call.run):
         return None
@@ -109,7 +110,7 @@ def _call_of(answer: Answer) -> str:
             return subject.partition(JUDGES)[2]
 
 
-def _judge(state: State, call_id: str, call: Call, answer: Consulted, plan: Plan) -> list[Effect]:
+def _judge(state: State, call_id: str, call: Call, answer: Consulted, plan: GatePlan) -> list[Effect]:
     """Ask how things stand with whoever wrote it; our own words need no judge."""
     run = call.run
     if run.probe:
@@ -133,7 +134,7 @@ def _level(answer: Answer) -> Level:
             return "unjudged"
 
 
-def _judged(state: State, call_id: str, call: Call, level: Level, plan: Plan) -> list[Effect]:
+def _judged(state: State, call_id: str, call: Call, level: Level, plan: GatePlan) -> list[Effect]:
     reason = walk(Case(call.run, plan=plan, consents=state.consents, level=level), JUDGED)
     if reason is not None:
         return _block(state, call_id, call, reason, plan)
@@ -141,7 +142,7 @@ def _judged(state: State, call_id: str, call: Call, level: Level, plan: Plan) ->
     return [Wake(0, JUDGE + call_id, 0), Screen(call_id, call.run, plan.refuse_pii)]
 
 
-def _screened(state: State, call_id: str, call: Call, answer: Screened, plan: Plan) -> list[Effect]:
+def _screened(state: State, call_id: str, call: Call, answer: Screened, plan: GatePlan) -> list[Effect]:
     reason = answer.blocked or walk(Case(call.run, plan=plan, consents=state.consents), BEFORE)
     if reason is not None or answer.run is None:
         return _block(state, call_id, call, reason or "gate_error", plan)
@@ -149,7 +150,7 @@ def _screened(state: State, call_id: str, call: Call, answer: Screened, plan: Pl
     return [Consult(LAST + call_id)]
 
 
-def _last(state: State, call_id: str, call: Call, answer: Consulted, plan: Plan) -> list[Effect]:
+def _last(state: State, call_id: str, call: Call, answer: Consulted, plan: GatePlan) -> list[Effect]:
     """Nothing is waited for between this look at the log and the call."""
     case = Case(call.run, plan=plan, consents=state.consents)
     reason = walk(case, BEFORE) if answer.ok else "gate_error"
@@ -167,7 +168,7 @@ def said_of(call: Call, settings: Settings) -> Outbound | None:
     return call.outbound
 
 
-def _block(state: State, call_id: str, call: Call, reason: BlockReason, plan: Plan) -> list[Effect]:
+def _block(state: State, call_id: str, call: Call, reason: BlockReason, plan: GatePlan) -> list[Effect]:
     """Nothing leaves, or nothing more."""
     outbound = replace(call.outbound or Outbound(provider=plan.provider), blocked=reason)
     return [failure(call.reply, call.run, "blocked", outbound=outbound), *forgotten(state, call_id)]

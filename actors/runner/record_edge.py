@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from understudy.actors.runner.address import target
 from understudy.actors.runner.dialects import openrouter_record
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, get_request
+from understudy.messages.address import target
 from understudy.messages.records import RecordFault, RecordFetched
 from understudy.messages.step import Input
 from understudy.messages.topology import Provider

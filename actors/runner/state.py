@@ -9,8 +9,8 @@ import msgspec
 from msgspec.structs import replace
 
 from understudy.actors.runner.admission import Admission
-from understudy.actors.runner.gate import Plan
 from understudy.messages.consents import Consents
+from understudy.messages.gate_plan import GatePlan
 from understudy.messages.limits import QUEUE, QUEUE_BYTES, Lanes, Limits, QueueBound, QueueBytes
 from understudy.messages.privacy import BlockReason, Outbound
 from understudy.messages.run import RunFailed, RunFailure, RunModel
@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lanes: Lanes = Lanes()
     queue: QueueBound = QUEUE
     queue_bytes: QueueBytes = QUEUE_BYTES
-    gate: Plan | None = None
+    gate: GatePlan | None = None
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class State:
     inbox: str = ""
     accepting: bool = False
     admission: Admission = field(default_factory=lambda: Admission({}))
-    gate: Plan | None = None
+    gate: GatePlan | None = None
     calls: dict[str, Call] = field(default_factory=dict[str, Call])
     waiting: dict[str, Call] = field(default_factory=dict[str, Call])
     refused: set[str] = field(default_factory=set[str])  # ids of keys that the provider does not take

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 import re
 
@@ -13,6 +12,7 @@ from understudy.actors.selector import structured
 from understudy.actors.selector.choose import Question
 from understudy.actors.selector.views import Knowledge
 from understudy.messages.generate import ADVICE, FailCode, Failed, Generate, Parameters
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.privacy import OWN_LABELS, Privacy
 from understudy.messages.topology import Latency, Topology
 
@@ -34,6 +34,14 @@ class Refusal(Exception):
 def refuse(code: FailCode, text: str = "", path: str | None = None, rejected: dict[str, int] | None = None) -> Refusal:
     """A refusal with the code's advice appended."""
     return Refusal(Failed(code=code, text=f"{text} {ADVICE[code]}".strip(), path=path, rejected=rejected or {}))
+
+
+def no_model(rejected: dict[str, int], unnamed: bool) -> Refusal:
+    """A refusal for want of any candidate; where the request's own user is what is missing, it says so."""
+    if unnamed and rejected.get("needs_consent"):
+        text = "Nothing of a request without `user_id` leaves this machine: say whose it is."
+        return refuse("no_allowed_model", text, "$.user_id", rejected)
+    return refuse("no_allowed_model", rejected=rejected)
 
 
 def check(ask: Generate) -> None:
@@ -105,7 +113,20 @@ def with_consent(question: Question, ask: Generate, knowledge: Knowledge, hash_k
     if question.privacy != "external_allowed":
         return question
     user, conversation = (keyed_hash(hash_key, one) for one in (ask.user_id, ask.conversation_id))
-    return replace(question, consented=knowledge.consented(user, conversation))
+    return replace(question, consented=consented(knowledge, question.privacy, user, conversation))
+
+
+def consented(knowledge: Knowledge, privacy: Privacy, user: str, conversation: str) -> tuple[str, ...]:
+    """The providers that a request may go to; `user` and `conversation` are keyed hashes, '' for none."""
+    if privacy != "external_allowed" or is_unnamed(knowledge, user):
+        return ()
+    return knowledge.consented(user, conversation)
+
+
+def is_unnamed(knowledge: Knowledge, user: str) -> bool:
+    """Does it stay here because nobody can find its user's "no"? See `ConsentPlan.without_user`."""
+    topology = knowledge.topology
+    return not user and (topology is None or not topology.consent.without_user)
 
 
 def model_of(knowledge: Knowledge, name: str) -> str:
@@ -125,10 +146,3 @@ def seed_of(run_id: str) -> int:
 def guessed_tokens(text: str) -> int:
     """Of a text that no tokenizer counted: tokenizers work on bytes, so another script's letters count for more."""
     return math.ceil(len(text.encode()) / CHARS_PER_TOKEN)
-
-
-def keyed_hash(key: str, value: str | None) -> str:
-    """Conversation and user ids as the log may hold them ('' for none): HMAC-SHA256, 128 bits."""
-    if not value:
-        return ""
-    return hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()[:32]

@@ -146,6 +146,7 @@ def _listed_card(model: str, entry: Entry) -> ModelCard:
         usd_per_mtok=entry.usd_per_mtok,
         licence_class=listing.licence_class,
         expires=listing.expires,
+        problem=listing.problem,
     )
 
 
@@ -180,6 +181,7 @@ def _card(model: str, view: ModelView, entry: Entry | None, local: LocalView, al
         usd_per_mtok=view.usd_per_mtok(),
         licence_class=view.licence_class,
         expires=entry.listing.expires if entry is not None else None,
+        problem=entry.listing.problem if entry is not None else "",
     )
 
 

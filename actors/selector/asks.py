@@ -32,6 +32,7 @@ from understudy.messages.cost import Estimate
 from understudy.messages.embed import Embed
 from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.run import Attach
 from understudy.messages.step import Asked, Effect, Later, Send, Store
 from understudy.messages.topology import Topology
@@ -106,11 +107,11 @@ def _admitted(
     """A run with its decision, not begun yet. Raises Refusal."""
     run_id = asked.id
     seed = admit.seed_of(run_id)
-    conversation = admit.keyed_hash(settings.hash_key, ask.conversation_id)
+    conversation = keyed_hash(settings.hash_key, ask.conversation_id)
     question, parameters, latency, topology = admit.question(ask, state.knowledge, seed)
     question = question if embed is None else replace(question, prompt_tokens=vectors.longest(embed))
     deadline_ms = asked.at_ms + (ask.deadline_ms or latency.deadline_ms)
-    user = admit.keyed_hash(settings.hash_key, ask.user_id)
+    user = keyed_hash(settings.hash_key, ask.user_id)
     question = admit.with_consent(question, ask, state.knowledge, settings.hash_key)
     about = {"stream": ask.stream, "claim": mark.key, "body": mark.body, "conversation": conversation, "user": user}
     pinned = state.knowledge.pins.get(conversation) if ask.model is None else None
@@ -119,7 +120,7 @@ def _admitted(
     if not decision.chain and wish is not question:  # a pin is a wish: a session must not break off
         decision, deciding = _decide(state, asked, question, seed, deadline_ms, about)
     if not decision.chain:
-        raise admit.refuse("no_allowed_model", rejected=decision.counts())
+        raise admit.no_model(decision.counts(), unnamed=admit.is_unnamed(state.knowledge, user))
     kept = None
     if embed is None and keeping.qualifies(ask, parameters, topology.tasks[question.task].cache):
         about_it = (user, conversation, state.knowledge.topology_hash, question.task, wish.model or "")
@@ -242,13 +243,13 @@ def _feedback(state: State, asked: Asked, given: GiveFeedback, settings: Setting
         run_id=given.run_id,
         rating=given.rating,
         reason=given.reason,
-        user=admit.keyed_hash(settings.hash_key, given.user_id),
+        user=keyed_hash(settings.hash_key, given.user_id),
     )
     return _put(state, asked, event, lambda seq: FeedbackTaken(run_id=given.run_id, seq=seq))
 
 
 def _pin(state: State, asked: Asked, order: PinModel, settings: Settings) -> list[Effect]:
-    now, conversation = int(asked.at_ms), admit.keyed_hash(settings.hash_key, order.conversation_id)
+    now, conversation = int(asked.at_ms), keyed_hash(settings.hash_key, order.conversation_id)
     if order.model is None:
         event = ModelCleared(at_ms=now, conversation=conversation)
         return _put(state, asked, event, lambda seq: PinTaken(model=None, seq=seq))

@@ -21,6 +21,7 @@ from understudy.messages.consent import (
     WithdrawConsent,
 )
 from understudy.messages.consents import Standing
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.places import consent_text, host_of
 from understudy.messages.step import Asked, Effect, Send, Store
 from understudy.messages.topology import Topology
@@ -64,7 +65,7 @@ def _who(asked: Asked, order: Order, settings: Settings) -> str:
     if order.scope == "installation" and not asked.subject.endswith(".installation"):
         text = "For everybody only the operator consents or withdraws: `understudy consent`."
         raise admit.refuse("invalid", text, "$.scope")
-    return "" if order.scope == "installation" else admit.keyed_hash(settings.hash_key, ids[order.scope])
+    return "" if order.scope == "installation" else keyed_hash(settings.hash_key, ids[order.scope])
 
 
 def _known(state: State, order: WithdrawConsent) -> None:
@@ -100,7 +101,7 @@ def listed(state: State, asked: Asked, ask: ListConsents, settings: Settings) ->
     knowledge = state.knowledge
     found = list(knowledge.consents.standing.values())
     if ask.user_id is not None or ask.conversation_id is not None:
-        hashes = (admit.keyed_hash(settings.hash_key, one) for one in (ask.user_id, ask.conversation_id))
+        hashes = (keyed_hash(settings.hash_key, one) for one in (ask.user_id, ask.conversation_id))
         found = knowledge.consents.concerning(*hashes)
     topology = knowledge.topology
     texts = () if topology is None else tuple(_text(knowledge, topology, *one) for one in knowledge.texts.items())

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from understudy.actors.selector import admit
 from understudy.actors.selector.state import State, Unanswered
 from understudy.messages.cost import Estimate, Estimated, Estimates, Quote, Quoted
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.money import usd_of
 from understudy.messages.prices import is_priced, most_completion_tokens, most_prompt_tokens, most_pusd, price_of
 from understudy.messages.step import Asked, Effect, Send
@@ -39,7 +40,7 @@ def asked(state: State, asked: Asked, ask: Estimate, hash_key: str) -> list[Effe
     priced = {one.model: one.most_usd for one in found if is_priced(state.knowledge.models[one.model].declared)}
     if not priced:
         return [Send(asked.reply, said)]
-    user, conversation = (admit.keyed_hash(hash_key, key) for key in (ask.user_id, ask.conversation_id))
+    user, conversation = (keyed_hash(hash_key, key) for key in (ask.user_id, ask.conversation_id))
     state.estimates[asked.id] = Unanswered(asked.reply, said, asked.at_ms + PATIENCE_MS)
     quote = Quote(run_id=asked.id, most_usd=priced, user=user, conversation=conversation)
     return [Send(f"{state.where.app}.ask.ledger.quote", quote, reply=f"{state.where.inbox}.run.{asked.id}.0.quote")]

@@ -14,9 +14,10 @@ import msgspec
 from msgspec.structs import replace
 
 from understudy.actors.selector import labels, paying
-from understudy.actors.selector.admit import keyed_hash, refuse
+from understudy.actors.selector.admit import refuse
 from understudy.messages.cache import CachedAnswer, CacheKeep, CacheLook, CacheLooked
 from understudy.messages.generate import Finished, Generate, Parameters, Usage
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.step import Effect, Send, Stored, StoreFailed, Wake
 from understudy.messages.wire import encode
 

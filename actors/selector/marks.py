@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit
 from understudy.messages.embed import Embed
 from understudy.messages.generate import Generate
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.wire import encode
 
 
@@ -20,6 +20,6 @@ class Mark(msgspec.Struct, frozen=True):
 
 def mark_of(ask: Generate | Embed, hash_key: str) -> Mark:
     """A `request_id` belongs to the user it is sent for; how long the caller still waits is no part of the body."""
-    key = admit.keyed_hash(hash_key, f"{ask.user_id or ''}\0{ask.request_id}")
+    key = keyed_hash(hash_key, f"{ask.user_id or ''}\0{ask.request_id}")
     body = encode(replace(ask, request_id=None, deadline_ms=None)).decode()
-    return Mark(key, admit.keyed_hash(hash_key, body))
+    return Mark(key, keyed_hash(hash_key, body))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from understudy.actors.selector.admit import seed_of
+from understudy.actors.selector.admit import consented, seed_of
 from understudy.actors.selector.choose import Local, Question, decide, idle
 from understudy.actors.selector.views import Knowledge, ModelView
 from understudy.messages.events import Event, RequestEnded, SelectionMade, seal_of
@@ -136,18 +136,13 @@ def compare(knowledge: Knowledge, made: SelectionMade, seq: int = 0) -> list[Dif
     pairs = {
         "topology": (made.topology, knowledge.topology_hash),
         "seed": (made.seed, seed_of(made.run_id)),
-        "consented": (question.consented, _consented(knowledge, question, made)),
+        "consented": (question.consented, consented(knowledge, question.privacy, made.user, made.conversation)),
         "chain": (made.chain, tuple(r.model for r in again.chain)),
         "scores": (made.scores, {r.model: r.score for r in again.chain}),
         "rejected": (made.rejected, again.counts()),
         "digest": (made.digest, again.digest()),
     }
     return _differences(pairs, seq, made.run_id)
-
-
-def _consented(knowledge: Knowledge, question: Question, made: SelectionMade) -> tuple[str, ...]:
-    """To whom words could go follows from the log too."""
-    return knowledge.consented(made.user, made.conversation) if question.privacy == "external_allowed" else ()
 
 
 def _differences(pairs: dict[str, tuple[Any, Any]], seq: int, run_id: str) -> list[Difference]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.runner.schema import BadSchema, check, decoded
 from understudy.messages.generate import Capability, Generate, Requirements
+from understudy.messages.json_schema import BadSchema, check, decoded
 from understudy.messages.tools import AUTO, NONE, REQUIRED, Format
 
 STRUCTURED: frozenset[Capability] = frozenset({"json", "tools"})

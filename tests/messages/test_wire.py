@@ -78,8 +78,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
             return st.integers(-(2**53) if low is None else low, 2**53 if high is None else high)
         case inspect.FloatType():
             low, high = bounds(kind)
-            found = st.floats(low, high, allow_nan=False, allow_infinity=False, exclude_max=kind.lt is not None)
-            return found if kind.gt is None else found.filter(lambda x: x > kind.gt)
+            open_at = {"exclude_min": kind.gt is not None, "exclude_max": kind.lt is not None}
+            return st.floats(low, high, allow_nan=False, allow_infinity=False, **open_at)
         case inspect.StrType(pattern=None):
             return st.text(min_size=kind.min_length or 0, max_size=(kind.min_length or 0) + 6)
         case inspect.StrType():

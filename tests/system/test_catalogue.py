@@ -132,10 +132,11 @@ async def test_scenario_1_free_only(talk: Any, system: Any, router: Any) -> None
 async def test_a_paid_model_is_never_within_free(talk: Any) -> None:
     asked = {"messages": [{"role": "user", "content": "x"}], "requirements": {"free": True}, "explain": True}
     chosen = await talk.raw(json.dumps(asked).encode(), "tta.ask.model.select")
-    assert {one["model"] for one in chosen["chain"]} == {*FREE, "home/tiny:latest"}
+    assert {one["model"] for one in chosen["chain"]} == {*FREE, TINY}
     assert chosen["rejected_models"] == {"not_free": sorted([PRIMARY, NEXT]), "wrong_location": CLOUD}
 
 
+TINY = "home/tiny:latest"
 CLOUD = ["home/giant:671b-cloud", "home/sent-away"]
 
 
@@ -226,25 +227,44 @@ async def test_a_list_that_is_not_whole_is_refused_whole_with_one_alarm(talk: An
 async def test_what_an_ollama_has(talk: Any, home: Any) -> None:
     """Its words, not the names: length and capabilities from show; what runs in the cloud is not local."""
     local = await cards(talk, location="local", provider="home")
-    assert list(local) == ["home/tiny:latest"] and sorted(await cards(talk, location="external")) == CLOUD
-    tiny = local["home/tiny:latest"]
+    assert list(local) == [TINY] and sorted(await cards(talk, location="external")) == CLOUD
+    tiny = local[TINY]
     assert (tiny["context_tokens"], tiny["capabilities"], tiny["licence_class"]) == (2_048, ["chat"], "permissive")
     assert tiny["free"] and not any(card.get("free") for m, card in (await cards(talk)).items() if m in CLOUD)
-    about = await talk.raw(b'{"model": "home/tiny:latest"}', "tta.ask.model.describe")
+    about = await talk.raw(json.dumps({"model": TINY}).encode(), "tta.ask.model.describe")
     assert about["resident"] == {"bytes": 90, "vram_bytes": 40, "context_tokens": 2_048}
     assert about["listing"]["name"] == "tiny:latest"
-    end = await talk.whole("Home.", model="home/tiny:latest")
-    assert (end["type"], end["model"]) == ("model.finished.v1", "home/tiny:latest")
+    end = await talk.whole("Home.", model=TINY)
+    assert (end["type"], end["model"]) == ("model.finished.v1", TINY)
     assert _asked(home, "tiny:latest")
+
+
+async def test_a_model_whose_details_fail_takes_no_other_along(talk: Any, system: Any, home: Any) -> None:
+    """It says why, and is no longer local: these are other weights, and nothing has shown where they compute."""
+    tiny, before = home.lists.ollama[0], await cards(talk, provider="home")
+    tiny.digest, tiny.show_status = "sha256:1", 500
+    problem = "the details were answered with HTTP 500"
+    await until_all_say(talk, lambda f: [c["id"] for c in f["models"] if c.get("problem") == problem] == [TINY],
+                        provider="home")  # fmt: skip
+    after = await cards(talk, provider="home")
+    assert after.pop(TINY)["location"] == "external" and before.pop(TINY)["location"] == "local"
+    assert after == before and "problems" not in await listed(talk)
+    code, out, _ = await system.cli("models")
+    assert code == 0 and f"PROBLEM: {TINY} is as it was known before: {problem}" in out
+    lines = [line.get("problems") for line in system.log_lines() if line["event"] == "model.registered"]
+    assert {TINY: problem} in lines
+    tiny.show_status = 200
+    await until_all_say(talk, lambda f: not any(c.get("problem") for c in f["models"]), provider="home")
+    assert (await cards(talk, provider="home"))[TINY]["location"] == "local"
 
 
 async def test_a_server_that_stops_is_one_announcement(talk: Any, system: Any, home: Any) -> None:
     await home.__aexit__()
-    three = ["home/giant:671b-cloud", "home/sent-away", "home/tiny:latest"]
+    three = ["home/giant:671b-cloud", "home/sent-away", TINY]
     await until_all_say(talk, lambda f: all(card.get("offline") for card in f["models"]), provider="home")
     (gone,) = await events_of(system, "model.offline")
     assert (sorted(gone["models"]), gone["reason"]) == (three, "unreachable")
-    end = await talk.whole("Home.", model="home/tiny:latest")
+    end = await talk.whole("Home.", model=TINY)
     assert (end["code"], end["rejected"]["offline"]) == ("no_allowed_model", 1)
     await home.__aenter__()
     await until_all_say(talk, lambda f: not any(card.get("offline") for card in f["models"]), provider="home")

@@ -36,6 +36,7 @@ def models() -> dict[str, dict[str, Any]]:
         "cut@here": {**plain, "provider": "lab", "fallbacks": ["ok@far"]},
         "cut@here2": {**plain, "provider": "lab", "fallbacks": ["ok@far"]},
         "500@sick": {**plain, "provider": "sick"},
+        "ok@open": {**plain, "provider": "open"},
         "ok@here": {**plain, "provider": "lab", "quality": {"default": 0.2}},
     }
 
@@ -48,7 +49,7 @@ async def system(fake: Any, kit: Any, tmp_path_factory: pytest.TempPathFactory) 
     topology = kit.topology_of(
         fake.url,
         "key",
-        providers={"lab": here, "far": {**here, "location": "external"}, "sick": {**here, "location": "external"}},
+        providers={"lab": here, **{name: {**here, "location": "external"} for name in ("far", "sick", "open")}},
         models=models(),
         aliases={},
         tasks={"general": {"latency": "quick", "max_tokens": 4_000}},
@@ -90,7 +91,7 @@ class Consent:
                 fields = {"messages": [{"role": "user", "content": "x"}], "user_id": user, **OUT, "explain": True}
                 found = await self.talk.raw(json.dumps(fields).encode(), "tta.ask.model.select")
                 refused = found.get("rejected_models", {}).get("needs_consent", [])
-                good = good + 1 if ("ok@far" not in refused) == allowed else 0
+                good = good + 1 if (f"ok@{provider}" not in refused) == allowed else 0
 
 
 @pytest.fixture
@@ -237,6 +238,23 @@ async def test_no_copy_of_a_consent_undoes_its_withdrawal(
     end = await talk.whole("As ever.", model="ok@far", user_id=other, **OUT)
     assert end["type"] == "model.finished.v1", end
     await kit.until(lambda: any(x.get("error") == "Foreign" for x in system.log_lines()), 5)
+
+
+async def test_leaving_the_user_out_goes_round_nobodys_no(system: Any, talk: Any, consent: Consent) -> None:
+    """Everybody here has agreed, and the conversation; one user has not."""
+    version, user, talking = await consent.version("open"), "says-no", {"conversation_id": "a-talk", **OUT}
+    code, _, _ = await system.cli("consent", "give", "open", "--version", version, "--installation")
+    assert code == 0
+    await consent.known("other", "open", True)
+    await consent.ask("give", provider="open", scope="conversation", version=version, conversation_id="a-talk")
+    await consent.ask("withdraw", provider="open", scope="user", user_id=user)
+    end = await talk.whole("Nobody's.", model="ok@open", **talking)
+    assert (end["code"], end["path"]) == ("no_allowed_model", "$.user_id") and "user_id" in end["text"]
+    end = await talk.whole("Somebody's.", model="ok@open", user_id=user, **talking)
+    assert end["code"] in ("no_allowed_model", "blocked"), end
+    assert system.upstream("Nobody's.") == system.upstream("Somebody's.") == []
+    end = await talk.whole("Another's.", model="ok@open", user_id="other", **talking)
+    assert (end["type"], end["location"]) == ("model.finished.v1", "external"), end
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from understudy.actors.host.keys import hash_key
 from understudy.actors.host.supervisor import Supervisor
 from understudy.actors.response_cache.keys import DATABASE, NONCE_BYTES, ROOT_KEY, DataKeys, associated
-from understudy.actors.selector.admit import keyed_hash
 from understudy.bus.client import Client
 from understudy.bus.port import Outgoing, Received
 from understudy.bus.subjects import cache_bucket
 from understudy.messages.generate import Finished
+from understudy.messages.hashes import keyed_hash
 from understudy.tools.bench.report import Bar, Result, bar
 from understudy.tools.bench.stage import running, topology_on
 from understudy.tools.fake.script import REPEAT

@@ -20,12 +20,12 @@ import msgspec
 
 from understudy.actors.host.keys import hash_key
 from understudy.actors.host.topology import hash_of
-from understudy.actors.selector.admit import keyed_hash
 from understudy.actors.selector.keeping import key_of
 from understudy.bus.client import Client, turns
 from understudy.bus.subjects import cache_bucket
 from understudy.messages.cache import CachedAnswer, CacheKeep, CacheLook, CacheLooked
 from understudy.messages.generate import Finished, Generate
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.topology import Topology
 from understudy.messages.wire import decode, encode
 from understudy.tools.bench.stage import running, topology_on

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from understudy.actors.runner.schema import fits
 from understudy.bus.client import AnswerFailed, Client, turns
 from understudy.messages.embed import Embedded
 from understudy.messages.generate import Failed, Finished, Generate, Seam, Usage
+from understudy.messages.json_schema import fits
 from understudy.messages.tools import Format, ToolCall
 from understudy.messages.wire import decode, encode
 from understudy.tools.bench.providers_cases import CHUNKS, SCHEMA, TOOLS, Case, Cell

@@ -43,6 +43,7 @@ class OllamaModel(Struct, kw_only=True, forbid_unknown_fields=True):
     license: str = ""
     remote_host: str | None = None
     loaded: tuple[int, int] | None = None
+    show_status: Annotated[int, Meta(ge=200, le=599)] = 200  # of its details
 
 
 class Lists(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -158,6 +159,9 @@ class ListServer:
         if one is None:
             self.asked[http.path] += 1
             return web.json_response({"error": f"model '{wanted}' not found"}, status=404)
+        if one.show_status != 200:
+            self.asked[http.path] += 1
+            return web.json_response({"error": "as its list says"}, status=one.show_status)
         info: dict[str, Any] = {"general.architecture": one.architecture}
         if one.context_length is not None:
             info[f"{one.architecture}.context_length"] = one.context_length

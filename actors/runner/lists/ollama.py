@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from understudy.actors.runner.lists.lister import Answer, Fetch, Lister, Memory, read, tokens, unique
+from understudy.actors.runner.lists.lister import Answer, BadList, Fetch, Lister, Memory, read, tokens, unique
 from understudy.messages.generate import Capability
 from understudy.messages.listing import ListedPrice, Resident, Row
 from understudy.messages.units import Count, ModelId
@@ -54,23 +55,36 @@ class _Ps(msgspec.Struct):
 
 
 def rows(memory: Memory) -> Lister:
-    """See `Lister`. `memory`: (digest, row) by name."""
+    """See `Lister`. `memory`: (digest, row) by name.
+
+    A model that cannot be shown (removed a moment ago, or broken) is a row with a `problem`, and takes no other model
+    along; where more than half cannot, it is the server that is broken, and there is no list.
+    """
     tags = read((yield Fetch("/api/tags")), _Tags)
-    found: dict[str, tuple[str, Row]] = {}
-    for tag in tags.models:
+    shown: dict[str, tuple[str, Row]] = {}
+    found: dict[str, Row] = {}
+    faults: list[BadList] = []
+    for n, tag in enumerate(tags.models):
         before: tuple[str, Row] | None = memory.get(tag.name)
-        if before is not None and tag.digest and before[0] == tag.digest:
-            found[tag.name] = before
-            continue
-        answer = yield Fetch("/api/show", msgspec.json.encode({"model": tag.name}))
-        if answer.status != 404:  # removed a moment ago
-            found[tag.name] = tag.digest, _row(tag, answer)
+        if before is None or not tag.digest or before[0] != tag.digest:
+            answer = yield Fetch("/api/show", msgspec.json.encode({"model": tag.name}))
+            try:
+                before = tag.digest, _row(tag, answer)
+            except BadList as fault:
+                faults.append(BadList(fault.text, f"$.models[{n}]", fault.code))
+                found[tag.name] = _not_shown(tag, fault, before)
+                if before is not None:
+                    shown[tag.name] = before  # so that it is known as other weights the next time too
+                continue
+        shown[tag.name] = before
+        found[tag.name] = before[1]
+    if 2 * len(faults) > len(tags.models):
+        text = f"{len(faults)} of {len(tags.models)} models cannot be shown; of the first {faults[0].text}"
+        raise BadList(text, faults[0].path, faults[0].code)
     memory.clear()
-    memory.update(found)
+    memory.update(shown)
     loaded = {one.name: one for one in read((yield Fetch("/api/ps")), _Ps).models}
-    return unique(
-        [msgspec.structs.replace(row, resident=_resident(loaded.get(name))) for name, (_, row) in found.items()]
-    )
+    return unique([replace(row, resident=_resident(loaded.get(name))) for name, row in found.items()])
 
 
 def is_cloud(name: str) -> bool:
@@ -79,9 +93,25 @@ def is_cloud(name: str) -> bool:
     return tag == "cloud" or tag.endswith("-cloud")
 
 
+def _not_shown(tag: _Tag, fault: BadList, before: tuple[str, Row] | None) -> Row:
+    """Other weights under an old name may compute anywhere: nothing has shown these to be local."""
+    other = before is not None and before[0] != tag.digest
+    return Row(name=tag.name, location="external" if other or _is_remote(tag) else "local", problem=fault.text)
+
+
+def _is_remote(told: _Tag | _Show) -> bool:
+    return bool(told.remote_model or told.remote_host) or (isinstance(told, _Tag) and is_cloud(told.name))
+
+
 def _row(tag: _Tag, answer: Answer) -> Row:
-    show = read(answer, _Show)
-    remote = is_cloud(tag.name) or any((tag.remote_model, tag.remote_host, show.remote_model, show.remote_host))
+    """Raises BadList, in words for this one model."""
+    if answer.status != 200:
+        raise BadList(f"the details were answered with HTTP {answer.status}", code="status")
+    try:
+        show = read(answer, _Show)
+    except BadList as fault:
+        raise BadList(f"the details are in no form that we know: {fault.text} at {fault.path}") from None
+    remote = _is_remote(tag) or _is_remote(show)
     told = show.capabilities or []
     chat, sees = "completion" in told, "vision" in told
     return Row(

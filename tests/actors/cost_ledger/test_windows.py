@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.actors.cost_ledger.windows import Place, day_of, month_of, place_of, places
+from understudy.actors.cost_ledger.windows import Place, day_of, kind_of, month_of, place_of, places
 
 
 def ms(*when: int) -> int:
@@ -47,4 +48,12 @@ def test_what_an_attempt_is_counted_in() -> None:
     assert found[Place("conversation", "c1", "conversation", "life")] == 0
     assert found[Place("model", "org/m:free", "month", "2026-11")] == ms(2026, 12, 1)
     assert all(place_of(place.name()) == place for place in found)
+    assert all(kind_of(place.name()) == ((place.scope, place.window), place.key) for place in found)
     assert not [place for place in places("m", "lab", "u1", "", at) if place.scope == "conversation"]
+
+
+@pytest.mark.parametrize("read", [place_of, kind_of])
+@pytest.mark.parametrize("name", ["nobody 2026-11-22 u1", "user yesterday u1"])
+def test_a_name_of_no_account_is_none(read: Any, name: str) -> None:
+    with pytest.raises(KeyError):
+        read(name)

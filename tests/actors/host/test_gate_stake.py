@@ -36,6 +36,7 @@ def changed(**more: Any) -> list[str]:
     [
         {"consent": {"text": "Another?"}},
         {"consent": {"text": "Yes?", "providers": {"far": "Another?"}}},
+        {"consent": {"text": "Yes?", "without_user": True}},
         {"policy": {"require_judge": False}},
         {"policy": {"judge_ms": 5}},
         {"policy": {"pii": "refuse"}},

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.actors.host.vault import Mark, Vault
-from understudy.actors.host.vault_audit import Anchor, Entry, Finding, audit_path, entries, hash_of, opened
+from understudy.actors.host.vault import Mark, Vault, locked
+from understudy.actors.host.vault_audit import Anchor, Book, Entry, Finding, audit_path, entries, hash_of, opened
 from understudy.actors.host.vault_root import RootFile
 
 ROOT = b"r" * 32
@@ -154,6 +154,57 @@ def test_no_changed_byte_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory
     audit_path(path).write_bytes(bytes(content))
     # A line that is split or joined differs in bytes alone where the entries are the same: none such is possible here.
     assert findings(path) or [e.key_id for e in entries(path)] == [f"k{n}" for n in range(COUNT)]
+
+
+# --- once a day ------------------------------------------------------------------------------------------------------
+
+
+DAY_S = 86_400.0
+
+
+def used(path: Path, day: float, actor: str = "runner-lab", purpose: str = "use", key_id: str = "k1") -> int:
+    """Hand a key out; how many entries there are then."""
+    with locked(path):
+        Book(Vault.open(path, ROOT), lambda: day * DAY_S).use(actor, purpose, "lab", key_id)
+    return len(entries(path))
+
+
+def test_a_key_is_handed_out_many_times_and_written_down_once_a_day(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    assert [used(path, 20_000 + hour / 24) - COUNT for hour in range(24)] == [1] * 24
+    assert used(path, 20_001) - COUNT == 2
+    more = [{"actor": "operator:me"}, {"purpose": "try"}, {"key_id": "k2"}]
+    assert [used(path, 20_001, **one) - COUNT for one in more * 2] == [3, 4, 5, 5, 5, 5]
+    assert used(path, 20_002) - COUNT == 6 and findings(path) == []
+
+
+def test_an_old_audit_of_another_day_is_not_read_for_it(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    used(path, 20_000)
+    used(path, 20_001)
+    assert used(path, 20_000) - COUNT == 3, "a clock that went back costs an entry, and nothing is missed"
+
+
+def test_what_was_written_and_not_done_does_not_count(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    with locked(path):
+        book = Book(Vault.open(path, ROOT), lambda: 20_000 * DAY_S)
+        book.vault.save = lambda mark: None  # type: ignore[method-assign]
+        book.use("runner-lab", "use", "lab", "k1")  # and here it was killed
+    assert used(path, 20_000, actor="runner-other") - COUNT == 3, "said to be not done, then its own"
+    assert used(path, 20_000) - COUNT == 4
+    assert used(path, 20_000) - COUNT == 4 and findings(path) == []
+
+
+@pytest.mark.parametrize("touch", [drop_newest, forge_one_more])
+def test_where_somebody_touched_the_end_it_is_always_written(tmp_path: Path, touch: Any) -> None:
+    path = made(tmp_path)
+    used(path, 20_000)
+    before = used(path, 20_000, actor="runner-other")
+    rewrite(path, touch, hashes=True)
+    changed = len(entries(path))
+    assert changed != before and used(path, 20_000) == changed + 1
+    assert findings(path)
 
 
 # --- crashes ---------------------------------------------------------------------------------------------------------

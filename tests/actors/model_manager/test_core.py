@@ -132,6 +132,63 @@ def test_an_ollama_that_stops_is_one_fact_and_comes_back_as_one() -> None:
     assert ModelOnline in {type(event) for _, event in t.log}
 
 
+def ollama(*rows: Row) -> Table:
+    t = Table(kind="ollama", admit={"ids": ["*"]})
+    t.answer(*rows)
+    t.wake(5_000)
+    return t
+
+
+def broken(name: str, **fields: Any) -> Row:
+    """What a reader says of a model whose details it could not get."""
+    return Row(**{"name": name, "location": "local", "problem": "HTTP 500", **fields})
+
+
+def test_a_model_whose_details_fail_is_as_it_was_and_says_why() -> None:
+    rows = row("a", location="local"), row("b", location="local")
+    t = ollama(*rows)
+    before = t.known.entries["b"].listing
+    (said,) = t.answer(rows[0], broken("b"))
+    assert said.models == (replace(before, problem="HTTP 500"),), "nothing else is known to have changed"
+    assert t.candidates() == ["a", "b"] and t.known.entries["b"].price == FREE
+    t.wake(5_000)
+    assert t.answer(rows[0], broken("b")) == [], "the same again is no news"
+    t.wake(5_000)
+    (said,) = t.answer(*rows)
+    assert said.models == (before,)
+
+
+def test_a_model_that_could_never_be_shown_is_listed_and_nothing_more() -> None:
+    t = ollama(row("a", location="local"))
+    (said,) = t.answer(row("a", location="local"), broken("b"))
+    (listing,) = said.models
+    assert (listing.location, listing.admitted, listing.problem) == ("external", False, "HTTP 500")
+    assert t.candidates() == ["a"]
+
+
+def test_one_that_may_compute_elsewhere_now_is_not_local_and_not_free() -> None:
+    t = ollama(row("a", location="local"), row("b", location="local"))
+    registered, priced = t.answer(row("a", location="local"), broken("b", location="external"))
+    assert [(one.id, one.location, one.admitted) for one in registered.models] == [("b", "external", False)]
+    assert [(one.model, one.price) for one in priced.prices] == [("b", None)]
+    t.wake(5_000)
+    assert t.answer(row("a", location="local"), broken("b")) == [], "nor does a reader that forgot it make it so"
+
+
+def test_no_model_is_back_by_a_list_that_could_not_show_it() -> None:
+    t = ollama(row("a", location="local"), row("b", location="local"))
+    t.answer(row("a", location="local"), row("b", location="local"))
+    t.happen(ModelRetired(at_ms=0, provider="hub", models=("b",), reason="not_found"))
+    t.wake(60_000)
+    assert kinds(t.answer(row("a", location="local"), broken("b"))) == ["ModelRegistered"]
+    assert t.candidates() == ["a"]
+    t.wake(5_000)
+    assert kinds(t.answer(row("a", location="local"), row("b", location="local"))) == [
+        "ModelRegistered",
+        "ModelReturned",
+    ]
+
+
 def test_what_is_in_memory_is_a_fact_when_it_changes() -> None:
     t = Table(kind="ollama")
     loaded = row("a", resident=Resident(bytes=9, vram_bytes=4))

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from understudy.actors.response_cache import core
-from understudy.actors.selector.admit import keyed_hash
 from understudy.messages.cache import (
     CachedAnswer,
     CacheKeep,
@@ -25,6 +24,7 @@ from understudy.messages.cache import (
     WriteEntry,
 )
 from understudy.messages.generate import Failed, Parameters
+from understudy.messages.hashes import keyed_hash
 from understudy.messages.step import Asked, CaughtUp, Send, Store, Stored, StoreFailed
 
 SETTINGS = core.Settings(max_entry_bytes=400, max_in_hand=2, hash_key="secret")

@@ -14,9 +14,9 @@ import pytest
 import uvloop
 
 from tests.waiting import until
-from understudy.actors.runner.address import target
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, post_head
+from understudy.messages.address import target
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

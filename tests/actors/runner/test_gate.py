@@ -9,21 +9,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from understudy.actors.runner import gate
-from understudy.actors.runner.gate import BEFORE, CONTENT, JUDGED, Blocked, Case, Plan, walk
+from understudy.actors.runner.gate import BEFORE, CONTENT, JUDGED, Blocked, Case, walk
 from understudy.actors.runner.screener import Packs
 from understudy.actors.safety_validator.examples import example
 from understudy.actors.safety_validator.scan import scanner
 from understudy.messages.consent import ConsentGiven, ConsentWithdrawn
 from understudy.messages.consents import Consents
+from understudy.messages.gate_plan import GatePlan
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.run import RunModel
 from understudy.messages.tools import Format, Tool, ToolCall
 from understudy.messages.topology import Provider
 
 FAR = Provider(kind="openai", url="https://far.example/v1")
-PLAN = Plan(provider="far", version="v2", declared=FAR, names={})
+PLAN = GatePlan(provider="far", version="v2", declared=FAR, names={})
 SECRET = example(next(one.rule for one in scanner("secrets").rules if one.rule.id.startswith("anthropic")).hits[0])
 MAIL = "anna.berg@lantern.org"
 
@@ -95,6 +97,18 @@ def test_nobody_in_particular_rests_on_the_installations_consent() -> None:
     assert given_to(USER, ALL).given("far", "v2", "", "") == 2
 
 
+@pytest.mark.parametrize("said", [[ALL], [TALK], [ALL, TALK], [ALL, TALK, NO_USER]])
+def test_who_names_no_user_goes_round_nobodys_no(said: list[tuple[str, str, str]]) -> None:
+    """Not by everybody's consent, nor by the conversation's: its user may have withdrawn."""
+    unnamed, consents = run(user=""), given_to(*said)
+    assert walk(Case(unnamed, plan=PLAN, consents=consents), BEFORE) == "no_consent"
+    users_or_not = replace(PLAN, without_user=True)
+    assert walk(Case(unnamed, plan=users_or_not, consents=consents), BEFORE) is None
+    assert walk(Case(run(user="", probe=True), plan=PLAN, consents=consents), BEFORE) == (
+        None if ALL in said else "no_consent"
+    )
+
+
 @given(st.lists(st.tuples(st.sampled_from([USER, NO_USER, ("user", "u", "v1")]), st.booleans()), max_size=8), st.data())
 def test_what_is_only_said_again_changes_nothing(said: list[Any], data: Any) -> None:
     """At any time later, twice, and after words that were said since."""
@@ -147,7 +161,7 @@ LEVELS: list[tuple[Any, bool, str | None]] = [
 
 @pytest.mark.parametrize(("level", "required", "reason"), LEVELS)
 def test_a_crisis_stays_here(level: Any, required: bool, reason: str | None) -> None:
-    plan = Plan(provider="far", version="v2", declared=FAR, names={}, require_judge=required)
+    plan = GatePlan(provider="far", version="v2", declared=FAR, names={}, require_judge=required)
     assert walk(Case(run(), plan=plan, consents=given_to(ALL), level=level), JUDGED) == reason
 
 

@@ -25,8 +25,8 @@ from tests.actors.runner.rawserver import (
 )
 from tests.waiting import until
 from understudy.actors.runner import http_wire
-from understudy.actors.runner.address import target
 from understudy.actors.runner.http_wire import post_head
+from understudy.messages.address import target
 
 LONG = OK + b"Content-Length: 5\r\n"
 

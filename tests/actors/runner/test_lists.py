@@ -243,6 +243,50 @@ def test_ollama_s_own_words() -> None:
     assert (a.context_tokens, a.capabilities, a.output_modalities) == (None, (), ("embeddings",))
 
 
-def test_a_model_removed_between_two_questions_is_left_out() -> None:
-    rows, _ = read("ollama", {"models": [{"name": "a"}]}, Answer(404, b"{}"), {"models": []})
-    assert rows == ()
+def tags(*names: str, **fields: Any) -> dict[str, Any]:
+    return {"models": [{"name": name, **fields} for name in names]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (Answer(404, b"{}"), "the details were answered with HTTP 404"),
+        (Answer(500, b"<html>"), "the details were answered with HTTP 500"),
+        ({"capabilities": 1}, "the details are in no form that we know: Expected `array | null`, got `int` at "
+                              "$.capabilities"),
+    ],
+)  # fmt: skip
+def test_one_model_that_cannot_be_shown_takes_no_other_along(answer: Any, problem: str) -> None:
+    memory = Memory()
+    (a, b), asked = read("ollama", tags("a", "b", digest="d"), SHOW, answer, tags("b"), memory=memory)
+    assert (a.context_tokens, a.problem) == (512, "")
+    assert b == Row(name="b", location="local", problem=problem, resident=Resident(bytes=0, vram_bytes=0))
+    (_, b), asked = read("ollama", tags("a", "b", digest="d"), SHOW, PS, memory=memory)
+    assert [f.body for f in asked[1:-1]] == [b'{"model":"b"}'], "it alone is asked for again"
+    assert (b.context_tokens, b.problem) == (512, "")
+
+
+@pytest.mark.parametrize(("broken", "of"), [(1, 1), (2, 3), (3, 4)])
+def test_where_most_models_cannot_be_shown_there_is_no_list(broken: int, of: int) -> None:
+    shows = [SHOW] * (of - broken) + [Answer(500, b"")] * broken
+    with pytest.raises(BadList, match=f"{broken} of {of} models cannot be shown; of the first .* HTTP 500") as found:
+        read("ollama", tags(*"abcd"[:of]), *shows, {"models": []})
+    assert (found.value.code, found.value.path) == ("status", f"$.models[{of - broken}]")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("b:cloud", {}), ("b", {"remote_host": "https://ollama.com"}), ("b", {"remote_model": "m"})]
+)
+def test_one_that_cannot_be_shown_is_not_local_where_its_tag_says_otherwise(name: str, more: dict[str, str]) -> None:
+    listed = {"models": [*tags("a")["models"], {"name": name, **more}]}
+    (_, b), _ = read("ollama", listed, SHOW, Answer(500, b""), PS)
+    assert b.problem and b.location == "external"
+
+
+def test_nothing_has_shown_other_weights_to_be_local() -> None:
+    memory = Memory()
+    read("ollama", tags("a", "b", digest="d1"), SHOW, SHOW, PS, memory=memory)
+    for _ in range(2):
+        (_, b), _ = read("ollama", {"models": [*tags("a", digest="d1")["models"], *tags("b", digest="d2")["models"]]},
+                         Answer(500, b""), PS, memory=memory)  # fmt: skip
+        assert b.problem and b.location == "external"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from understudy.actors.runner.dialect import CallPiece
 from understudy.actors.runner.output import InvalidOutput, Output, StopCut
-from understudy.actors.runner.schema import BadSchema, check, fits
 from understudy.messages.generate import Parameters, Turn
+from understudy.messages.json_schema import BadSchema, check, fits
 from understudy.messages.run import RunModel
 from understudy.messages.tools import Format, Tool, ToolCall, ToolPart
 

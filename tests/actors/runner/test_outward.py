@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from understudy.actors.runner import core
-from understudy.actors.runner.gate import Plan
 from understudy.messages.consent import ConsentGiven, ConsentWithdrawn
+from understudy.messages.gate_plan import GatePlan
 from understudy.messages.generate import Failed, Parameters, Turn
 from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunModel
 from understudy.messages.safety import Judge, Judged
@@ -35,7 +35,7 @@ from understudy.messages.step import (
 from understudy.messages.topology import Provider
 
 CLOUDS = Provider(kind="ollama", url="http://127.0.0.1:1")
-PLAN = Plan(provider="far", version="v", declared=CLOUDS, names={"m": "m:cloud"}, judge_ms=500)
+PLAN = GatePlan(provider="far", version="v", declared=CLOUDS, names={"m": "m:cloud"}, judge_ms=500)
 ID = "r.0"
 LAST = "last.r.0"
 JUDGE_INBOX = f"_INBOX_A.r1.run.judge.{ID}"
@@ -46,7 +46,7 @@ class Gate:
 
     def __init__(self, **plan: Any) -> None:
         fields = {name: getattr(PLAN, name) for name in PLAN.__struct_fields__}
-        self.settings = core.Settings(models={"m": 4, "n": 4}, gate=Plan(**{**fields, **plan}))
+        self.settings = core.Settings(models={"m": 4, "n": 4}, gate=GatePlan(**{**fields, **plan}))
         self.state, self.seq, self.out = core.State(), 0, list[Any]()
         self.feed(Booted(0.0, "runner", "r1", "tta", "_INBOX_A.r1", "id"))
         self.ready = self.feed(EdgeReady(0.0, {}))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from understudy.actors.runner import core
-from understudy.actors.runner.gate import Plan
 from understudy.messages.consent import ConsentGiven, ConsentWithdrawn
+from understudy.messages.gate_plan import GatePlan
 from understudy.messages.generate import Parameters, Turn
 from understudy.messages.limits import Limits
 from understudy.messages.run import CancelRun, ModelLoad, RunFailed, RunModel, RunnerBeat, RunQueued, RunStarted
@@ -38,7 +38,7 @@ class Desk:
     """A runner of an external provider with one slot for `m`; u has consented."""
 
     def __init__(self, **settings: Any) -> None:
-        plan = Plan(provider="far", version="v", declared=FAR, names={})
+        plan = GatePlan(provider="far", version="v", declared=FAR, names={})
         self.settings = core.Settings(**{"models": {"m": 1}, "gate": plan, **settings})
         self.state, self.effects = core.State(), list[Any]()
         self.feed(Booted(0.0, "runner", "i1", "tta", "_INBOX_A.i1", "id"))

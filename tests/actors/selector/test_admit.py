@@ -11,6 +11,7 @@ from understudy.actors.selector import admit
 from understudy.actors.selector.admit import Refusal
 from understudy.actors.selector.views import Knowledge
 from understudy.messages.generate import ADVICE, Generate
+from understudy.messages.hashes import keyed_hash
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -113,10 +114,10 @@ def test_resumed_text_counts_as_prompt(stage: Any) -> None:
 
 
 def test_hashes_are_keyed_and_short_and_none_is_none() -> None:
-    one, two = admit.keyed_hash("k1", "user"), admit.keyed_hash("k2", "user")
+    one, two = keyed_hash("k1", "user"), keyed_hash("k2", "user")
     assert one != two and len(one) == 32 and "user" not in one
-    assert admit.keyed_hash("k1", "user") == one
-    assert admit.keyed_hash("k1", None) == admit.keyed_hash("k1", "") == ""
+    assert keyed_hash("k1", "user") == one
+    assert keyed_hash("k1", None) == keyed_hash("k1", "") == ""
 
 
 def test_seeds_depend_on_the_run_alone() -> None:

@@ -34,7 +34,7 @@ FAR = {"kind": "openai", "url": "https://far.example/v1"}
 OUT: dict[str, Any] = {"privacy": "external_allowed", "user_id": "u"}
 
 
-def staged(stage: Any, models: Any = None, text: str = "Yes?", **more: Any) -> Any:
+def staged(stage: Any, models: Any = None, **more: Any) -> Any:
     """Models `a` and `b` elsewhere, `h` here, worst of all."""
     plain = {"a": {"provider": "far"}, "b": {"provider": "far"}, "h": {"provider": "lab", "quality": {"default": 0.1}}}
     providers = {"far": FAR, "lab": {"kind": "openai", "url": "http://127.0.0.1:1/v1"}}
@@ -46,7 +46,7 @@ def staged(stage: Any, models: Any = None, text: str = "Yes?", **more: Any) -> A
             raw = {**msgspec.to_builtins(found), "providers": providers}
             return msgspec.convert(raw, Topology)
 
-    return Staged(models or plain, consent={"text": text}, **more)
+    return Staged(models or plain, **{"consent": {"text": "Yes?"}, **more})
 
 
 def agree(s: Any, **fields: Any) -> ConsentTaken | Failed:
@@ -128,7 +128,44 @@ def test_for_everybody_on_the_operators_subject_alone(stage: Any) -> None:
     give = GiveConsent(provider="far", scope="installation", version=version(s))
     assert order(s, give).path == "$.scope"
     assert isinstance(order(s, give, "tta.ask.consent.give.installation"), ConsentTaken)
+    assert chain(s, **OUT) == ["a", "h", "b"]
+
+
+def everybody(s: Any) -> None:
+    give = GiveConsent(provider="far", scope="installation", version=version(s))
+    assert isinstance(order(s, give, "tta.ask.consent.give.installation"), ConsentTaken)
+
+
+def test_leaving_the_user_out_goes_round_nobodys_no(stage: Any) -> None:
+    s = staged(stage)
+    everybody(s)
+    agree(s, scope="conversation", conversation_id="c")
+    order(s, WithdrawConsent(provider="far", scope="user", user_id="u"))
+    for whose in ({}, {"conversation_id": "c"}, {"user_id": "u", "conversation_id": "c"}):
+        assert chain(s, privacy="external_allowed", **whose) == ["h"], whose
+    assert chain(s, privacy="external_allowed", user_id="v", conversation_id="c") == ["a", "h", "b"]
+
+
+def test_an_installation_without_users_says_so(stage: Any) -> None:
+    s = staged(stage, consent={"text": "Yes?", "without_user": True})
+    assert chain(s, privacy="external_allowed") == ["h"]
+    everybody(s)
     assert chain(s, privacy="external_allowed") == ["a", "h", "b"]
+    s.ask(privacy="external_allowed")
+    assert compare(s.state.knowledge, s.state.runs["r1"].decision) == []
+    order(s, WithdrawConsent(provider="far", scope="user", user_id="u"))
+    assert chain(s, **OUT) == ["h"]
+
+
+def test_whose_name_is_missing_is_told(stage: Any) -> None:
+    s = staged(stage)
+    everybody(s)
+    s.ask(privacy="external_allowed", model="a")
+    (end,) = s.ends()
+    assert (end.code, end.path, end.rejected["needs_consent"]) == ("no_allowed_model", "$.user_id", 1)
+    assert "user_id" in end.text
+    s.ask("r2", **{**OUT, "requirements": {"location": "local", "min_quality": 0.9}})
+    assert s.ends()[-1].path is None, "nothing that a name would help"
 
 
 # --- staying here ----------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class System(NamedTuple):
 async def system(play: Play, url: str, **topology: Any) -> AsyncGenerator[System, None]:
     """The actors of a topology. Nobody judges crises here; everybody has agreed to whatever needs an agreement."""
     topology["policy"] = {"require_judge": False, "failover_minimum": 1_000, **topology.get("policy", {})}
-    topology.setdefault("consent", {"text": "Your words go to the company named here."})
+    topology.setdefault("consent", {"text": "Your words go to the company named here.", "without_user": True})
     async with (
         running(topology_on(url, **topology), play.state) as supervisor,
         await Client.connect(supervisor.url) as client,

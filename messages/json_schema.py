@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 
-from understudy.actors.runner.schema_cost import TooMuch, census, cost, nests_deeper
+from understudy.messages.json_schema_cost import TooMuch, census, cost, nests_deeper
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator

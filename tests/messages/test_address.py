@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.actors.runner.address import target
+from understudy.messages.address import target
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from understudy.actors.runner import schema
-from understudy.actors.runner.schema import MOST_VALUE_NESTING, BadSchema, check, decoded, fits
-from understudy.actors.runner.schema_cost import MOST_NESTING, census, cost
+from understudy.messages import json_schema as schema
+from understudy.messages.json_schema import MOST_VALUE_NESTING, BadSchema, check, decoded, fits
+from understudy.messages.json_schema_cost import MOST_NESTING, census, cost
 
 
 def nested(depth: int) -> dict[str, Any]:
