@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
 import pytest
 
-from understudy.actors.selector import labels
 from understudy.actors.selector.consent import CARRY_RATIO, DAY_MS, LISTED_AT_ONCE, carried
 from understudy.actors.selector.ends import as_message
 from understudy.actors.selector.replay import compare
@@ -286,56 +284,6 @@ def test_a_recorded_decision_follows_from_the_log_with_its_consents(stage: Any) 
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
-
-SAID: list[tuple[str, tuple[str, ...]]] = [
-    ("You walk to the mill. The door = open, 3 crows - or 4? - watch.", ()),
-    ("Look:\n```python\nprint(1)\n```", ("code",)),
-    ("def walk(place):\n    return place", ("code",)),
-    ("The class was full; import taxes rose.", ()),
-    ("So x^2 + 3x = 10, and then", ("mathematics",)),
-    (r"It is \frac{1}{2} of it.", ("mathematics",)),
-    ("The usual dose is 20 mg twice a day.", ("high_stakes",)),
-    ("You should speak to a lawyer about custody.", ("high_stakes",)),
-]
-
-
-@pytest.mark.parametrize(("text", "found"), SAID)
-def test_what_an_answer_speaks_of(text: str, found: tuple[str, ...]) -> None:
-    assert labels.of_answer(text, ()) == found
-
-
-@pytest.mark.parametrize("text", ["x+", "a - b ", "= a ", "SELECT ", "    ", "def x", "$$a", "la la la. "])
-def test_no_text_makes_the_rules_slow(text: str) -> None:
-    """Measured against itself: ten times the text takes about ten times as long, not a hundred times."""
-    took: list[float] = []
-    for size in (10_000, 100_000):
-        words = text * (size // len(text))
-        began = time.perf_counter()
-        labels.of_answer(words, ())
-        took.append(time.perf_counter() - began)
-    assert took[1] < 40 * took[0] + 0.02
-
-
-TRIED: list[tuple[str, str, Outbound | None, tuple[str, ...]]] = [
-    ("local", "ok", None, ()),
-    ("external", "ok", Outbound(provider="far", bytes=9), ("external",)),
-    ("external", "ok", Outbound(provider="far", bytes=9, redacted=2), ("external", "redacted")),
-    ("external", "gone", None, ("external",)),  # nobody knows: it may have left
-    ("external", "blocked", Outbound(provider="far", blocked="secret"), ()),
-    ("external", "blocked", Outbound(provider="far", blocked="no_consent", bytes=9), ("external",)),
-    ("external", "busy", None, ()),
-    ("external", "refused_connection", Outbound(provider="far"), ()),
-    ("external", "deadline", Outbound(provider="far"), ()),  # it ended at the gate
-    ("external", "cancelled", Outbound(provider="far"), ()),
-    ("external", "deadline", Outbound(provider="far", consent=3), ("external",)),  # handed over: how much is not known
-    ("external", "first_token_timeout", None, ("external",)),
-]
-
-
-@pytest.mark.parametrize(("location", "outcome", "outbound", "found"), TRIED)
-def test_where_words_went(location: Any, outcome: str, outbound: Any, found: tuple[str, ...]) -> None:
-    one = Attempt(model="a", outcome=outcome, location=location, outbound=outbound)
-    assert labels.of_answer("Plain.", (one,)) == found
 
 
 @pytest.mark.parametrize("label", OWN_LABELS)
