@@ -30,6 +30,9 @@ from understudy.messages.topology import Topology, Weights
 KINDS = 32
 """Kinds of questions that are kept; the one that was asked least recently makes room."""
 
+NEAR = 2e-9
+"""Scores that are further apart differ after rounding to nine places too."""
+
 Group = tuple[int, int, str]  # rank, context window, provider
 Entry = tuple[float, str]  # minus the length-independent part of the score, model
 Filed = tuple[Group, Entry, dict[str, float]]  # with the length-independent parts, as a candidate shows them
@@ -116,11 +119,12 @@ class Order:
             kind.resighted.clear()
         if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
             kind.all_rejected = Rejected.of(kind.rejected)
+        fits = _Fits(question, kind.weights)
         if kind.named:
             models = [model for model in kind.named if model in kind.filed][: topology.policy.chain_length]
         else:
-            models = _chain(kind, knowledge, topology, question)
-        chain = tuple([_candidate(kind, question, model) for model in models])
+            models = _chain(kind, fits, knowledge, topology, question)
+        chain = tuple([_candidate(kind, fits, model) for model in models])
         return Decision(chain=chain, others=kind.all_rejected), kind.seen
 
     # --- keeping books ---------------------------------------------------------------------------------------------
@@ -263,17 +267,30 @@ def _drop(kind: _Kind, gone: set[str]) -> None:
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-def _candidate(kind: _Kind, q: Question, model: str) -> Candidate:
-    group, entry, parts = kind.filed[model]
-    fit = choose.fit_of(q, group[1])
-    total = choose.total_score(-entry[0], fit, kind.weights)
-    return Candidate(model=model, score=total, parts={**parts, "fit": round(fit, 9)})
+class _Fits(dict[int, tuple[float, float, float]]):
+    """By context window, what a request's length does to scores: the fit as a candidate shows it, and
+    `choose.score_terms`."""
+
+    def __init__(self, q: Question, weights: Weights) -> None:
+        super().__init__()
+        self._question, self._weights = q, weights
+
+    def __missing__(self, window: int) -> tuple[float, float, float]:
+        fit = choose.fit_of(self._question, window)
+        found = self[window] = round(fit, 9), *choose.score_terms(fit, self._weights)
+        return found
 
 
-def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -> list[str]:
+def _candidate(kind: _Kind, fits: _Fits, model: str) -> Candidate:
+    (_, window, _), (steady, _), parts = kind.filed[model]
+    fit, more, of = fits[window]
+    return Candidate(model=model, score=round((more - steady) / of, 9), parts={**parts, "fit": fit})
+
+
+def _chain(kind: _Kind, fits: _Fits, knowledge: Knowledge, topology: Topology, q: Question) -> list[str]:
     """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
     length = topology.policy.chain_length
-    ordered = _best(kind, q, length)
+    ordered = _best(kind, fits, length)
     if len(ordered) < 2:
         return ordered
     chain = [ordered[0]]
@@ -290,23 +307,39 @@ def _chain(kind: _Kind, knowledge: Knowledge, topology: Topology, q: Question) -
     return chain[:length]
 
 
-def _best(kind: _Kind, q: Question, length: int) -> list[str]:
-    """The heads of all groups in their order: whatever a chain of that length may take, it takes from these."""
-    found: list[Key] = []
+def _best(kind: _Kind, fits: _Fits, length: int) -> list[str]:
+    """The best of each provider in their order: whatever a chain of that length may take, it takes from these."""
+    heads: dict[str, list[Key]] = {}
     for group, entries in kind.groups.items():
-        found += _heads(group, entries, kind.weights, q, length)
+        heads.setdefault(group[2], []).extend(_heads(group, entries, fits, length))
+    found: list[Key] = []
+    for keys in heads.values():
+        keys.sort()
+        found += [(rank, round(score, 9), model) for rank, score, model in keys[: _cut(keys, length)]]
     found.sort()
     return [model for _, _, model in found]
 
 
-def _heads(group: Group, entries: list[Entry], weights: Weights, q: Question, length: int) -> list[Key]:
-    """A group's best with their scores for this length, and all that are equal to the last of them after rounding."""
+def _heads(group: Group, entries: list[Entry], fits: _Fits, length: int) -> list[Key]:
+    """A group's best for this length, and all that may be equal to the last of them. Rounding (as in
+    `choose.total_score`) is most of a decision's cost, so it is left for those that are taken."""
     rank, window, _ = group
-    more, of = choose.score_terms(choose.fit_of(q, window), weights)
-    found: list[Key] = []
-    for steady, model in entries:
-        score = -round((more - steady) / of, 9)  # as `choose.total_score`
-        if len(found) >= length and score != found[-1][1]:
+    _, more, of = fits[window]
+    found = [(rank, (steady - more) / of, model) for steady, model in entries[:length]]
+    for steady, model in entries[length:]:
+        score = (steady - more) / of
+        if score > found[-1][1] + NEAR:
             break
         found.append((rank, score, model))
     return found
+
+
+def _cut(keys: list[Key], length: int) -> int:
+    """So many of these may be among the first `length` after rounding."""
+    if len(keys) <= length:
+        return len(keys)
+    rank, score, _ = keys[length - 1]
+    end = length
+    while end < len(keys) and keys[end][0] == rank and keys[end][1] <= score + NEAR:
+        end += 1
+    return end
