@@ -56,7 +56,7 @@ async def test_a_list_that_lacks_the_model_is_the_control(stage: Stage) -> None:
     assert (await stage.judged(lists.ELSEWHERE)).startswith("shows ")
 
 
-def test_a_model_is_put_where_hugging_face_s_own_code_finds_it(root: Path, tmp_path: Path) -> None:
+async def test_a_model_is_put_where_hugging_face_s_own_code_finds_it(root: Path, tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
     lists.into_hub(root / "tools/tiny/demo/lead", tmp_path, "understudy/lead")
     (repo,) = hub.scan_cache_dir(tmp_path).repos
