@@ -87,7 +87,7 @@ class PullServer:
     async def _stream(
         self, response: web.StreamResponse, seen: Pull, wanted: Pullable | None
     ) -> Literal["done", "fault"]:
-        steps = [{"error": MISSING}] if wanted is None else self._lines(seen.model, wanted)
+        steps: list[dict[str, Any]] = [{"error": MISSING}] if wanted is None else self._lines(seen.model, wanted)
         for line in steps:
             if wanted is not None and wanted.fault is not None and seen.lines >= wanted.after:
                 await _strike(response, wanted)
