@@ -68,7 +68,8 @@ def asyncapi(topology: Topology) -> dict[str, Any]:
 
 def _channel(app: str, kind: str, name: str, cls: type[Any] | None) -> dict[str, Any]:
     keyed = kind in ("evt", "obs") or name == "runner.cancel"
-    sent = {"runner.run": ".{provider}.{model}", "runner.list": ".{provider}"}.get(name, ".{key}" if keyed else "")
+    of_provider = dict.fromkeys(("runner.list", "runner.pull"), ".{provider}")
+    sent = {"runner.run": ".{provider}.{model}", **of_provider}.get(name, ".{key}" if keyed else "")
     address = f"{app}.{kind}.{name}" + (sent if "{" not in name else "")
     channel: dict[str, Any] = {"address": address}
     parameters = {p: {} for p in ("key", "provider", "model", "instance") if "{" + p + "}" in address}

@@ -17,6 +17,7 @@ from understudy.messages.cache import EntryRead, EntryWritten, EraseKey, KeyEras
 from understudy.messages.events import Event, SelectionMade
 from understudy.messages.listing import ListFault, Row
 from understudy.messages.privacy import BlockReason, Outbound
+from understudy.messages.pulls import EndPull, PullOver, PullSaid, StartPull
 from understudy.messages.records import FetchRecord, RecordFetched
 from understudy.messages.run import RunModel
 from understudy.messages.tools import Kind, ToolCall, ToolPart
@@ -274,6 +275,8 @@ Input = (
     | Fetched
     | FetchFailed
     | RecordFetched
+    | PullSaid
+    | PullOver
     | EdgeReady
     | EntryRead
     | EntryWritten
@@ -378,7 +381,8 @@ class Later(Struct, frozen=True):
     make: Callable[[], list[Effect]]
 
 
-EdgeWork = CallModel | CancelCall | Screen | FetchList | FetchRecord | ReadEntry | WriteEntry | EraseKey
+RunnerWork = CallModel | CancelCall | Screen | FetchList | FetchRecord | StartPull | EndPull
+EdgeWork = RunnerWork | ReadEntry | WriteEntry | EraseKey
 """What the host hands on to the actor's own edge."""
 
 Effect = Send | Store | Trace | Probe | Recall | Claim | Consult | Wake | Later | EdgeWork

@@ -25,6 +25,7 @@ from understudy.messages import (
     keys,
     listing,
     operate,
+    pulls,
     records,
     run,
     safety,
@@ -56,7 +57,7 @@ T = TypeVar("T", bound=Message | Ask)
 
 REGISTRY: dict[str, type[Message | Ask]] = _tagged(
     *(generate, embed, run, events, listing, catalogue_events, catalogue, operate, keys, cost, consent, safety),
-    *(cache, records),
+    *(cache, records, pulls),
 )
 """Every tag and its class."""
 

@@ -4,6 +4,7 @@ understudy models                          # what may be selected
 understudy models --all --free             # and what providers' lists have beside it
 understudy models --capability json --max-usd-per-mtok 0.5 --context 32000
 understudy models --model lab/tale:free    # everything about one, price and licence included
+understudy models pull home llama3.2:1b     # have an Ollama fetch one (see its own --help)
 understudy models --json
 """
 
@@ -19,11 +20,20 @@ from understudy.bus.client import Client
 from understudy.messages.catalogue import Described, ListModels, ModelCard, Models
 from understudy.messages.generate import Capability, LicenceClass
 from understudy.messages.privacy import Location
+from understudy.tools import pull
 from understudy.tools.common import add_connection, show, with_client
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    verbs = parser.add_subparsers(dest="verb", metavar="pull")
+    one = verbs.add_parser(
+        "pull",
+        help="have a provider fetch a model",
+        description=pull.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    pull.add(one)
     add_connection(parser)
     parser.add_argument("--all", action="store_true", help="also what is listed and may not be selected")
     parser.add_argument("--free", action="store_true", help="where nothing has a price")
@@ -58,6 +68,8 @@ def providers_table(found: dict[str, dict[str, int]]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Ask and print."""
+    if args.verb == "pull":
+        return pull.run(args)
 
     async def job(client: Client) -> int:
         if args.model is not None:

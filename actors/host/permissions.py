@@ -26,6 +26,9 @@ KEYS = {"runner.run": ".*.*", "safety.judge": ""}
 OF_PROVIDERS = ("key.refused",)
 """Facts of runners about their provider: its models may be a list's, which nobody knows when permissions are made."""
 
+TO_OPERATOR = ("runner.pull.{provider}",)
+"""Asks that are answered in parts to the operator, in an inbox below `_INBOX_A.operator` that no guest may read."""
+
 REPLIES = {"max": 1, "expires": "5s"}
 """One answer per question (PING and INFO of the service), for so long; streams of answers have their own grant."""
 
@@ -134,6 +137,7 @@ def _inboxes_of_askers(topology: Topology, plan: ActorPlan, seat: Seat, seats: l
     found = ["_INBOX.>"] if {name.split(".")[0] for name in plan.asks} & set(GUEST_FAMILIES) else []
     asked = {".".join(name.split(".")[:2]) for name in plan.asks}
     askers = [s for s in seats if s.actor != seat.actor and asked & set(topology.actors[s.actor].sends)]
+    found += [f"{inbox_of('operator')}.>"] if set(TO_OPERATOR) & set(plan.asks) else []
     return found + [f"{inbox_of(s.instance)}.>" for s in askers]
 
 

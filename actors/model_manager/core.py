@@ -29,6 +29,7 @@ from understudy.messages.events import Event, TopologyApplied
 from understudy.messages.generate import Failed
 from understudy.messages.known import Known
 from understudy.messages.listing import ListEnded, ListFailed, ListFault, ListOrder, ListPart, Row
+from understudy.messages.pulls import PULLING_KINDS, PullModel, PullOrder
 from understudy.messages.slugs import slug
 from understudy.messages.step import (
     Asked,
@@ -48,11 +49,11 @@ from understudy.messages.step import (
 )
 from understudy.messages.topology import Provider, Topology
 
-ASKS: dict[str, type[Ask | Message]] = {"catalogue.refresh": RefreshCatalogue}
+ASKS: dict[str, type[Ask | Message]] = {"catalogue.refresh": RefreshCatalogue, "catalogue.pull": PullModel}
 HEARS: tuple[type[Message], ...] = ()
 FOLDS: tuple[type[Event], ...] = (TopologyApplied, *CATALOGUE_EVENTS)
 EMITS: tuple[type[Event], ...] = CATALOGUE_EVENTS
-SENDS = ("runner.list",)
+SENDS = ("runner.list", "runner.pull")
 
 SWEEP = "sweep"
 OLLAMA_S, OTHERS_S = 5, 3_600
@@ -132,6 +133,8 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return []
         case Asked(message=RefreshCatalogue() as order):
             return _refresh(state, order, message.reply)
+        case Asked(message=PullModel() as order):
+            return _pull(state, order, message.reply)
         case Heard(message=ListPart() | ListEnded() | ListFailed() as said):
             return _heard(state, said, message.at_ms, settings)
         case Unheard():
@@ -240,6 +243,27 @@ def _refresh(state: State, order: RefreshCatalogue, reply: str) -> list[Effect]:
     for name in wanted:
         _again(state, name, 0.0)
     return [Send(reply, Refreshing(providers=tuple(wanted)))] if reply else []
+
+
+def _pull(state: State, order: PullModel, reply: str) -> list[Effect]:
+    """Passed on to the provider's own process, which answers whoever asked, from its first word to its end."""
+    if not reply:
+        return []  # nobody could end it
+    topology = state.history.known.topology
+    found = topology.providers if topology is not None else {}
+    provider = found.get(order.provider)
+    able = ", ".join(n for n, p in found.items() if p.kind in PULLING_KINDS) or "none"
+    kinds = ", ".join(PULLING_KINDS)
+    if provider is None or provider.kind not in PULLING_KINDS:
+        kind = "unknown" if provider is None else f"of the kind {provider.kind}"
+        text = f"Only providers of the kind {kinds} pull models; {order.provider!r} is {kind}. Such are: {able}."
+        return [Send(reply, Failed(code="invalid", text=text, path="$.provider"))]
+    assert topology is not None
+    if provider.catalogue is None and all(m.provider != order.provider for m in topology.models.values()):
+        text = f"{order.provider!r} has no process: give it a `catalogue` in the topology, so that its models are seen."
+        return [Send(reply, Failed(code="invalid", text=text, path="$.provider"))]
+    subject = f"{state.app}.ask.runner.pull.{slug(order.provider)}"
+    return [Send(subject, PullOrder(name=order.name, insecure=order.insecure), reply=reply)]
 
 
 def _read(state: State, name: str, now: float, settings: Settings) -> Send:

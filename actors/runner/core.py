@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from understudy.actors.runner import lists_said as lists
 from understudy.actors.runner import outward, queue
+from understudy.actors.runner import pulls_said as pulls
 from understudy.actors.runner import records_said as records
 from understudy.actors.runner.admission import Admission
 from understudy.actors.runner.quotas import FREE
@@ -30,6 +31,7 @@ from understudy.messages.generate import FinishReason, Usage
 from understudy.messages.keys import KeyRefused
 from understudy.messages.listing import ListOrder
 from understudy.messages.privacy import Outbound
+from understudy.messages.pulls import PullOrder, PullOver, PullSaid
 from understudy.messages.records import RecordFetched, RecordOrder
 from understudy.messages.run import (
     CancelRun,
@@ -74,12 +76,13 @@ ASKS: dict[str, type[Ask | Message]] = {
     "runner.cancel.{instance}": CancelRun,
     "runner.list.{provider}": ListOrder,
     "runner.record.{provider}": RecordOrder,
+    "runner.pull.{provider}": PullOrder,
 }
 HEARS: tuple[type[Message], ...] = ()
 FOLDS: tuple[type[Event], ...] = ()
 EMITS = (ModelLoaded, ModelUnloaded, KeyRefused)
 CONSULTS = (ConsentGiven, ConsentWithdrawn)
-SENDS = ("safety.judge",)
+SENDS = ("safety.judge", "catalogue.refresh")
 OBSERVES = (RunnerBeat,)
 
 __all__ = ["ASKS", "CONSULTS", "EMITS", "FOLDS", "HEARS", "OBSERVES", "SENDS", "Settings", "State", "in_hand", "step"]
@@ -106,6 +109,10 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return records.ordered(state.records, order, reply)
         case RecordFetched():
             return records.answered(state.records, message)
+        case Asked(message=PullOrder()) | PullSaid() | PullOver():
+            return pulls.step(state, message, settings)
+        case Unheard(subject=subject) if pulls.MARK in subject:
+            return pulls.step(state, message, settings)
         case CallBegun():
             return _begun(state, message)
         case CallEnded():
@@ -353,7 +360,7 @@ def _beat(state: State, now: float, generation: int, settings: Settings) -> list
     )
     wake = Wake(now + settings.beat_ms, BEAT, generation + 1)
     ask = queue.probes(state) if state.waiting and generation % PROBE_BEATS == 0 else []
-    return [wake, Send(f"{state.app}.obs.runner.beat.{state.instance}", beat), *ask]
+    return [wake, Send(f"{state.app}.obs.runner.beat.{state.instance}", beat), *ask, *pulls.remind(state, now)]
 
 
 def _ready(state: State, ready: EdgeReady, settings: Settings) -> list[Effect]:
@@ -376,7 +383,7 @@ def _stop(state: State, now: float, settings: Settings) -> list[Effect]:
     if not state.accepting:  # never ready, or told twice
         return []
     state.accepting = False
-    out = queue.release(state, list(state.waiting)) + _beat(state, now, 0, settings)
+    out = queue.release(state, list(state.waiting)) + pulls.stop(state) + _beat(state, now, 0, settings)
     for model in settings.models:
         unloaded = ModelUnloaded(at_ms=int(now), model=model, instance=state.instance)
         out.append(Store(unloaded, f"unloaded.{slug(model)}.{state.instance}.{int(now)}", key=slug(model)))

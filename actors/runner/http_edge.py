@@ -14,11 +14,13 @@ from understudy.actors.runner.http_keys import NO_HEADS, NO_KEY, Heads, Keys
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.list_edge import ListEdge
 from understudy.actors.runner.output import StopCut
+from understudy.actors.runner.pull_edge import PullEdge
 from understudy.actors.runner.record_edge import RecordEdge
 from understudy.messages.address import target
 from understudy.messages.places import location_of
 from understudy.messages.prices import is_priced
 from understudy.messages.privacy import Location, Outbound
+from understudy.messages.pulls import EndPull, StartPull
 from understudy.messages.records import FetchRecord
 from understudy.messages.run import RunModel
 from understudy.messages.step import (
@@ -29,6 +31,7 @@ from understudy.messages.step import (
     FetchFailed,
     FetchList,
     Input,
+    RunnerWork,
     Screen,
 )
 from understudy.messages.topology import Model, Provider
@@ -58,6 +61,7 @@ class HttpEdge:
         self._body = partial(openrouter.body, zdr=True) if provider.zdr else self.dialect.body
         self._lists: ListEdge | None = None
         self._records: RecordEdge
+        self._pulls: PullEdge
         self._screener: Screener | None = None
         # Told of each call before it leaves this machine: has it in writing when it returns, or raises.
         self.audit: Callable[..., None] = lambda *_, **__: None
@@ -79,6 +83,7 @@ class HttpEdge:
         keys.hold(*self._first)
         self._first = (NO_KEY, None)
         self._records = RecordEdge(self._provider, keys.fields, self.now_ms, feed)
+        self._pulls = PullEdge(self._provider, keys.fields, self.now_ms, feed)
         if self._provider.catalogue is not None:
             self._lists = ListEdge(self._provider, self._provider.catalogue, keys.fields, self.now_ms, feed)
         connect_s = self._provider.connect_timeout_ms / 1000
@@ -86,7 +91,7 @@ class HttpEdge:
         self.keys, keys.on_forget = keys, self._forgotten
         return {"engine": self.dialect.NAME}
 
-    def perform(self, effect: CallModel | CancelCall | FetchList | FetchRecord | Screen) -> None:
+    def perform(self, effect: RunnerWork) -> None:
         """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
         match effect:
             case Screen():
@@ -114,6 +119,10 @@ class HttpEdge:
                     asyncio.get_running_loop().call_soon(call.cut, "cancelled")
             case FetchRecord():
                 self._records.fetch(effect.record_id, effect.generation)
+            case StartPull():
+                self._pulls.start(effect)
+            case EndPull(pull_id=pull_id):
+                self._pulls.end(pull_id)
             case FetchList(list_id=list_id):
                 if self._lists is not None:
                     self._lists.fetch(list_id)
@@ -196,6 +205,7 @@ class HttpEdge:
         if hasattr(self, "client"):  # started
             await self.client.close()
             await self._records.stop()
+            await self._pulls.stop()
 
 
 def _admitted(run: RunModel) -> Model:

@@ -15,6 +15,7 @@ import msgspec
 
 from understudy.actors.runner.dialect import CONTINUE_WORDS
 from understudy.actors.runner.watchdog import Watchdog
+from understudy.messages.pulls import EndPull, PullOver, StartPull
 from understudy.messages.records import FetchRecord, RecordFetched
 from understudy.messages.run import RunModel
 from understudy.messages.step import (
@@ -26,6 +27,7 @@ from understudy.messages.step import (
     FetchFailed,
     FetchList,
     Input,
+    RunnerWork,
     Screen,
 )
 from understudy.messages.topology import Model
@@ -106,7 +108,7 @@ class LocalEdge:
         engine.load()
         return engine
 
-    def perform(self, effect: CallModel | CancelCall | FetchList | FetchRecord | Screen) -> None:
+    def perform(self, effect: RunnerWork) -> None:
         """Begin a call or end one. A step is being performed: whatever comes of it is fed later, never from here."""
         engine, loop = self._engine, self._loop
         if engine is None or loop is None:
@@ -124,6 +126,10 @@ class LocalEdge:
                 loop.call_soon(self._feed, none)
             case FetchRecord():
                 loop.call_soon(self._feed, RecordFetched(self._now_ms(), effect.record_id, fault="unsupported"))
+            case StartPull():
+                loop.call_soon(self._feed, PullOver(self._now_ms(), effect.pull_id, "unsupported"))
+            case EndPull():
+                pass  # none was begun
 
     async def stop(self) -> None:
         """Cancel everything and end the thread."""

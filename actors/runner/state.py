@@ -13,6 +13,7 @@ from understudy.messages.consents import Consents
 from understudy.messages.gate_plan import GatePlan
 from understudy.messages.limits import QUEUE, QUEUE_BYTES, Lanes, Limits, QueueBound, QueueBytes
 from understudy.messages.privacy import BlockReason, Outbound
+from understudy.messages.pulls import PullProgress
 from understudy.messages.run import RunFailed, RunFailure, RunModel
 from understudy.messages.step import CallFailed, CallText, Effect, Send, Wake
 
@@ -59,6 +60,18 @@ class Call:
 
 
 @dataclass(slots=True)
+class Pull:
+    """A model on its way into the provider: what was last said of it, when that was last told, what it is made of."""
+
+    name: str
+    reply: str
+    progress: PullProgress = field(default_factory=PullProgress)
+    told_ms: float = 0.0
+    unheard_ms: float = 0.0  # since when nobody hears it
+    layers: dict[str, int] = field(default_factory=dict[str, int])  # bytes by digest
+
+
+@dataclass(slots=True)
 class State:
     """The calls in hand, who we are, and what stands of all consents."""
 
@@ -73,6 +86,7 @@ class State:
     refused: set[str] = field(default_factory=set[str])  # ids of keys that the provider does not take
     lists: dict[str, str] = field(default_factory=dict[str, str])  # being read, and where to answer
     records: dict[str, str] = field(default_factory=dict[str, str])  # the same of records
+    pulls: dict[str, Pull] = field(default_factory=dict[str, Pull])
     consents: Consents = field(default_factory=Consents)
 
 

@@ -33,6 +33,7 @@ from understudy.messages import (
     money,
     operate,
     privacy,
+    pulls,
     records,
     run,
     safety,
@@ -50,7 +51,7 @@ CLASSES = sorted(
         c
         for module in (
             *(generate, embed, tools, run, events, listing, catalogue_events, catalogue, operate, keys, topology),
-            *(cost, money, consent, privacy, safety, cache, records),
+            *(cost, money, consent, privacy, safety, cache, records, pulls),
         )
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, Message | Ask | Part) and c.__module__ == module.__name__

@@ -81,7 +81,9 @@ UNREACHABLE: dict[tuple[str, State], str] = {
 CELLS: tuple[tuple[str, State], ...] = tuple((f, s) for f in FAULTS for s in STATES if (f, s) not in UNREACHABLE)
 
 DRAWN: tuple[tuple[str, State], ...] = CELLS + tuple(
-    (f, s) for f, s in CELLS for _ in range(1 + (f in HARD) + 3 * (s == "queued") + (s in ("seam", "ended", "ending")))
+    (f, s)
+    for f, s in CELLS
+    for _ in range(1 + (f in HARD) * (1 + (s == "waiting")) + 3 * (s == "queued") + (s in ("seam", "ended", "ending")))
 )
 """What plans are drawn from: cells that are hard to hit, or that half of the histories have but once, more often."""
 

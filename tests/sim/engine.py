@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from understudy.messages.records import FetchRecord
 from understudy.messages.run import MIN_OVERLAP_CHARS, RunModel
 from understudy.messages.step import (
     CallEnded,
@@ -21,9 +20,8 @@ from understudy.messages.step import (
     CallModel,
     CallText,
     CancelCall,
-    FetchList,
     Input,
-    Screen,
+    RunnerWork,
 )
 
 _PIECE = re.compile(r"\S+\s*")
@@ -90,7 +88,7 @@ class ScriptedEdge:
         for call_id in list(self._calls):
             self._forget(call_id)
 
-    def perform(self, effect: CallModel | CancelCall | FetchList | FetchRecord | Screen) -> None:
+    def perform(self, effect: RunnerWork) -> None:
         """Begin or stop an answer."""
         match effect:
             case CallModel():
@@ -98,8 +96,8 @@ class ScriptedEdge:
             case CancelCall():
                 if self._forget(effect.call_id) is not None:
                     self._feed(CallFailed(self._now_ms(), effect.call_id, "cancelled"))
-            case FetchList() | FetchRecord():
-                raise AssertionError("nobody asks for lists or records here")
+            case _:
+                raise AssertionError("nobody asks for lists, records or pulls here")
 
     def meet(self, call_id: str, fate: Fate) -> None:
         """History strikes while the call is under way."""

@@ -68,7 +68,7 @@ class Strikes:
             case "caller leaves":
                 return reader.inbox.endswith(".own")
             case "runner crash" | "runner hang" | "runner cut off":
-                return self._runner(run).up
+                return run.model != "" and self._runner(run).up  # it may have ended before any runner had it
             case _:
                 return True
 

@@ -88,8 +88,8 @@ class Vendor:
 
     async def publish(self, **faults: Any) -> None:
         """Let the fake have it."""
-        body = {"openrouter": list(self.rows.values()), "faults": faults}
-        async with self._http.post(f"{self._root}/control/lists", json=body) as answer:
+        body = msgspec.json.encode({"openrouter": list(self.rows.values()), "faults": faults})
+        async with self._http.post(f"{self._root}/control/lists", data=body) as answer:
             answer.raise_for_status()
 
     def prices(self) -> dict[str, str]:

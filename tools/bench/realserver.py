@@ -4,9 +4,10 @@
     understudy bench realserver --serve DIR    # a virtual environment with `transformers serve`, kept between runs
 
 A real Ollama is looked for beside the repository (`../shared/bin`); `transformers serve` is installed into a throw-away
-environment (or DIR), which takes minutes the first time. Asked of each dialect: an answer in pieces with its tokens
-counted; a cancelled one, after which the server answers again; a text that a broken model of another server began; and
-one that breaks off because the server is killed, which the next model ends.
+environment (or DIR), which takes minutes the first time. Asked of each dialect: the server's own list, as
+`ask.model.list` shows it; an answer in pieces with its tokens counted; a cancelled one, after which the server answers
+again; a text that a broken model of another server began; and one that breaks off because the server is killed, which
+the next model ends.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from typing import Any, NamedTuple
 
 from understudy.bus.client import AnswerFailed, Client
 from understudy.messages.generate import Delta, Finished, Seam
+from understudy.tools.bench import realserver_lists as lists
 from understudy.tools.bench.report import Result, bar
 from understudy.tools.bench.stage import fake_provider, running, topology_on
 
 BESIDE = Path("../shared/bin")
-LEAD = str(Path("tools/tiny/demo/lead").resolve())
+LEAD, LEAD_NAME = Path("tools/tiny/demo/lead"), "understudy/lead"
 START_S, INSTALL_S = 120.0, 900.0
 TOKENS, LONG = 16, 400  # the least that the Responses dialect asks for
 CONTROL = "no-usage@fake"
 """A model of the fake that says no usage: the same check must find that."""
-PATHS = {"openai": "/v1", "openai_responses": "/v1", "anthropic": "/v1", "ollama": ""}
+CHECKS = ("listed", "streamed", "cancelled", "went_on", "killed")
 
 
 class Server(NamedTuple):
@@ -63,13 +65,13 @@ async def measure(serve: str = "") -> Result:
                 found[name] = await _judge(server)
         except Missing as why:
             missing[name] = str(why)
-    controls = [dialects.pop("control")["streamed"] for dialects in found.values()]
+    controls = [word for dialects in found.values() for word in dialects.pop("control").values()]
     cells = [word for dialects in found.values() for cell in dialects.values() for word in cell.values()]
     bars = (
         bar("servers", len(found), "servers", None, 2, "higher"),
         bar("dialects", sum(map(len, found.values())), "dialects"),
         bar("failures", sum(word != "ok" for word in cells), "checks", 0),
-        bar("controls_found", sum(word != "ok" for word in controls), "faults", len(found), None, "higher"),
+        bar("controls_found", sum(word != "ok" for word in controls), "faults", 2 * len(found), None, "higher"),
     )
     return Result(bench="realserver", bars=bars, detail={"found": found, "missing": missing})
 
@@ -95,7 +97,7 @@ async def ollama() -> AsyncGenerator[Server, None]:
         try:
             await _answers(process, f"http://{address}/api/version")
             await _run([str(program.resolve()), "create", "tiny", "-f", "Modelfile"], folder, environment)
-            yield Server("ollama", f"http://{address}", "tiny", tuple(PATHS), process.pid)
+            yield Server("ollama", f"http://{address}", "tiny", tuple(lists.PATHS), process.pid)
         finally:
             await _end(process)
 
@@ -108,14 +110,15 @@ async def transformers(kept: str) -> AsyncGenerator[Server, None]:
         if not (environment / "bin" / "transformers").exists():
             await _install(environment)
         cache = Path(folder, "hub")
-        await asyncio.to_thread(cache.mkdir)
+        await asyncio.to_thread(lists.into_hub, LEAD, cache, LEAD_NAME)
         own = {"HOME": folder, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
-        command = [str(environment / "bin" / "transformers"), "serve", LEAD]
+        command = [str(environment / "bin" / "transformers"), "serve", LEAD_NAME]
         command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
         process = await _start(command, folder, {"PATH": os.environ["PATH"], **own})
         try:
             await _answers(process, f"http://127.0.0.1:{port}/v1/models")
-            yield Server("transformers", f"http://127.0.0.1:{port}", LEAD, ("openai", "openai_responses"), process.pid)
+            dialects = ("openai", "openai_responses")
+            yield Server("transformers", f"http://127.0.0.1:{port}", LEAD_NAME, dialects, process.pid)
         finally:
             await _end(process)
 
@@ -185,9 +188,10 @@ def _topology(server: Server, fake: str) -> Any:
     """Per dialect the real model, alone and with one behind it, and a broken one of the fake before it."""
     facts = {"name": server.model, "continues": "instructed", "context_tokens": 512, "slots": 8}
     providers: dict[str, Any] = {"fake": {"kind": "openai", "url": fake}}
+    providers |= lists.providers(server.root, server.dialects, fake)
     models: dict[str, dict[str, Any]] = {"restart@fake": {}, CONTROL: {}}
     for dialect in server.dialects:
-        providers[dialect] = {"kind": dialect, "url": server.root + PATHS[dialect]}
+        providers[dialect] = {"kind": dialect, "url": server.root + lists.PATHS[dialect]}
         models[f"real@{dialect}"] = {"provider": dialect, **facts}
         models[f"killed@{dialect}"] = {"provider": dialect, **facts, "fallbacks": ["restart@fake"]}
         models[f"cut@{dialect}"] = {"fallbacks": [f"real@{dialect}"]}
@@ -209,12 +213,19 @@ async def _judge(server: Server) -> dict[str, dict[str, str]]:
         running(_topology(server, url)) as supervisor,
         await Client.connect(supervisor.url) as client,
     ):
-        found = {dialect: await _alive(client, dialect) for dialect in server.dialects}
+        found = {dialect: {"listed": await _listed(client, server, dialect)} for dialect in server.dialects}
+        control = await lists.listed(client, lists.ELSEWHERE, server.model, await lists.said(server.root, "openai"))
+        for dialect in server.dialects:
+            found[dialect] |= await _alive(client, dialect)
         ended = await asyncio.gather(*(_killed(client, server, dialect) for dialect in server.dialects))
         for dialect, word in zip(server.dialects, ended, strict=True):
             found[dialect]["killed"] = word
-        found["control"] = {"streamed": await _counted(client, CONTROL)}
+        found["control"] = {"listed": control, "streamed": await _counted(client, CONTROL)}
     return found
+
+
+async def _listed(client: Client, server: Server, dialect: str) -> str:
+    return await lists.listed(client, dialect, server.model, await lists.said(server.root, dialect))
 
 
 async def _alive(client: Client, dialect: str) -> dict[str, str]:
@@ -289,10 +300,10 @@ async def _killed(client: Client, server: Server, dialect: str) -> str:
 
 def explain(result: Result) -> str:
     """What each dialect came to, for people."""
-    lines = [f"{'server':14} {'dialect':18} {'streamed':12} {'cancelled':12} {'went on':12} {'killed':12}"]
+    lines = [f"{'server':14} {'dialect':18} " + " ".join(f"{check.replace('_', ' '):12}" for check in CHECKS)]
     for name, dialects in result.detail["found"].items():
         for dialect, cell in dialects.items():
-            words = " ".join(f"{cell[key]:12}" for key in ("streamed", "cancelled", "went_on", "killed"))
+            words = " ".join(f"{cell[check]:12}" for check in CHECKS)
             lines.append(f"{name:14} {dialect:18} {words}")
     lines += [f"{name:14} skipped: {why}" for name, why in result.detail["missing"].items()]
     return "\n".join(lines)

@@ -5,7 +5,8 @@
         assert provider.log[-1].ended == "client_closed"
 
 Paths: POST /v1/chat/completions, /v1/responses, /api/v1/chat/completions, /v1/messages, /api/chat, /v1/embeddings,
-/api/v1/embeddings, /api/embed; GET /control/log, /control/bill; and the lists of models, see `lists.py`.
+/api/v1/embeddings, /api/embed, /api/pull (see `pulls.py`); GET /control/log, /control/bill; and the lists of models,
+see `lists.py`.
 Times in the log are Unix milliseconds.
 """
 
@@ -35,6 +36,7 @@ from understudy.tools.fake import (
 from understudy.tools.fake.bill import Bill
 from understudy.tools.fake.exchange import BadRequest, Exchange, Seen, Shape, key_hash, steps
 from understudy.tools.fake.lists import Lists, ListServer
+from understudy.tools.fake.pulls import PullServer
 from understudy.tools.fake.script import Fault, built_in_faults, fault_for, reply, struck
 
 LOG_SIZE = 10_000
@@ -182,6 +184,7 @@ class FakeProvider:
         self.connections_closed = 0
         self.bill = Bill()
         self._lists = ListServer()
+        self.pulls = PullServer(self._lists.lists)
         self.port = port
         self.root = ""
         self._counts: Counter[str] = Counter()
@@ -211,6 +214,7 @@ class FakeProvider:
             app.router.add_post(path, partial(self._embed, face))
         app.router.add_get("/v1/models", self._models)
         app.router.add_routes(self._lists.routes())
+        app.router.add_post("/api/pull", self.pulls.pull)
         app.router.add_get("/api/v1/key", self._key)
         app.router.add_get("/api/v1/generation", self._generation)
         app.router.add_get("/control/log", self._control_log)
