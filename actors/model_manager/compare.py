@@ -41,8 +41,21 @@ class Wanted(NamedTuple):
     price: ListedPrice | None
 
 
-def listings(topology: Topology, name: str, rows: Iterable[Row], known: Known) -> dict[str, Wanted]:
-    """Every model of a provider: the topology's, and those of its list whose id nobody else has."""
+Before = dict[str, tuple[Row, "Wanted"]]
+"""What the rows of a provider's last list came to, by their names. It holds for one topology."""
+
+
+def listings(
+    topology: Topology, name: str, rows: Iterable[Row], known: Known, before: Before | None = None
+) -> dict[str, Wanted]:
+    """Every model of a provider: the topology's, and those of its list whose id nobody else has.
+
+    Most rows are as they were in the last list, so what they came to is taken from `before`, which is brought up to
+    this one: to judge 500 models anew takes some milliseconds, in which others of the machine wait.
+    """
+    before = {} if before is None else before
+    last = before.copy()
+    before.clear()
     provider, plan = topology.providers[name], topology.providers[name].catalogue or CataloguePlan()
     named = _named(topology, name)
     found = {m: Wanted(_of_topology(m, topology.models[m], None, provider), None) for m in named}
@@ -54,10 +67,17 @@ def listings(topology: Topology, name: str, rows: Iterable[Row], known: Known) -
     for row in rest:
         model = plan.prefix + row.name
         if not _holder(topology, known, model, name):
-            listing = _of_list(model, row, row.licence or plan.licence, provider)
-            admitted = plan.admit is not None and admits(plan.admit, listing, row.price, provider)
-            found[model] = Wanted(replace(listing, admitted=admitted), row.price)
+            seen = last.get(row.name)
+            same = seen is not None and seen[0] == row
+            before[row.name] = seen if seen is not None and same else (row, _judged(model, row, plan, provider))
+            found[model] = before[row.name][1]
     return found
+
+
+def _judged(model: str, row: Row, plan: CataloguePlan, provider: Provider) -> Wanted:
+    listing = _of_list(model, row, row.licence or plan.licence, provider)
+    admitted = plan.admit is not None and admits(plan.admit, listing, row.price, provider)
+    return Wanted(replace(listing, admitted=admitted), row.price)
 
 
 def clash(topology: Topology, name: str, rows: Iterable[Row], known: Known) -> tuple[str, str] | None:

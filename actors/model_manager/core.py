@@ -113,6 +113,7 @@ class State:
     failed: dict[str, int] = field(default_factory=dict[str, int])  # by provider: lists in a row that were none
     doubted: set[str] = field(default_factory=set[str])  # providers whose last list lacked most of what is known
     alarmed_ms: dict[str, float] = field(default_factory=dict[str, float])  # by provider
+    judged: dict[str, compare.Before] = field(default_factory=dict[str, compare.Before])  # by provider
     telling: dict[str, str] = field(default_factory=dict[str, str])  # message ids on their way to the log -> provider
     told_seq: int = 0  # the last position that the log gave one of ours
     reconcile: bool = True  # the topology has changed, or a fact was lost
@@ -189,7 +190,9 @@ def _happened(state: State, happened: Happened, settings: Settings) -> None:
     history.seq = happened.seq
     if isinstance(event, TopologyApplied):
         history.known.topology, state.reconcile = event.body, True
-        for about_lists in (state.readings, state.due_ms, state.failed, state.doubted, state.alarmed_ms):
+        for about_lists in (
+            *(state.readings, state.due_ms, state.failed, state.doubted, state.alarmed_ms, state.judged),
+        ):
             about_lists.clear()  # addresses and keys may be others now
     elif isinstance(event, CatalogueEvent):
         history.known.apply(happened.seq, event)
@@ -328,7 +331,7 @@ def _whole(
         text = "the list lacks more than half of the models that it had; it counts if it says so once more"
         return _refused(state, name, "shrunk", text, "", now, settings)
     state.doubted.discard(name)
-    wanted = compare.listings(topology, name, rows, known)
+    wanted = compare.listings(topology, name, rows, known, state.judged.setdefault(name, {}))
     facts = compare.list_read(known, name, rows, wanted, reading.asked_seq, day_of(now), int(now))
     return _state(state, facts)
 

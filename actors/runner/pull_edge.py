@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from understudy.actors.runner.address import target
 from understudy.actors.runner.http_pool import Client
 from understudy.actors.runner.http_wire import Exchange, Failure, request_head
 from understudy.actors.runner.json_lines import JsonLines
 from understudy.actors.runner.sse import Malformed
+from understudy.messages.address import target
 from understudy.messages.pulls import MOST_WORDS, PULLING_KINDS, PullFault, PullOver, PullSaid, StartPull
 from understudy.messages.step import Input
 from understudy.messages.topology import Provider

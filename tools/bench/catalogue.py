@@ -1,8 +1,8 @@
 """500 models of a provider's list: asked for with filters, selected from while the list is read again and changes.
 
 The list comes from the fake through the runner and the model manager, as it does in `up`. Selections with and
-without refreshes are made in turns of the same run, by a process of their own: making and sending the vendor's list
-here must not count as their waiting. A refresh changes a tenth of all prices and swaps ten models.
+without refreshes are made in turns of the same run, by a process of their own; the vendor's lists are written before,
+for a vendor computes elsewhere. A refresh changes a tenth of all prices and swaps ten models, ten times a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
@@ -56,6 +56,13 @@ class Scale(msgspec.Struct, frozen=True):
 QUICK = Scale(lists=50, rounds=1, window_s=0.5)
 
 
+class Version(NamedTuple):
+    """A list as it is sent, and each model's price of a token in it."""
+
+    body: str
+    prices: dict[str, str]
+
+
 class Vendor:
     """The list as the vendor has it, and how it changes."""
 
@@ -63,6 +70,7 @@ class Vendor:
         self._http, self._root, self._luck = http, root, random.Random(500)
         self._numbers = itertools.count(MODELS)
         self.rows = {f"lab/model-{n}": self._row(f"lab/model-{n}") for n in range(MODELS)}
+        self.prices: dict[str, str] = {}  # what the catalogue should say
 
     def _row(self, name: str) -> dict[str, Any]:
         luck = self._luck
@@ -86,15 +94,30 @@ class Vendor:
             fresh = f"lab/model-{next(self._numbers)}"
             self.rows[fresh] = self._row(fresh)
 
-    async def publish(self, **faults: Any) -> None:
-        """Let the fake have it."""
-        body = msgspec.json.encode({"openrouter": list(self.rows.values()), "faults": faults})
-        async with self._http.post(f"{self._root}/control/lists", data=body) as answer:
-            answer.raise_for_status()
+    def written(self) -> Version:
+        """The list as it is now."""
+        page = {"data": list(self.rows.values()), "total_count": len(self.rows), "links": {"next": None}}
+        prices = {name: row["pricing"]["prompt"] for name, row in self.rows.items()}
+        return Version(msgspec.json.encode(page).decode(), prices)
 
-    def prices(self) -> dict[str, str]:
-        """What the catalogue should say."""
-        return {name: row["pricing"]["prompt"] for name, row in self.rows.items()}
+    def versions(self, count: int) -> list[Version]:
+        """So many lists, each changed from the one before."""
+        found: list[Version] = []
+        for _ in range(count):
+            self.change()
+            found.append(self.written())
+        return found
+
+    async def publish(self, version: Version) -> None:
+        """Let the fake have it."""
+        await self.show(version.body)
+        self.prices = version.prices
+
+    async def show(self, body: str) -> None:
+        """Let the fake answer with this."""
+        control = msgspec.json.encode({"faults": {"openrouter": {"body": body}}})
+        async with self._http.post(f"{self._root}/control/lists", data=control) as answer:
+            answer.raise_for_status()
 
 
 async def measure(quick: bool = False) -> Result:
@@ -103,7 +126,7 @@ async def measure(quick: bool = False) -> Result:
     async with fake_provider() as fake, aiohttp.ClientSession() as http:
         root = fake.url.removesuffix("/v1")
         vendor = Vendor(http, root)
-        await vendor.publish()
+        await vendor.publish(vendor.written())
         admit = {"ids": ["*"], "max_usd_per_mtok": 1.0, "slots": 256}
         catalogue = {"refresh_s": 86_400, "admit": admit}
         provider = {"kind": "openrouter", "url": f"{root}/api/v1", "catalogue": catalogue}
@@ -145,7 +168,7 @@ async def _until_known(nc: Client, vendor: Vendor) -> float:
         rest = await _models(nc, ListModels(limit=MOST_MODELS, after=page.models[-1].id)) if page.models else page
         found = (*page.models, *rest.models)
         told = {m.id: m.price.units["prompt"] for m in found if m.price is not None and m.retired is None}
-        in_a_row = in_a_row + 1 if told == vendor.prices() else 0
+        in_a_row = in_a_row + 1 if told == vendor.prices else 0
         if in_a_row == 8:
             return time.perf_counter() - began
         await asyncio.sleep(0.02)
@@ -215,7 +238,8 @@ async def _turns(up: Supervisor, nc: Client, vendor: Vendor, scale: Scale) -> di
         for _ in range(scale.rounds):
             for arm, found in took.items():
                 ends = asyncio.Event()
-                busy = asyncio.create_task(_refreshing(nc, vendor, ends)) if arm == "refreshing" else None
+                versions = vendor.versions(int(scale.window_s / PAUSE_S) + 1) if arm == "refreshing" else []
+                busy = asyncio.create_task(_refreshing(nc, vendor, versions, ends)) if versions else None
                 asked = await loop.run_in_executor(beside, _select_for, up.url, up.operator_password, scale.window_s)
                 found += asked.took_ms
                 errors += asked.errors
@@ -235,16 +259,17 @@ async def _turns(up: Supervisor, nc: Client, vendor: Vendor, scale: Scale) -> di
     }
 
 
-async def _refreshing(nc: Client, vendor: Vendor, ends: asyncio.Event) -> int:
-    """Change the list and have it read, again and again; how often."""
+async def _refreshing(nc: Client, vendor: Vendor, versions: list[Version], ends: asyncio.Event) -> int:
+    """Publish one list after the other and have it read; how many were."""
     count = 0
-    while not ends.is_set():
-        vendor.change()
-        await vendor.publish()
+    for version in versions:
+        await vendor.publish(version)
         await nc.request(REFRESH, encode(RefreshCatalogue()), timeout=10)
         count += 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ends.wait(), PAUSE_S)
+        if ends.is_set():
+            break
     await nc.request(REFRESH, encode(RefreshCatalogue()), timeout=10)
     return count
 
@@ -258,7 +283,7 @@ async def _planted(nc: Client, vendor: Vendor) -> int:
         await nc.request(SELECT, encode(ask), timeout=10) for ask in (unmet, Select(messages=words, task="none"))
     ]
     seen = sum(not _is_chosen(reply.data) for reply in replies)
-    await vendor.publish(openrouter={"body": "{"})
+    await vendor.show("{")
     await nc.request(REFRESH, encode(RefreshCatalogue()), timeout=10)
     until = time.perf_counter() + WAIT_S
     while time.perf_counter() < until:
