@@ -53,14 +53,17 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, msgspec.Struct):
-        inner = [getattr(value, name) for name in value.__struct_fields__]
+        inner = msgspec.structs.astuple(value)
     elif isinstance(value, dict):
         inner = cast(dict[Any, Any], value).values()
     elif isinstance(value, tuple | list):
         inner = cast(list[Any], value)
     else:
         return True
-    return all(not one or type(one) in _PLAIN or _is_finite(one) for one in inner)
+    for one in inner:  # noqa: SIM110 - a generator takes half as long again
+        if one and type(one) not in _PLAIN and not _is_finite(one):
+            return False
+    return True
 
 
 def _first_not_finite(value: Any) -> tuple[str, float]:

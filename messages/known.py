@@ -7,6 +7,7 @@ provider still has an `admit` rule.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -32,7 +33,7 @@ from understudy.messages.catalogue_events import (
 from understudy.messages.generate import LicenceClass
 from understudy.messages.listing import TOKEN_UNITS, ListedPrice, Resident
 from understudy.messages.places import location_of
-from understudy.messages.prices import Rates, is_priced, least_limit
+from understudy.messages.prices import UNKNOWN_RATES, Rates, is_priced, least_limit
 from understudy.messages.privacy import Location
 from understudy.messages.topology import Admit, Model, Topology
 
@@ -56,7 +57,8 @@ class Entry:
     provider: str
     listing: Listing
     price: ListedPrice | None = None
-    usd_per_mtok: float | None = None  # what follows from it: the dearer of prompt and completion; None: unknown
+    rates: Rates = UNKNOWN_RATES  # what follows from it
+    usd_per_mtok: float | None = None  # the dearer of prompt and completion; None: unknown
     least_limit: float | None = None  # and the least `max_usd_per_mtok` that it is within; None: within none
     free: bool = False
     retired: RetiredWord | None = None
@@ -69,7 +71,8 @@ class Entry:
         """In force from here on."""
         self.price, self.free = price, price is not None and price.is_free()
         self.usd_per_mtok = None if price is None else max(_most_usd(price, unit) for unit in TOKEN_UNITS)
-        self.least_limit = least_limit(rates_of(price, self.listing.output_modalities))
+        self.rates = rates_of(price, self.listing.output_modalities)
+        self.least_limit = least_limit(self.rates)
 
 
 class Standing(NamedTuple):
@@ -105,9 +108,6 @@ def about(event: CatalogueEvent) -> Iterable[str]:
             return ()
 
 
-UNKNOWN = Rates()
-
-
 @lru_cache(4_096)
 def _usd_per_million(usd: str) -> float:
     """Lists ask a few prices for many models."""
@@ -129,13 +129,13 @@ def rates_of(price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Rates:
     of models that bill them as the rest.
     """
     if price is None:
-        return UNKNOWN
+        return UNKNOWN_RATES
     each = {unit: _usd_per_million(usd) for unit, usd in price.units.items()}
     for override in price.overrides:
         for unit, usd in override.units.items():
             each[unit] = max(each.get(unit, 0.0), _usd_per_million(usd))
     if not PRICED_UNITS.issuperset(each):
-        return UNKNOWN
+        return UNKNOWN_RATES
     prompt, completion = each.get("prompt", 0.0), each.get("completion", 0.0)
 
     def own(unit: str, otherwise: float) -> float | None:
@@ -212,9 +212,10 @@ class Known:
             if entry is None or entry.provider != event.provider:
                 self.entries[one.id] = Entry(event.provider, one)
             else:
-                entry.listing = one
+                before, entry.listing = entry.listing, one
                 entry.retired = None if entry.retired == "removed" else entry.retired
-                entry.set_price(entry.price)  # what it is asked for, its modalities decide too
+                if before.output_modalities != one.output_modalities:
+                    entry.set_price(entry.price)  # what is asked for it depends on them
 
     def _retire(self, seq: int, event: ModelRetired) -> None:
         for entry in self._of(event.provider, event.models):
@@ -225,8 +226,7 @@ class Known:
     def _forget(self) -> list[str]:
         """Lists change for years: of what they have no longer, only the newest is remembered."""
         retired = [m for m, e in self.entries.items() if e.retired is not None and e.listing.source == "list"]
-        retired.sort(key=lambda model: (self.entries[model].retired_seq, model))
-        old = retired[: max(0, len(retired) - RETIRED)]
+        old = heapq.nsmallest(len(retired) - RETIRED, retired, key=lambda m: (self.entries[m].retired_seq, m))
         for model in old:
             del self.entries[model]
         return old
@@ -276,7 +276,7 @@ class Known:
             quality=rule.quality,
             capabilities=listing.capabilities,
             licence=listing.licence or "unknown",
-            **rates_of(entry.price, listing.output_modalities)._asdict(),
+            **entry.rates._asdict(),
         )
 
     def _admit(self, provider: str) -> Admit | None:

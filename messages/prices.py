@@ -30,6 +30,9 @@ class Rates(NamedTuple):
     price_known: bool | None = False
 
 
+UNKNOWN_RATES = Rates()
+
+
 def is_priced(model: Model) -> bool:
     """Whether anything may have to be paid for this model."""
     price = model.usd_per_mtok_in or model.usd_per_mtok_out or model.usd_per_request or model.price_known is False
