@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -19,6 +20,8 @@ from understudy.messages.topology import CataloguePlan, Provider
 ANSWER_S = 15.0
 """So long may each page take."""
 ANSWER_BYTES = 32_000_000
+REST_S = 0.0005
+"""A list is never urgent."""
 CONNECTIONS = 2
 
 
@@ -131,9 +134,13 @@ class ListEdge:
 
 
 def _step(lister: Lister, answer: Answer | None) -> Fetch | tuple[Row, ...]:
-    """What the reader wants next, or what it has read. Raises BadList."""
+    """What the reader wants next, or what it has read. Blocks for its rests; raises BadList."""
     try:
-        return next(lister) if answer is None else lister.send(answer)
+        step = next(lister) if answer is None else lister.send(answer)
+        while step is None:
+            time.sleep(REST_S)
+            step = next(lister)
+        return step
     except StopIteration as done:
         return done.value
 

@@ -2,7 +2,8 @@
 
 The list comes from the fake through the runner and the model manager, as it does in `up`. Selections with and
 without refreshes are made in turns of the same run, by a process of their own; the vendor's lists are written before,
-for a vendor computes elsewhere. A refresh changes a tenth of all prices and swaps ten models, ten times a second.
+for a vendor computes elsewhere. A refresh changes a tenth of all prices and swaps ten models. The bar is on one a
+second (by default a list is read once an hour); `flooded` in the detail has a new one as soon as the last was read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from understudy.tools.fake.lists import entry
 LIST, SELECT, REFRESH = "tta.ask.model.list", "tta.ask.model.select", "tta.ask.catalogue.refresh"
 PING = "$SRV.PING.selector"
 MODELS, SWAPPED = 500, 10
-PAUSE_S = 0.1
+PAUSES_S = {"refreshing": 1.0, "flooded": 0.1}
+"""Between two refreshes. One takes about 0.15 s until all have it."""
 WAIT_S = 30.0
 FILTERS = (
     ListModels(free=True),
@@ -230,28 +232,31 @@ async def _selecting(url: str, password: str, window_s: float) -> Asked:
 
 async def _turns(up: Supervisor, nc: Client, vendor: Vendor, scale: Scale) -> dict[str, Any]:
     """Selections in turns without and with refreshes."""
-    took: dict[str, list[float]] = {"quiet": [], "refreshing": []}
-    refreshes = errors = 0
+    took: dict[str, list[float]] = {"quiet": [], "refreshing": [], "flooded": []}
+    refreshes, errors = dict.fromkeys(PAUSES_S, 0), 0
     loop = asyncio.get_running_loop()
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         await loop.run_in_executor(beside, _select_for, up.url, up.operator_password, 0.2)  # not counted
         for _ in range(scale.rounds):
             for arm, found in took.items():
                 ends = asyncio.Event()
-                versions = vendor.versions(int(scale.window_s / PAUSE_S) + 1) if arm == "refreshing" else []
-                busy = asyncio.create_task(_refreshing(nc, vendor, versions, ends)) if versions else None
+                busy: asyncio.Task[int] | None = None
+                if pause_s := PAUSES_S.get(arm):
+                    versions = vendor.versions(int(scale.window_s / pause_s) + 1)
+                    busy = asyncio.create_task(_refreshing(nc, vendor, versions, pause_s, ends))
                 asked = await loop.run_in_executor(beside, _select_for, up.url, up.operator_password, scale.window_s)
                 found += asked.took_ms
                 errors += asked.errors
                 ends.set()
                 if busy is not None:
-                    refreshes += await busy
+                    refreshes[arm] += await busy
                     await _until_known(nc, vendor)
     errors += len((await _models(nc, ListModels(limit=1))).problems)
     p99 = {arm: quantile(values, 0.99) for arm, values in took.items()}
     return {
         "errors": errors,
         "p99_ratio": round(p99["refreshing"] / p99["quiet"], 3),
+        "flooded_p99_ratio": round(p99["flooded"] / p99["quiet"], 3),
         "p99_ms": {arm: round(value, 3) for arm, value in p99.items()},
         "p50_ms": {arm: round(median(values), 3) for arm, values in took.items()},
         "selections": {arm: len(values) for arm, values in took.items()},
@@ -259,7 +264,7 @@ async def _turns(up: Supervisor, nc: Client, vendor: Vendor, scale: Scale) -> di
     }
 
 
-async def _refreshing(nc: Client, vendor: Vendor, versions: list[Version], ends: asyncio.Event) -> int:
+async def _refreshing(nc: Client, vendor: Vendor, versions: list[Version], pause_s: float, ends: asyncio.Event) -> int:
     """Publish one list after the other and have it read; how many were."""
     count = 0
     for version in versions:
@@ -267,7 +272,7 @@ async def _refreshing(nc: Client, vendor: Vendor, versions: list[Version], ends:
         await nc.request(REFRESH, encode(RefreshCatalogue()), timeout=10)
         count += 1
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ends.wait(), PAUSE_S)
+            await asyncio.wait_for(ends.wait(), pause_s)
         if ends.is_set():
             break
     await nc.request(REFRESH, encode(RefreshCatalogue()), timeout=10)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -41,7 +42,11 @@ class Answer(NamedTuple):
     body: bytes
 
 
-Lister = Generator[Fetch, Answer, tuple[Row, ...]]
+Lister = Generator[Fetch | None, Answer, tuple[Row, ...]]
+"""Asks for what it needs, or (None) for a moment's rest, and returns the rows."""
+REST_ROWS = 50
+"""So many rows are read between rests. Reading hundreds is a few milliseconds in which a thread keeps the interpreter's
+lock, and the kernel a core, from everybody else's streams."""
 Memory = dict[str, Any]
 """What a reader keeps from one reading to the next."""
 
@@ -79,9 +84,14 @@ def words(values: Iterable[str] | None, path: str) -> tuple[str, ...]:
     if len(found) > MOST_WORDS:
         raise BadList(f"more than {MOST_WORDS} of them", path, "too_large")
     for n, value in enumerate(found):
-        if not WORD.fullmatch(value):
+        if len(value) > 64 or not _is_word(value):
             raise BadList("expected a word of letters, digits, dots, dashes and underscores", f"{path}[{n}]")
     return found
+
+
+@lru_cache(4_096)
+def _is_word(value: str) -> bool:
+    return WORD.fullmatch(value) is not None
 
 
 def tokens(value: Any) -> int | None:
@@ -99,18 +109,30 @@ def day(value: str | None, path: str) -> str | None:
 
 def usd(value: Any, path: str) -> str | None:
     """A price as `UsdPerUnit`; None for -1, which says that nobody knows before. Raises BadList."""
-    if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
+    found = _usd(value) if isinstance(value, str) and len(value) < 80 else NO_NUMBER
+    if found == NO_NUMBER:
         raise BadList("expected a price as a decimal number in a string", path)
+    if found == OUT_OF_RANGE:
+        raise BadList("expected a price from 0 to 999,999,999 with at most 41 decimals, or -1", path)
+    return found or None
+
+
+NO_NUMBER, OUT_OF_RANGE = "no number", "out of range"
+
+
+@lru_cache(4_096)
+def _usd(value: str) -> str:
+    """Lists repeat a few prices hundreds of times. '' for -1."""
+    if not _DECIMAL.fullmatch(value):
+        return NO_NUMBER
     exact = Decimal(value)
     if exact == -1:
-        return None
+        return ""
     text = format(exact, "f")
     plain = text.rstrip("0").rstrip(".") if "." in text else text
     if exact == 0:
         return "0"
-    if not _USD.fullmatch(plain):
-        raise BadList("expected a price from 0 to 999,999,999 with at most 41 decimals, or -1", path)
-    return plain
+    return plain if _USD.fullmatch(plain) else OUT_OF_RANGE
 
 
 def unique(rows: list[Row]) -> tuple[Row, ...]:

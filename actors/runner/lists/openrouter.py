@@ -14,6 +14,7 @@ import msgspec
 
 from understudy.actors.runner.lists.lister import (
     MOST_WORDS,
+    REST_ROWS,
     BadList,
     Fetch,
     Lister,
@@ -81,7 +82,10 @@ def rows(memory: Memory) -> Lister:
     while True:
         page = read((yield Fetch(f"/models?offset={len(found)}&limit={PAGE}")), _Page)
         begin = len(found)
-        found += [_row(entry, f"$.data[{begin + n}]") for n, entry in enumerate(page.data)]
+        for n, entry in enumerate(page.data):
+            if n % REST_ROWS == REST_ROWS - 1:
+                yield None
+            found.append(_row(entry, f"$.data[{begin + n}]"))
         more = page.links is not None and page.links.next is not None
         if page.total_count is not None:
             more = len(found) < page.total_count

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.runner.lists import BY_KIND
-from understudy.actors.runner.lists.lister import Answer, BadList, Fetch, Memory, usd
+from understudy.actors.runner.lists.lister import REST_ROWS, Answer, BadList, Fetch, Memory, usd
 from understudy.messages.known import rates_of
 from understudy.messages.listing import ListedPrice, PriceOverride, Resident, Row
 from understudy.tools.fake.lists import entry
@@ -20,14 +20,18 @@ from understudy.tools.fake.lists import entry
 def read(kind: str, *pages: Any, memory: Memory | None = None) -> tuple[tuple[Row, ...], list[Fetch]]:
     """Feed a reader one page after the other; its rows, and what it asked for."""
     reader, asked = BY_KIND[kind](Memory() if memory is None else memory), list[Fetch]()
-    asked.append(next(reader))
+    step = next(reader)
     for page in pages:
+        assert step is not None
+        asked.append(step)
         answer = page if isinstance(page, Answer) else Answer(200, json.dumps(page).encode())
         try:
-            asked.append(reader.send(answer))
+            step = reader.send(answer)
+            while step is None:
+                step = next(reader)
         except StopIteration as done:
             return done.value, asked
-    raise AssertionError(f"it wants more: {asked[-1]}")
+    raise AssertionError(f"it wants more: {step}")
 
 
 def one(**fields: Any) -> Row:
@@ -98,6 +102,24 @@ def test_overrides_count_in_what_is_free_and_what_is_dearest() -> None:
     )
     rates = rates_of(price)
     assert (rates.usd_per_mtok_in, rates.usd_per_mtok_out) == (2.0, 0.0)
+
+
+def test_a_long_list_lets_others_run_while_it_is_read() -> None:
+    reader = BY_KIND["openrouter"](Memory())
+    assert next(reader) is not None
+    page = {"data": [entry(f"a/m{n}") for n in range(3 * REST_ROWS)]}
+    rests, step = 0, reader.send(Answer(200, json.dumps(page).encode()))
+    with pytest.raises(StopIteration) as done:
+        while step is None:
+            rests += 1
+            step = next(reader)
+    assert rests == 3 and len(done.value.value) == 3 * REST_ROWS
+
+
+@pytest.mark.parametrize("value", ["0." + "0" * 80 + "1", "1" * 1_000_000])
+def test_a_price_of_any_length_is_refused_and_not_remembered(value: str) -> None:
+    with pytest.raises(BadList, match="decimal number"):
+        one(pricing={"prompt": value, "completion": "0"})
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
