@@ -25,7 +25,7 @@ WHOLE = pytest.mark.parametrize("stream", [True, False], ids=["stream", "single"
 
 def model_of(name: str, at: str, stream: bool) -> str:
     """The model to ask. One that says when to come again is left alone until then: each way of asking has its own."""
-    return f"{name}@{at}" + ("-whole" if FIRST.get(name) == "rate_limited" and not stream else "")
+    return f"{name}@{at}" + ("-whole" if (FIRST.get(name) == "rate_limited" or name == "503") and not stream else "")
 
 
 def tried(end: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -137,8 +138,10 @@ async def test_a_stream_that_the_server_lost_is_there_again_after_its_restart(sm
 
 @pytest.mark.parametrize("words", [("ask", "Hello?"), ("models",), ("events",)])
 async def test_a_server_that_is_not_there_is_one_clear_line(kit: Any, tmp_path: Any, words: tuple[str, ...]) -> None:
-    url = f"nats://127.0.0.1:{free_port()}"
-    code, out, err = await kit.cli(*words, "--nats", url, "--state", str(tmp_path))
+    with socket.socket() as taken:  # bound and not listening: refused, and nobody else's meanwhile
+        taken.bind(("127.0.0.1", 0))
+        url = f"nats://127.0.0.1:{taken.getsockname()[1]}"
+        code, out, err = await kit.cli(*words, "--nats", url, "--state", str(tmp_path))
     assert (code, out) == (1, "") and err.startswith("bus_down: ") and url in err
     assert "understudy up" in err and len(err.splitlines()) == 1
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests import interrupts
 from tests.waiting import until
 from understudy.tools.fake.pulls import Pullable, digest_of
 from understudy.tools.fake.server import FakeProvider
@@ -63,8 +64,9 @@ async def begin(system: Any, name: str) -> asyncio.subprocess.Process:
     code = "import sys; from understudy.tools.cli import main; main(sys.argv[1:])"
     words = ("models", "pull", "home", name, "--json", "--state", str(system.state))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-c", code, *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=interrupts.heed,
+    )  # fmt: skip
     assert process.stdout is not None
     while True:
         said = json.loads(await process.stdout.readline())

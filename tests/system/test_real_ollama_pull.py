@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests import interrupts
 from tests.ollama_registry import Registry
 from tests.real_ollama import serving
 from tests.waiting import found, until
@@ -65,7 +66,7 @@ async def test_who_leaves_ends_it_and_who_asks_again_goes_on(system: Any, regist
     code = "import sys; from understudy.tools.cli import main; main(sys.argv[1:])"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *command(system, registry.name), "--state", str(system.state),
-        stdout=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, preexec_fn=interrupts.heed,
     )  # fmt: skip
     assert process.stdout is not None
     said: dict[str, Any] = {}

@@ -18,6 +18,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from understudy.actors.host.loop import LOOK_BACK_S
 from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.client import AnswerFailed, Client
@@ -37,6 +39,7 @@ SNAPSHOT_RATIO = 0.975
 REQUESTS = 300
 GAP_MS = 600  # between events by their own times: 2 million are two weeks
 MANY = 200_000  # so many events within two minutes are no log that grew by itself
+NO_PROBE_MS = 86_400_000
 FAULTS = ("ok", "ok", "ok", "ok", "ok", "500", "429", "cut")
 READY_S = 600.0
 DISK_BYTES_PER_EVENT = 2_500
@@ -85,7 +88,12 @@ def _topology(url: str, events: int) -> Topology:
         f"{fault}@{n}": {"continues": "native", "fallbacks": ["ok@healthy"]} for n, fault in enumerate(FAULTS)
     }
     models["ok@healthy"] = {"continues": "native"}
-    return topology_on(url, models, log={"max_bytes": SPARE_BYTES + events * DISK_BYTES_PER_EVENT})
+    topology = topology_on(url, models, log={"max_bytes": SPARE_BYTES + events * DISK_BYTES_PER_EVENT})
+    tracker = topology.actors[
+        "health_tracker"
+    ]  # no probe may change between two starts what their cards are compared by
+    rests = replace(tracker, settings={**tracker.settings, "backoff_ms": NO_PROBE_MS, "backoff_cap_ms": NO_PROBE_MS})
+    return replace(topology, actors={**topology.actors, "health_tracker": rests})
 
 
 def _disk_bytes(state: Path, stream: str) -> int:
