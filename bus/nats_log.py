@@ -268,9 +268,10 @@ async def get_many(
         if ended.done():
             return
         if "Nats-Sequence" not in fields:
-            ended.set_result(fields.get("Status") in ("204", "404"))
-        elif found and int(fields.get("Nats-Last-Sequence", "0")) != found[-1].seq:
-            ended.set_result(True)  # one is missing: what came before it counts
+            status = fields.get("Status")
+            ended.set_result((status == "204" and bool(found)) or status == "404")  # 204 ends what had something
+        elif fields.get("Nats-Last-Sequence") != (str(found[-1].seq) if found else "0"):
+            ended.set_result(bool(found))  # one is missing: what came before it counts
         else:
             found.append(handed_out(fields, payload))
 

@@ -33,7 +33,7 @@ from understudy.messages.catalogue_events import (
 from understudy.messages.generate import LicenceClass
 from understudy.messages.listing import TOKEN_UNITS, ListedPrice, Resident
 from understudy.messages.places import location_of
-from understudy.messages.prices import UNKNOWN_RATES, Rates, is_priced, least_limit
+from understudy.messages.prices import MTOK, UNKNOWN_RATES, Rates, is_priced, least_limit
 from understudy.messages.privacy import Location
 from understudy.messages.topology import Admit, Model, Topology
 
@@ -70,7 +70,7 @@ class Entry:
     def set_price(self, price: ListedPrice | None) -> None:
         """In force from here on."""
         self.price, self.free = price, price is not None and price.is_free()
-        self.usd_per_mtok = None if price is None else max(_most_usd(price, unit) for unit in TOKEN_UNITS)
+        self.usd_per_mtok = None if price is None else max(_most_usd(price, unit, MTOK) for unit in TOKEN_UNITS)
         self.rates = rates_of(price, self.listing.output_modalities)
         self.least_limit = least_limit(self.rates)
 
@@ -109,15 +109,15 @@ def about(event: CatalogueEvent) -> Iterable[str]:
 
 
 @lru_cache(4_096)
-def _usd_per_million(usd: str) -> float:
-    """Lists ask a few prices for many models."""
-    return float(Decimal(usd) * 1_000_000)
+def _usd(usd: str, units: int) -> float:
+    """Of so many units. Lists ask a few prices for many models. Multiplied before it is rounded to a float, never
+    after: money is calculated from the float's shortest decimal."""
+    return float(Decimal(usd) * units)
 
 
-def _most_usd(price: ListedPrice, unit: str) -> float:
-    """USD per million of a unit, the highest that may apply; 0 where nothing is asked."""
-    said = [each.units[unit] for each in (price, *price.overrides) if unit in each.units]
-    return max(map(_usd_per_million, said), default=0.0)
+def _most_usd(price: ListedPrice, unit: str, units: int) -> float:
+    """USD for so many of a unit, the highest that may apply; 0 where nothing is asked."""
+    return max([_usd(one.units[unit], units) for one in (price, *price.overrides) if unit in one.units], default=0.0)
 
 
 def rates_of(price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Rates:
@@ -130,10 +130,10 @@ def rates_of(price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Rates:
     """
     if price is None:
         return UNKNOWN_RATES
-    each = {unit: _usd_per_million(usd) for unit, usd in price.units.items()}
+    each = {unit: _usd(usd, MTOK) for unit, usd in price.units.items()}
     for override in price.overrides:
         for unit, usd in override.units.items():
-            each[unit] = max(each.get(unit, 0.0), _usd_per_million(usd))
+            each[unit] = max(each.get(unit, 0.0), _usd(usd, MTOK))
     if not PRICED_UNITS.issuperset(each):
         return UNKNOWN_RATES
     prompt, completion = each.get("prompt", 0.0), each.get("completion", 0.0)
@@ -149,8 +149,8 @@ def rates_of(price: ListedPrice | None, outputs: tuple[str, ...] = ()) -> Rates:
         usd_per_mtok_out=max([completion, *spoken]),
         usd_per_mtok_cached=own("input_cache_read", prompt) or None,
         usd_per_mtok_reasoning=own("internal_reasoning", completion) or None,
-        usd_per_request=each.get("request", 0.0) / 1_000_000,
-        usd_per_search=each.get("web_search", 0.0) / 1_000_000,
+        usd_per_request=_most_usd(price, "request", 1),
+        usd_per_search=_most_usd(price, "web_search", 1),
         price_known=True,
     )
 

@@ -20,11 +20,16 @@ from understudy.bus.port import BusError
 DEFAULT_STATE = Path("state")
 
 
-def add_connection(parser: argparse.ArgumentParser) -> None:
-    """`--nats` and `--state`."""
-    parser.add_argument("--nats", metavar="URL", help="nats-server to talk to (default: the one `up` started here)")
-    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="state folder of `up` (default: ./state)")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+def add_connection(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """`--nats`, `--state` and `--json`. `again`: of a verb whose command takes them too; what stands before the verb
+    holds then, where argparse would put the verb's defaults over it."""
+    keep: dict[str, Any] = {"default": argparse.SUPPRESS} if again else {}
+    parser.add_argument(
+        "--nats", metavar="URL", help="nats-server to talk to (default: the one `up` started here)", **keep
+    )
+    state: dict[str, Any] = {"default": DEFAULT_STATE, **keep}
+    parser.add_argument("--state", type=Path, help="state folder of `up` (default: ./state)", **state)
+    parser.add_argument("--json", action="store_true", help="print JSON for machines", **keep)
 
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("provider", help="a provider of the topology, of the kind ollama")
     parser.add_argument("name", help="what Ollama calls the model, for example llama3.2:1b; without a tag: its latest")
     parser.add_argument("--insecure", action="store_true", help="a registry without TLS may do (http://host:port/...)")
-    add_connection(parser)
+    add_connection(parser, again=True)
 
 
 def run(args: argparse.Namespace) -> int:

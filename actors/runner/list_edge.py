@@ -26,10 +26,12 @@ CONNECTIONS = 2
 
 
 class _NoAnswer(Exception):
-    def __init__(self, code: ListFault, text: str) -> None:
+    """`nobody`: not this request alone has none, none has."""
+
+    def __init__(self, code: ListFault, text: str, *, nobody: bool = False) -> None:
         super().__init__(text)
         self.code: ListFault = code
-        self.text = text
+        self.text, self.nobody = text, nobody
 
 
 class _Whole(Exchange):
@@ -58,13 +60,13 @@ class _Whole(Exchange):
             if not self.answer.done():
                 self.answer.set_result(Answer(self.status, b"".join(self._body)))
         elif failure == "refused":
-            self._fail("unreachable", "nobody accepts connections at the list's address")
+            self._fail("unreachable", "nobody accepts connections at the list's address", nobody=True)
         else:
             self._fail("unreachable", "the connection broke before the list was whole")
 
-    def _fail(self, code: ListFault, text: str) -> None:
+    def _fail(self, code: ListFault, text: str, *, nobody: bool = False) -> None:
         if not self.answer.done():
-            self.answer.set_exception(_NoAnswer(code, text))
+            self.answer.set_exception(_NoAnswer(code, text, nobody=nobody))
 
 
 class ListEdge:
@@ -118,9 +120,18 @@ class ListEdge:
         return step if self._on_this_machine else tuple(replace(row, location="external") for row in step)
 
     async def _answer(self, wanted: Fetch) -> Answer:
+        try:
+            return await self._ask(wanted)
+        except _NoAnswer as none:
+            if none.nobody or not wanted.of_one:
+                raise
+            return Answer(0, b"", BadList(none.text, code=none.code))
+
+    async def _ask(self, wanted: Fetch) -> Answer:
         keyed = self._keys()
         if keyed is None:
-            raise _NoAnswer("status", "the provider's key was revoked, and nothing is sent without one")
+            text = "the provider's key was revoked, and nothing is sent without one"
+            raise _NoAnswer("status", text, nobody=True)
         exchange = _Whole(self._client, _request(self._to, {"Accept": "application/json", **keyed}, wanted))
         self._client.send(exchange)
         try:

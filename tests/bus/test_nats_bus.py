@@ -242,3 +242,42 @@ async def test_who_was_told_that_it_is_stored_is_told_once(bus: NatsBus, connect
     a.put(events("1")[0], done, timeout_s=2)
     await until(lambda: errors)
     assert told == [Ack(1)] and [str(one) for one in errors] == ["of what it did next"]
+
+
+Headers = dict[str, str]
+
+
+def nth(seq: int, last: int) -> Headers:
+    return {"Nats-Stream": "HALF", "Nats-Subject": "s", "Nats-Sequence": f"{seq}", "Nats-Last-Sequence": f"{last}"}
+
+
+END: Headers = {"Status": "204"}
+
+
+@pytest.mark.parametrize(
+    ("arrives", "seen"),
+    [
+        ([nth(3, 0), nth(5, 3), END], [3, 5]),
+        ([nth(3, 0), nth(7, 5), END], [3]),
+        ([nth(5, 3), END], None),
+        ([END], None),
+        ([{"Status": "404"}], []),
+    ],
+    ids=["whole", "middle_lost", "first_lost", "all_lost", "nothing_there"],
+)
+async def test_a_batch_whose_beginning_is_lost_is_no_answer(
+    connect: Opener, arrives: list[Headers], seen: list[int] | None
+) -> None:
+    server, bus = await connect("server"), await connect("bus")
+
+    def answer(asked: Received) -> None:
+        for headers in arrives:
+            server.client.send(asked.reply, b"", headers=headers)
+
+    await server.subscribe("$JS.API.DIRECT.GET.HALF", answer)
+    await server.client.settle()
+    if seen is None:
+        with pytest.raises(BusDown):
+            await bus.get_many("HALF", 3, "s", 10)
+    else:
+        assert [one.seq for one in await bus.get_many("HALF", 3, "s", 10)] == seen

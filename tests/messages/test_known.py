@@ -49,6 +49,12 @@ def test_a_cached_price_under_a_condition_is_not_the_price_without_it() -> None:
     assert at_price(Model(provider="hub"), listed).usd_per_mtok_cached == 1.0
 
 
+@pytest.mark.parametrize("unit", ["request", "web_search"])
+def test_a_price_per_request_is_exact(unit: str) -> None:
+    listed = ListedPrice(units={unit: "0.0000001"})
+    assert price_of(at_price(Model(provider="hub"), listed)).request_pusd == 100_000
+
+
 def named(kind: str, location: str, price: ListedPrice | None = None, read: bool = True, **declared: Any) -> Known:
     """A catalogue with one model of the topology, `mine`."""
     catalogue = {"catalogue": {}} if read else {}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
 from understudy.messages.pulls import PullProgress
+from understudy.tools import models
+from understudy.tools.common import DEFAULT_STATE
 from understudy.tools.pull import Line, shown
 
 
@@ -52,3 +57,14 @@ def test_elsewhere_each_status_has_its_line(capsys: pytest.CaptureFixture[str]) 
         "pulling 5f8b",
         "verifying",
     ]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_where_to_ask_may_be_said_before_the_verb_or_behind_it(before: bool) -> None:
+    where, verb = ["--nats", "nats://there:1", "--state", "there", "--json"], ["pull", "home", "tale"]
+    parser = argparse.ArgumentParser()
+    models.add(parser)
+    args = parser.parse_args([*where, *verb] if before else [*verb, *where])
+    assert (args.nats, args.state, args.json) == ("nats://there:1", Path("there"), True)
+    args = parser.parse_args(verb)
+    assert (args.nats, args.state, args.json) == (None, DEFAULT_STATE, False)

@@ -29,17 +29,20 @@ _PATH = re.compile(r" - at `(.+)`$")
 
 
 class Fetch(NamedTuple):
-    """A request; `path` stands behind the list's url. With a body it is a POST."""
+    """A request; `path` stands behind the list's url. With a body it is a POST. `of_one`: it is about one model, so
+    where the server gives no answer to it, the list goes on without."""
 
     path: str
     body: bytes = b""
+    of_one: bool = False
 
 
 class Answer(NamedTuple):
-    """What came for it."""
+    """What came for it. `fault`: why nothing whole came for one that is `of_one`."""
 
     status: int
     body: bytes
+    fault: BadList | None = None
 
 
 Lister = Generator[Fetch | None, Answer, tuple[Row, ...]]

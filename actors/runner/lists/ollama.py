@@ -67,11 +67,13 @@ def rows(memory: Memory) -> Lister:
     for n, tag in enumerate(tags.models):
         before: tuple[str, Row] | None = memory.get(tag.name)
         if before is None or not tag.digest or before[0] != tag.digest:
-            answer = yield Fetch("/api/show", msgspec.json.encode({"model": tag.name}))
+            answer = yield Fetch("/api/show", msgspec.json.encode({"model": tag.name}), of_one=True)
             try:
                 before = tag.digest, _row(tag, answer)
             except BadList as fault:
                 faults.append(BadList(fault.text, f"$.models[{n}]", fault.code))
+                if sum(one.code == "timeout" for one in faults) > 1:
+                    raise faults[-1] from None  # it is the server that hangs, and no list is waited for so long
                 found[tag.name] = _not_shown(tag, fault, before)
                 if before is not None:
                     shown[tag.name] = before  # so that it is known as other weights the next time too
@@ -105,6 +107,8 @@ def _is_remote(told: _Tag | _Show) -> bool:
 
 def _row(tag: _Tag, answer: Answer) -> Row:
     """Raises BadList, in words for this one model."""
+    if answer.fault is not None:
+        raise BadList(f"the details did not come: {answer.fault.text}", code=answer.fault.code)
     if answer.status != 200:
         raise BadList(f"the details were answered with HTTP {answer.status}", code="status")
     try:

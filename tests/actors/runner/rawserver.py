@@ -125,6 +125,10 @@ class Server:
         self._server.close()
         await self._server.wait_closed()
 
+    def close(self) -> None:
+        """Nobody else is let in."""
+        self._server.close()
+
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         script = self.scripts[min(self.accepted, len(self.scripts) - 1)]
         self.accepted += 1
