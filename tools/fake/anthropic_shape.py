@@ -147,10 +147,13 @@ def _piece(piece: Fragment) -> bytes:
     index = piece.index + 1
     if piece.opening:
         stop = _event("content_block_stop", index=index - 1)
-        use = {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
-        return stop + _event("content_block_start", index=index, content_block=use)
+        return stop + _event("content_block_start", index=index, content_block=_use(piece.id, piece.name, {}))
     delta = {"type": "input_json_delta", "partial_json": piece.arguments}
     return _event("content_block_delta", index=index, delta=delta)
+
+
+def _use(call_id: str, name: str, arguments: object) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": arguments, "caller": {"type": "direct"}}
 
 
 def _why(x: Exchange) -> dict[str, Any]:
@@ -183,9 +186,6 @@ def whole(x: Exchange) -> dict[str, Any]:
         return fault_error(x.fault)
     said: list[Any] = [{"type": "text", "text": "".join(x.reply.tokens)}]
     made = enumerate(x.fault.calls if x.reply.calls else ())
-    uses = [
-        {"type": "tool_use", "id": f"call_fake_{i}", "name": call.name, "input": msgspec.Raw(call.arguments.encode())}
-        for i, call in made
-    ]
+    uses = [_use(f"call_fake_{i}", call.name, msgspec.Raw((call.arguments or "{}").encode())) for i, call in made]
     body = {**_message(x), "content": [*said, *uses], **_why(x)}
     return body if x.fault.no_usage else {**body, "usage": {**_input(x), "output_tokens": x.reply.completion_tokens}}

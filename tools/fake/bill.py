@@ -16,6 +16,16 @@ from understudy.tools.fake.exchange import Seen
 from understudy.tools.fake.script import Fault
 
 _exact = Context(prec=60)
+UNSAID: dict[str, None] = dict.fromkeys(
+    (
+        *("upstream_id", "cache_discount", "app_id", "cancelled", "latency", "moderation_latency", "generation_time"),
+        *("finish_reason", "native_finish_reason", "service_tier", "tokens_prompt", "tokens_completion"),
+        *("native_tokens_completion_images", "native_tokens_reasoning", "native_tokens_cached", "num_media_prompt"),
+        *("num_input_audio_prompt", "num_media_completion", "num_search_results", "num_fetches", "web_search_engine"),
+        *("external_user", "preset_id", "router", "provider_responses", "user_agent", "http_referer", "workspace_id"),
+    )
+)
+"""What a record has to name and may leave open."""
 
 
 def cost(fault: Fault, prompt_tokens: int, completion_tokens: int) -> Decimal:
@@ -43,6 +53,8 @@ class Bill:
         if seen.status == 200:
             usd = cost(fault, prompt_tokens, seen.tokens_sent)
             self.records[answer_id] = {
+                **UNSAID, "created_at": "2026-01-01T00:00:00Z", "origin": "", "data_region": "global",
+                "api_type": "completions", "provider_name": "FakeProvider",
                 "id": answer_id, "model": seen.model, "total_cost": float(usd), "usage": float(usd), "is_byok": False,
                 "upstream_inference_cost": None, "streamed": seen.stream,
                 "native_tokens_prompt": prompt_tokens, "native_tokens_completion": seen.tokens_sent,

@@ -82,8 +82,16 @@ def entry(model: str, prompt: str = "0", completion: str | None = None, **more: 
         "per_request_limits": None,
         "supported_parameters": ["max_tokens", "temperature", "top_p", "stop", "seed"],
         "default_parameters": None,
+        "supported_voices": None,
+        "links": {"details": f"/api/v1/models/{model}/endpoints"},
         **more,
     }
+
+
+def _details(one: OllamaModel) -> dict[str, Any]:
+    """What Ollama says of a model's file wherever it names the model."""
+    family = {"family": one.architecture, "families": [one.architecture]}
+    return {"parent_model": "", "format": "gguf", **family, "parameter_size": "1B", "quantization_level": "Q4_K_M"}
 
 
 class ListServer:
@@ -132,7 +140,7 @@ class ListServer:
         limit = min(int(http.query.get("limit", ANTHROPIC_PAGE)), ANTHROPIC_MOST)
         after, ids = http.query.get("after_id"), [row["id"] for row in self.lists.anthropic]
         begin = ids.index(after) + 1 if after is not None else 0
-        bare = {"type": "model", "created_at": "2026-01-01T00:00:00Z"}
+        bare = {"type": "model", "created_at": "2026-01-01T00:00:00Z", "lifecycle": "active"}
         rows = [{**bare, "display_name": r["id"], **r} for r in self.lists.anthropic[begin : begin + limit]]
         last = rows[-1]["id"] if rows else None
         body = {"data": rows, "has_more": begin + limit < len(ids), "first_id": rows[0]["id"] if rows else None}
@@ -146,7 +154,7 @@ class ListServer:
                 "modified_at": "2026-01-01T00:00:00Z",
                 "size": one.size,
                 "digest": one.digest,
-                "details": {"format": "gguf", "family": one.architecture, "parameter_size": "1B"},
+                "details": _details(one),
                 **({"remote_host": one.remote_host, "remote_model": one.name} if one.remote_host else {}),
             }
             for one in self.lists.ollama
@@ -165,13 +173,14 @@ class ListServer:
         info: dict[str, Any] = {"general.architecture": one.architecture}
         if one.context_length is not None:
             info[f"{one.architecture}.context_length"] = one.context_length
-        body = {"license": one.license, "details": {}, "model_info": info, "capabilities": one.capabilities}
+        body = {"license": one.license, "details": _details(one), "model_info": info, "capabilities": one.capabilities}
         return await self._give(http, "ollama", 1, body)
 
     async def _ps(self, http: web.Request) -> web.Response:
         rows = [
             {"name": one.name, "model": one.name, "size": one.loaded[0], "size_vram": one.loaded[1],
-             "expires_at": "2026-01-01T00:05:00Z", "context_length": one.context_length or 0}
+             "digest": one.digest, "details": _details(one), "expires_at": "2026-01-01T00:05:00Z",
+             "context_length": one.context_length or 0}
             for one in self.lists.ollama
             if one.loaded is not None
         ]  # fmt: skip

@@ -72,9 +72,9 @@ def _line(x: Exchange, text: str, **fields: Any) -> bytes:
     return encode(_body(x, text, **fields)) + b"\n"
 
 
-def _body(x: Exchange, text: str, **fields: Any) -> dict[str, Any]:
+def _body(x: Exchange, text: str, tool_calls: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(x.created))
-    message = {"role": "assistant", "content": text}
+    message = {"role": "assistant", "content": text, **({"tool_calls": tool_calls} if tool_calls else {})}
     return {"model": x.model, "created_at": at, "message": message, "done": False, **fields}
 
 
@@ -103,13 +103,12 @@ def token(x: Exchange, text: str) -> bytes:
 def calls(x: Exchange) -> list[bytes]:
     """Return the tool calls: each comes whole, with values and not their text as arguments."""
     made = enumerate(x.fault.calls if x.reply.calls else ())
-    return [encode(_body(x, "") | {"message": _called(i, call)}) + b"\n" for i, call in made]
+    return [encode(_body(x, "", tool_calls=[_called(i, call)])) + b"\n" for i, call in made]
 
 
 def _called(index: int, call: Call) -> dict[str, Any]:
     arguments = msgspec.json.decode(call.arguments or "{}")
-    function = {"index": index, "name": call.name, "arguments": arguments}
-    return {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+    return {"function": {"index": index, "name": call.name, "arguments": arguments}}
 
 
 def closing(x: Exchange) -> tuple[bytes, bytes]:
@@ -131,4 +130,5 @@ def whole(x: Exchange) -> dict[str, Any]:
     """Return the answer of a request without stream."""
     if x.fault.error_event_after is not None:
         return fault_error(x.fault)
-    return _body(x, "".join(x.reply.tokens), **_end(x))
+    made = enumerate(x.fault.calls if x.reply.calls else ())
+    return _body(x, "".join(x.reply.tokens), tool_calls=[_called(i, call) for i, call in made], **_end(x))

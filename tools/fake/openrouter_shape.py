@@ -9,8 +9,8 @@ import msgspec
 
 from understudy.tools.fake import openai_shape
 from understudy.tools.fake.bill import cost
-from understudy.tools.fake.exchange import Exchange, line
-from understudy.tools.fake.script import ChatRequest, StreamOptions
+from understudy.tools.fake.exchange import Exchange, line, message_of
+from understudy.tools.fake.script import ChatRequest, Fault, StreamOptions
 
 PATH: str = "/api/v1/chat/completions"
 STREAM_TYPE: str = openai_shape.STREAM_TYPE
@@ -19,17 +19,41 @@ ID: str = "gen-fake"
 SERVED_BY = "FakeProvider"
 USD_PER_TOKEN = 1e-6
 DAY_S, MINUTE_S = 86_400, 60
+ERROR_TYPES = {
+    400: "invalid_request",
+    401: "authentication",
+    402: "payment_required",
+    403: "permission_denied",
+    404: "not_found",
+    408: "timeout",
+    413: "payload_too_large",
+    422: "unprocessable",
+    429: "rate_limit_exceeded",
+    502: "provider_unavailable",
+    503: "provider_overloaded",
+    504: "timeout",
+    529: "provider_overloaded",
+}
 key_of = openai_shape.key_of
-fault_error = openai_shape.fault_error
 broken = openai_shape.broken
 
 
 def problem(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """Return an error as OpenRouter writes it; of a model that is not there with its cause."""
-    error: dict[str, Any] = {"code": status, "message": message}
+    """Return an error as OpenRouter writes it: its code is the status; of a model that is not there with its cause."""
+    kind = "context_length_exceeded" if code == "context_length_exceeded" else ERROR_TYPES.get(status, "server")
+    error: dict[str, Any] = {"code": status, "message": message, "metadata": {"error_type": kind}}
     if code == "model_not_found":
-        error |= {"metadata": {"error_type": "not_found"}, "availability": {"code": code, "retryable": False}}
+        error["availability"] = {"code": code, "retryable": False}
     return {"error": error}
+
+
+def fault_error(fault: Fault) -> dict[str, Any]:
+    """Return the record's error as it is where it is OpenRouter's, else in its envelope."""
+    said = fault.body.get("error") if isinstance(fault.body, dict) else None
+    code = said.get("code") if isinstance(said, dict) else None
+    if isinstance(fault.body, dict) and isinstance(code, int):
+        return fault.body
+    return problem(fault.status if fault.status != 200 else 500, message_of(fault), code)
 
 
 def request(data: bytes, headers: Mapping[str, str]) -> ChatRequest:
@@ -53,7 +77,9 @@ def _dressed(body: dict[str, Any], x: Exchange) -> dict[str, Any]:
     for choice in body["choices"]:
         choice["native_finish_reason"] = choice["finish_reason"] and (x.fault.native_reason or choice["finish_reason"])
     usage = body.get("usage")
-    if usage is not None:
+    if usage is None:
+        body.pop("usage", None)  # where OpenAI says null, nothing is said
+    else:
         own = cost(x.fault, usage["prompt_tokens"], usage["completion_tokens"]) if x.fault.price is not None else None
         usage |= {"cost": usage["total_tokens"] * USD_PER_TOKEN if own is None else float(own), "is_byok": False}
     return {**body, "provider": SERVED_BY}

@@ -78,7 +78,9 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 def _response(x: Exchange, status: str, **fields: Any) -> dict[str, Any]:
     head = {"id": x.id, "object": "response", "created_at": x.created, "model": x.model, "status": status}
-    return {**head, "error": None, "incomplete_details": None, "output": [], "usage": None, **fields}
+    asked = {"instructions": None, "metadata": {}, "parallel_tool_calls": True, "temperature": 1.0, "top_p": 1.0}
+    tools = {"tool_choice": "auto", "tools": x.request.tools or []}
+    return {**head, **asked, **tools, "error": None, "incomplete_details": None, "output": [], "usage": None, **fields}
 
 
 def _usage(x: Exchange) -> dict[str, Any] | None:
@@ -105,8 +107,10 @@ def opening(x: Exchange) -> bytes:
 
 def token(x: Exchange, text: str) -> bytes:
     """Return one piece of the text."""
-    kind = "response.output_text.delta" if x.fault.refusal is None else "response.refusal.delta"
-    return _event(kind, item_id="msg_fake", output_index=0, content_index=0, delta=text)
+    at = {"item_id": "msg_fake", "output_index": 0, "content_index": 0}
+    if x.fault.refusal is not None:
+        return _event("response.refusal.delta", **at, delta=text)
+    return _event("response.output_text.delta", **at, delta=text, logprobs=[])
 
 
 def calls(x: Exchange) -> list[bytes]:

@@ -285,6 +285,8 @@ class FakeProvider:
     async def _embed(self, face: embeddings.Face, http: web.Request) -> web.StreamResponse:
         """Answer one request for vectors; it is noted in the log as one without stream."""
         shape = ollama_shape if face == "ollama" else openai_shape
+        if http.path.startswith(openrouter_shape.PATH.removesuffix("/chat/completions")):
+            shape = openrouter_shape
         seen = Seen(model="", stream=False, prefill_chars=0, started_ms=time.time() * 1000, ended="done")
         seen.key = key_hash(shape.key_of(http.headers))
         self.log.append(seen)
