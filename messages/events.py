@@ -188,6 +188,7 @@ class ModelSwitched(Event, tag="model.switched.v1", frozen=True, kw_only=True):
     run_id: str
     mode: str
     reason: str
+    task: str = ""
 
 
 class ModelPinned(Event, tag="model.pinned.v1", frozen=True, kw_only=True):
@@ -204,9 +205,11 @@ class ModelCleared(Event, tag="model.cleared.v1", frozen=True, kw_only=True):
 
 
 class FeedbackGiven(Event, tag="feedback.given.v1", frozen=True, kw_only=True):
-    """What a caller thought of an answer."""
+    """What a caller thought of an answer, and who gave that: the run's model and task, as its end has them."""
 
     run_id: str
     rating: float
     reason: Word | None = None
     user: str = ""
+    model: str = ""
+    task: str = ""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union
 import msgspec
 
 from understudy.messages import (
+    benchmarks,
     cache,
     catalogue,
     catalogue_events,
@@ -57,7 +58,7 @@ T = TypeVar("T", bound=Message | Ask)
 
 REGISTRY: dict[str, type[Message | Ask]] = _tagged(
     *(generate, embed, run, events, listing, catalogue_events, catalogue, operate, keys, cost, consent, safety),
-    *(cache, records, pulls),
+    *(cache, records, pulls, benchmarks),
 )
 """Every tag and its class."""
 

@@ -320,6 +320,12 @@ def retired(run: Conduct, now: float) -> list[Effect]:
 def switched(run: Conduct, to_model: str, mode: SeamMode, reason: str, now: float) -> Store:
     """Another model goes on in the middle of an answer."""
     event = ModelSwitched(
-        at_ms=int(now), model=to_model, from_model=run.model, run_id=run.run_id, mode=mode, reason=reason
+        at_ms=int(now),
+        model=to_model,
+        from_model=run.model,
+        run_id=run.run_id,
+        mode=mode,
+        reason=reason,
+        task=run.task,
     )
     return Store(event, f"switched.{run.run_id}.{run.attempt}", key=slug(to_model))

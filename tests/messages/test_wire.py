@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from understudy.messages import (
+    benchmarks,
     cache,
     catalogue,
     catalogue_events,
@@ -51,7 +52,7 @@ CLASSES = sorted(
         c
         for module in (
             *(generate, embed, tools, run, events, listing, catalogue_events, catalogue, operate, keys, topology),
-            *(cost, money, consent, privacy, safety, cache, records, pulls),
+            *(cost, money, consent, privacy, safety, cache, records, pulls, benchmarks),
         )
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, Message | Ask | Part) and c.__module__ == module.__name__
