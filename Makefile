@@ -33,5 +33,5 @@ $(VENV)/.run: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run pyproject.toml
-	@$(PIP) --editable '.[serve,local,dev]'
+	@$(PIP) --editable '.[serve,local,graph,analysis,dev]'
 	@touch $@

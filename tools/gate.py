@@ -54,7 +54,7 @@ def sizes() -> bool:
 
 def light_client() -> bool:
     """Importing the client pulls neither torch nor uvloop nor a server (nats-py itself takes aiohttp where present)."""
-    heavy = "{'torch', 'transformers', 'uvloop', 'yaml', 'anyio', 'psutil'}"
+    heavy = "{'torch', 'transformers', 'uvloop', 'yaml', 'anyio', 'psutil', 'neo4j', 'pyarrow', 'pandas'}"
     code = f"import sys, understudy.bus.client; bad = {heavy} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     return _run(sys.executable, "-c", code)
 
