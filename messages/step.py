@@ -15,6 +15,7 @@ from msgspec import Struct
 from understudy.messages.base import Ask, Message
 from understudy.messages.cache import EntryRead, EntryWritten, EraseKey, KeyErased, ReadEntry, WriteEntry
 from understudy.messages.events import Event, SelectionMade
+from understudy.messages.graph import GraphSaid, GraphWork
 from understudy.messages.listing import ListFault, Row
 from understudy.messages.privacy import BlockReason, Outbound
 from understudy.messages.pulls import EndPull, PullOver, PullSaid, StartPull
@@ -281,6 +282,7 @@ Input = (
     | EntryRead
     | EntryWritten
     | KeyErased
+    | GraphSaid
     | Deaf
     | Stopping
 )
@@ -382,7 +384,7 @@ class Later(Struct, frozen=True):
 
 
 RunnerWork = CallModel | CancelCall | Screen | FetchList | FetchRecord | StartPull | EndPull
-EdgeWork = RunnerWork | ReadEntry | WriteEntry | EraseKey
+EdgeWork = RunnerWork | ReadEntry | WriteEntry | EraseKey | GraphWork
 """What the host hands on to the actor's own edge."""
 
 Effect = Send | Store | Trace | Probe | Recall | Claim | Consult | Wake | Later | EdgeWork

@@ -49,6 +49,21 @@ class CachePlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_bytes: Positive = 64_000_000
 
 
+class GraphPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the performance graph lives.
+
+    `uri`: `embedded` (the server that the extra `graph` brings, started here, data in the state folder), `off`, or the
+    Bolt address of a Neo4j: `bolt://`, `neo4j://`, with TLS `bolt+s://`, `neo4j+s://`. `user`, `password_file` (without
+    one nobody logs in) and `database` are the Neo4j's; our labels have a prefix, so it may be shared.
+    """
+
+    uri: str = "embedded"
+    user: str = "neo4j"
+    password_file: str | None = None  # holds the password and nothing else; relative to the topology file
+    database: Word = "neo4j"
+    heap: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,5}[mg]$")] = "512m"  # of the embedded server
+
+
 class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a provider's key is read from: one of the three. `vault`: the name of a key in the vault."""
 
@@ -232,6 +247,7 @@ class ActorPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     follows: tuple[str, ...] = ()  # what it reads of the trace stream
     emits: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()  # facts that it reads by position, from where it left off
     consults: tuple[str, ...] = ()  # facts that it reads when it needs to know, up to that very moment
     observes: tuple[str, ...] = ()  # what it publishes as `obs`
     singleton: bool = False
@@ -257,6 +273,7 @@ class Topology(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bus: BusPlan = BusPlan()
     log: LogPlan = LogPlan()
     cache: CachePlan = CachePlan()
+    graph: GraphPlan = GraphPlan()
     aliases: dict[ModelId, ModelId] = {}
     latency: dict[Word, Latency] = field(default_factory=_latencies)
     tasks: dict[Word, Task] = field(default_factory=lambda: {"general": Task()})

@@ -23,6 +23,7 @@ from understudy.messages import (
     embed,
     events,
     generate,
+    graph,
     keys,
     listing,
     operate,
@@ -58,7 +59,7 @@ T = TypeVar("T", bound=Message | Ask)
 
 REGISTRY: dict[str, type[Message | Ask]] = _tagged(
     *(generate, embed, run, events, listing, catalogue_events, catalogue, operate, keys, cost, consent, safety),
-    *(cache, records, pulls, benchmarks),
+    *(cache, records, pulls, benchmarks, graph),
 )
 """Every tag and its class."""
 

@@ -29,6 +29,7 @@ from understudy.bus.client import AnswerFailed, Client
 from understudy.messages.events import RequestEnded
 from understudy.messages.generate import Delta, Finished, Seam, Started
 from understudy.messages.slugs import slug
+from understudy.messages.topology import GraphPlan
 from understudy.tools.common import show
 from understudy.tools.events import line
 
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     except TopologyError as error:
         print(error)
         return 2
-    topology = msgspec.structs.replace(topology, bus=msgspec.structs.replace(topology.bus, port=0))
+    topology = msgspec.structs.replace(
+        topology, bus=msgspec.structs.replace(topology.bus, port=0), graph=GraphPlan(uri="off")
+    )
     with tempfile.TemporaryDirectory(prefix="understudy-demo-") as folder:
         try:
             report = asyncio.run(Demo(topology, args.topology.resolve().parent, Path(folder), seed, args.json).play())

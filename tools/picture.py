@@ -46,6 +46,8 @@ def _arrows(topology: Topology, name: str, plan: ActorPlan) -> list[str]:
         found.append(f"  {name} -- {_families(plan.emits)} --> log")
     if plan.folds:
         found.append(f"  log -- folds --> {name}")
+    if plan.projects:
+        found.append(f"  log -- {_families(plan.projects)} --> {name}")
     if plan.consults:
         found.append(f"  log -- {_families(plan.consults)} --> {name}")
     if plan.follows:

@@ -118,6 +118,10 @@ def _line(word: str, **facts: Any) -> None:
             text = f"keys           the log was not told: {facts['why']}"
         case "key_audit":
             text = f"KEYS           the audit: {facts['found']}; see `understudy keys audit`"
+        case "graph_ready":
+            text = f"graph          {facts['uri']} ({facts['s']} s)"
+        case "graph_ended":
+            text = f"graph          its server ended with {facts['code']}; again in {facts['again_in_s']} s"
         case "keeper_gone":
             text = f"KEYS           {facts['why']}"
         case "order_done":

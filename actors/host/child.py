@@ -78,14 +78,18 @@ def _say(**fields: Any) -> None:
 
 
 def edge_of(errand: Errand, first: list[Frame], settings: Any, bus: NatsBus, log: Log, now_ms: Any) -> Edge | None:
-    """The edge of a runner or of the response cache; other actors have none. The first key is taken out of the list:
-    nobody but the edge is to know it, which forgets it once it is revoked."""
+    """The edge of a runner, the response cache or the projector; other actors have none. The first key is taken out of
+    the list: nobody but the edge is to know it, which forgets it once it is revoked."""
     if errand.seat.actor == "response_cache":
         from understudy.actors.response_cache.edge import CacheEdge
 
         hold_secrets()  # the keys of all conversations
         bucket = Bucket(bus.client, cache_bucket(errand.topology.app))
         return CacheEdge(Path(settings.folder), bucket, now_ms, log, settings.ttl_s)
+    if errand.seat.actor == "projector":
+        from understudy.actors.projector.edge import edge_of as projector_edge
+
+        return projector_edge(settings, bus, errand.topology.app, now_ms, log)
     if errand.seat.actor != "runner":
         return None
     models: dict[str, Model] = {m: errand.topology.models[m] for m in errand.models}

@@ -222,6 +222,10 @@ class Operations:
         await of.bus_side.provision(change.topology)
         await of.bus_side.announce(change.topology)
         of.topology, of.key_ids = change.topology, change.key_ids
+        try:
+            await of.graph_side.apply(change.topology)
+        except (KeyMissing, OSError) as error:
+            operation.problems = (*operation.problems, str(error))
         of.processes = [*change.processes, *change.removed]
         change.settle()
         for process in change.added:

@@ -87,6 +87,8 @@ def _actor(topology: Topology, plan: ActorPlan, seat: Seat, seats: list[Seat], p
     publish.append(f"{app}.dead.{seat.actor}.{seat.instance}")
     if plan.folds:
         publish += _reading(evt_stream(app))
+    if plan.projects:
+        publish += [f"$JS.API.{one}.{evt_stream(app)}" for one in ("STREAM.INFO", "DIRECT.GET")]
     if plan.consults:
         publish.append(f"$JS.API.DIRECT.GET.{evt_stream(app)}")
     if plan.follows:

@@ -43,6 +43,8 @@ def seats_of(topology: Topology) -> list[Process]:
     """Who is to run: replicas of each actor; for runners one per local model and one per HTTP provider."""
     found: list[Process] = []
     for actor, plan in topology.actors.items():
+        if actor == "projector" and topology.graph.uri == "off":
+            continue
         if actor != "runner":
             found += [Process(Seat(actor, f"{actor}-{n + 1}")) for n in range(plan.replicas)]
             continue
@@ -91,6 +93,8 @@ def stake(topology: Topology, process: Process) -> Any:
         "max_request_bytes": topology.bus.max_request_bytes,
         "listen_s": listen_s(topology) if plan.hears else None,
     }
+    if process.seat.actor == "projector":
+        found["graph"] = topology.graph
     if process.seat.actor == "response_cache":
         found["ttl_s"] = topology.cache.ttl_s
     if process.seat.actor == "runner":

@@ -19,6 +19,7 @@ import msgspec
 
 from understudy.actors.host.bus_side import BusSide, CannotStart
 from understudy.actors.host.child import Errand
+from understudy.actors.host.graph_side import GraphSide
 from understudy.actors.host.key_desk import KeyDesk, vault_path
 from understudy.actors.host.key_keeper import Keeper
 from understudy.actors.host.key_orders import KeyOrders
@@ -77,6 +78,7 @@ class Supervisor:
         self._group: anyio.abc.TaskGroup | None = None
         self._operations = Operations(self)
         self.watch = Watch(self)
+        self.graph_side = GraphSide(state, folder, say, lambda: self._log)
         self.forks = ForkServer()
         self.desk = KeyDesk(folder, state, keeper)
         self.key_orders = KeyOrders(self)
@@ -101,6 +103,7 @@ class Supervisor:
         try:
             await self._learn_keys()
             await self._start_bus()
+            await self._start_graph()
             async with anyio.create_task_group() as group:
                 self._group = group
                 for process in self.processes:
@@ -118,6 +121,7 @@ class Supervisor:
                 if process.child is not None:
                     _signal(process.child, signal.SIGKILL)
             await self.forks.stop()
+            await self.graph_side.stop()
             await self.bus_side.stop()
             self.desk.close()
             (self.state / "run.json").unlink(missing_ok=True)
@@ -142,6 +146,13 @@ class Supervisor:
         """Their ids alone; a key that is missing is told before anything is started. Raises CannotStart."""
         try:
             self.key_ids = await self.desk.ids(self.topology)
+        except (KeyMissing, OSError) as error:
+            raise CannotStart(str(error)) from None
+
+    async def _start_graph(self) -> None:
+        """Its server comes up beside everything else; nobody waits for it. Raises CannotStart."""
+        try:
+            await self.graph_side.apply(self.topology)
         except (KeyMissing, OSError) as error:
             raise CannotStart(str(error)) from None
 
@@ -176,6 +187,7 @@ class Supervisor:
             "log": {"level": seen.level, "bytes": seen.used, "max_bytes": seen.limit},
             "cache": {"bytes": seen.kept, "max_bytes": seen.kept_limit},
             "dead": seen.dead,
+            "graph": {**msgspec.structs.asdict(self.graph_side.home), "pid": self.graph_side.pid},
             "keeper": self.desk.keeper_lives(),
             "vault": str(vault_path(self.topology, self.folder, self.state)),
             "processes": [
@@ -297,6 +309,8 @@ class Supervisor:
             extra["hash_key"] = self._hash_key
         if seat.actor == "response_cache":
             extra |= {"folder": str(self.state / "conversations"), "ttl_s": self.topology.cache.ttl_s}
+        if seat.actor == "projector":
+            extra |= msgspec.structs.asdict(self.graph_side.home)
         if seat.actor == "runner":
             extra |= runner_settings(self.topology, process)
         return Errand(

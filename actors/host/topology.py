@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from understudy.actors.host import limits_check, privacy_check
+from understudy.actors.host import graph_check, limits_check, privacy_check
 from understudy.actors.host.seats import seats_of
 from understudy.actors.host.strict_yaml import NotYaml, load
 from understudy.messages.address import RIGHT, BadAddress, target
@@ -178,6 +178,7 @@ def check(topology: Topology, folder: Path) -> list[Problem]:
     _check_seats(topology, problems)
     _check_sizes(topology.bus, problems)
     _check_money(topology, problems)
+    problems += [Problem(*fault) for fault in graph_check.faults(topology.graph)]
     for name, plan in topology.actors.items():
         _check_actor(name, plan, problems)
     return problems
@@ -376,6 +377,7 @@ def _check_actor(name: str, plan: ActorPlan, problems: list[Problem]) -> None:
         "sends": set(core.SENDS),
         "follows": {short(c) for c in getattr(core, "FOLLOWS", ())},
         "consults": {short(c) for c in getattr(core, "CONSULTS", ())},
+        "projects": {short(c) for c in getattr(core, "PROJECTS", ())},
         "observes": {short(c) for c in getattr(core, "OBSERVES", ())},
     }
     for field, wanted in contract.items():

@@ -167,6 +167,7 @@ def topology_of(url: str, key_file: str, **changes: Any) -> dict[str, Any]:
     return {
         "version": 1,
         "bus": {"port": 0},
+        "graph": {"uri": "off"},
         "providers": {
             "lab": provider,
             "spare": dict(provider),

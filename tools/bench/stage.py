@@ -69,6 +69,7 @@ def topology_on(url: str, models: dict[str, dict[str, Any]], selectors: int = 2,
     body: dict[str, Any] = {
         "version": 1,
         "bus": {"port": 0},
+        "graph": {"uri": "off"},
         "providers": {"fake": {"kind": "openai", "url": url, "max_connections": 512}},
         "tasks": {"general": {"latency": "interactive", "max_tokens": 256}},
         "models": {name: {"provider": "fake", "slots": 256, **facts} for name, facts in models.items()},

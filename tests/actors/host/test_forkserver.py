@@ -98,7 +98,7 @@ def local_topology(folder: Path) -> Path:
     """The committed topology, its demo models by absolute paths, on a free port."""
     root = Path(__file__).resolve().parents[3]
     body = msgspec.to_builtins(read(root / "topology.yaml"))
-    body["bus"]["port"] = 0
+    body["bus"]["port"], body["graph"] = 0, {"uri": "off"}
     for model in body["models"].values():
         model["path"] = str(root / model["path"])
     text = json.dumps(body)

@@ -136,6 +136,7 @@ def http_topology(url: str, port: int = 0) -> dict[str, Any]:
         "providers": {f"lab-{n}": {"kind": "openai", "url": url} for n in range(len(names))},
         "models": models,
         "tasks": _tasks(names, max_tokens=2_000),
+        "graph": {"uri": "off"},
         "actors": _committed()["actors"],
     }
 
@@ -162,5 +163,6 @@ def local_topology(weights: Path, tokens_per_s: float) -> dict[str, Any]:
         "providers": {"local": {"kind": "local"}},
         "models": models,
         "tasks": _tasks(names, max_tokens=400, temperature=0.0),
+        "graph": {"uri": "off"},
         "actors": _committed()["actors"],
     }

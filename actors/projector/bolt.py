@@ -1,0 +1,281 @@
+"""One performance graph over Bolt: the lease, batches closed by a compare-and-set, halves, the checksum.
+
+Whatever may happen twice or half is decided here: a batch is one transaction, which first writes to the Projection
+node (so that any other writer waits), then compares fence and position with what the caller expects, and whose last
+statement moves the position on. A batch whose answer was lost is therefore either in the graph, and the position says
+so, or it is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from neo4j import AsyncDriver, AsyncGraphDatabase, AsyncManagedTransaction, AsyncSession
+from neo4j.exceptions import DriverError, Neo4jError
+
+from understudy.actors.projector import cypher
+from understudy.actors.projector.place import Held, NotOurs, Place, Retention
+from understudy.actors.projector.rows import Rows
+from understudy.messages.buckets import DAY_MS, KINDS, Bucket
+from understudy.messages.graph import Half, Incident
+
+AT_ONCE = 2_000
+"""Rows of one statement, and nodes that are deleted in one transaction."""
+RETRY_S = 5.0
+T = TypeVar("T")
+BoltError = (DriverError, Neo4jError, OSError)
+"""What the driver raises where a graph cannot be reached or refuses."""
+
+
+class Graph:
+    """A database with (at most) one performance graph in each half.
+
+    Every method raises `BoltError` where the graph does not answer or refuses; those that write raise NotOurs where
+    `fence` is not the newest.
+    """
+
+    errors = BoltError
+
+    def __init__(
+        self, uri: str, user: str, password: str, database: str, now_ms: Callable[[], float], keep: Retention
+    ) -> None:
+        """Connects at the first use. An empty `user` means that the server asks for none."""
+        auth = (user, password) if user else None
+        self._driver: AsyncDriver = AsyncGraphDatabase.driver(
+            uri,
+            auth=auth,
+            max_connection_pool_size=8,
+            connection_timeout=5.0,
+            max_transaction_retry_time=RETRY_S,
+            notifications_min_severity="OFF",
+        )
+        self._database, self._now_ms, self._keep = database, now_ms, keep
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._driver.close()
+
+    def session(self) -> AsyncSession:
+        """Of our database."""
+        return self._driver.session(database=self._database)
+
+    async def rows(self, statement: str, **parameters: Any) -> list[list[Any]]:
+        """What a reading statement returns."""
+        async with self.session() as session:
+            return await session.execute_read(_all, statement, parameters)
+
+    async def _in_transaction(self, work: Callable[[AsyncManagedTransaction], Awaitable[T]]) -> T:
+        async with self.session() as session:
+            return await session.execute_write(work)
+
+    # --- lease -----------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Constraints, indexes, the Projection node."""
+        async with self.session() as session:
+            for statement in cypher.schema():
+                await (await session.run(_query(statement))).consume()
+            await session.execute_write(_run, cypher.MAKE, {"name": cypher.NAME})
+
+    async def look(self) -> Place | None:
+        """Where the projection stands; None before the first one."""
+        async with self.session() as session:
+            found = await session.execute_read(_dict, cypher.LOOK, {"name": cypher.NAME})
+        return None if found is None else _place(found)
+
+    async def take(self, holder: str, stream: str, lease_ms: int) -> Place:
+        """The lease is ours: the newest fence. Raises Held."""
+
+        async def work(tx: AsyncManagedTransaction) -> Place:
+            place = await _lock(tx, holder)
+            now = int(self._now_ms())
+            if place.holder not in ("", holder) and place.until_ms > now:
+                raise Held(place.holder, place.until_ms)
+            fields = {"fence": place.fence, "next_fence": place.fence + 1, "holder": holder, "stream": stream}
+            await _must(tx, cypher.LEASE, **fields, until_ms=now + lease_ms)
+            return msgspec.structs.replace(place, fence=place.fence + 1, holder=holder, stream=stream)
+
+        return await self._in_transaction(work)
+
+    async def renew(self, fence: int, lease_ms: int) -> None:
+        """We are here. `lease_ms` 0 gives the lease back."""
+
+        async def work(tx: AsyncManagedTransaction) -> None:
+            place = await _lock(tx, "", fence)
+            until = int(self._now_ms()) + lease_ms if lease_ms else 0
+            fields = {"fence": fence, "next_fence": fence, "holder": place.holder, "stream": place.stream}
+            await _must(tx, cypher.LEASE, **fields, until_ms=until)
+
+        await self._in_transaction(work)
+
+    async def incidents(self, prefix: str) -> tuple[Incident, ...]:
+        """Those that last."""
+        found = await self.rows(cypher.of(cypher.OPEN_INCIDENTS, prefix))
+        return tuple(Incident(key, subject, kind, reason, at, 0, n) for key, subject, kind, reason, at, n in found)
+
+    # --- batches ---------------------------------------------------------------------------------------------------
+
+    async def write(self, prefix: str, fence: int, have: int, upto: int, day: int, rows: Rows, lease_ms: int) -> None:
+        """A batch, whole: from position `have` to `upto`. Raises NotOurs where the half is elsewhere."""
+        statements = [(cypher.of(text, prefix), some) for text, some in cypher.batch(rows)]
+
+        async def work(tx: AsyncManagedTransaction) -> None:
+            place = await _lock(tx, "", fence)
+            part, half = _part(place, prefix)
+            if half.seq == upto:
+                return  # it is there: the driver runs this again where an answer was lost
+            if half.seq != have:
+                raise NotOurs(f"the graph is at {half.seq}, not at {have}")
+            if rows.sweep:
+                await self._sweep(tx, prefix, rows.sweep)
+            for text, some in statements:
+                for at in range(0, len(some), AT_ONCE):
+                    await _run(tx, text, {"rows": some[at : at + AT_ONCE]})
+            until = int(self._now_ms()) + lease_ms
+            await _must(tx, cypher.advance(part), fence=fence, have=have, upto=upto, day=day, until_ms=until)
+
+        await self._in_transaction(work)
+
+    async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int) -> None:
+        """What is older than it is kept: hours become days, days and what was rare go."""
+        before = (day - self._keep.hourly_days) * DAY_MS
+        days: dict[tuple[str, str, int], Bucket] = {}
+        result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=before)
+        async for record in result:
+            found = record.data()
+            key = (found["model"], found["task"], found["at"] - found["at"] % DAY_MS)
+            days.setdefault(key, Bucket()).add(bucket_of(found))
+        rows = [cypher.bucket_row(*key, 24, one) for key, one in sorted(days.items())]
+        for at in range(0, len(rows), AT_ONCE):
+            await _run(tx, cypher.of(cypher.DAILY, prefix), {"rows": rows[at : at + AT_ONCE]})
+        limits = {
+            "before": before,
+            "long_before": (day - self._keep.daily_days) * DAY_MS,
+            "rare_before": (day - self._keep.rare_chain_days) * DAY_MS,
+        }
+        for statement in cypher.SWEEPS:
+            await _run(tx, cypher.of(statement, prefix), limits)
+
+    # --- halves ----------------------------------------------------------------------------------------------------
+
+    async def begin(self, prefix: str, fence: int, epoch: str, schema: str) -> None:
+        """Empty the half that does not serve, and say that it is being built."""
+
+        async def work(tx: AsyncManagedTransaction) -> None:
+            await _lock(tx, "", fence, serving=prefix)
+            await _must(tx, cypher.BEGIN, fence=fence, prefix="", epoch="", schema="")
+
+        async def named(tx: AsyncManagedTransaction) -> None:
+            await _lock(tx, "", fence, serving=prefix)
+            await _must(tx, cypher.BEGIN, fence=fence, prefix=prefix, epoch=epoch, schema=schema)
+
+        await self._in_transaction(work)  # nobody takes what is half deleted for what was half built
+        await self.empty(prefix, fence)
+        await self._in_transaction(named)
+
+    async def swap(self, prefix: str, fence: int, have: int) -> None:
+        """The half that was built serves from here on."""
+
+        async def work(tx: AsyncManagedTransaction) -> None:
+            place = await _lock(tx, "", fence)
+            if place.half.prefix != prefix:
+                await _must(tx, cypher.SWAP, fence=fence, prefix=prefix, have=have)
+
+        await self._in_transaction(work)
+
+    async def empty(self, prefix: str, fence: int) -> None:
+        """Delete every node of a half that does not serve, a part at a time."""
+        for label in cypher.LABELS:
+            text = cypher.of(cypher.EMPTY.replace("LABEL", label), prefix)
+
+            async def work(tx: AsyncManagedTransaction, text: str = text) -> int:
+                await _lock(tx, "", fence, serving=prefix)
+                return int((await _all(tx, text, {"at_most": AT_ONCE}))[0][0])
+
+            while await self._in_transaction(work):
+                pass
+
+    async def checksum(self, prefix: str) -> tuple[str, dict[str, int]]:
+        """sha256 sums over all nodes and relations, added up so that their order does not matter; how many of each."""
+        total, counts = 0, dict[str, int]()
+        for name, statement in cypher.SUMMED.items():
+            counts[name] = 0
+            async with self.session() as session:
+                result = await session.run(_query(cypher.of(statement, prefix)))
+                async for record in result:
+                    line = msgspec.json.encode([name, *record.values()])
+                    total += int.from_bytes(hashlib.sha256(line).digest(), "big")
+                    counts[name] += 1
+        return f"{total % 2**256:064x}", counts
+
+
+def bucket_of(found: dict[str, Any]) -> Bucket:
+    """A bucket as the graph has it."""
+    errors = {kind: found[f"e_{kind}"] for kind in KINDS if found[f"e_{kind}"]}
+    sums = {name: found[name] for name in (*cypher.SUMS, "lat_max_us")}
+    return Bucket(**sums, hist=list(found["h"]), errors=errors)
+
+
+def _place(found: dict[str, Any]) -> Place:
+    def half(part: str) -> Half:
+        names = ("prefix", "epoch", "schema", "seq", "day")
+        return Half(**{name: found[part + name] for name in names})
+
+    return Place(
+        stream=found["stream"],
+        fence=found["fence"],
+        holder=found["holder"],
+        until_ms=found["until_ms"],
+        half=half(""),
+        building=half("next_") if found["next_prefix"] else None,
+    )
+
+
+def _part(place: Place, prefix: str) -> tuple[str, Half]:
+    """The properties that say where a half is, and where it is. Raises NotOurs."""
+    if place.half.prefix == prefix:
+        return "", place.half
+    if place.building is not None and place.building.prefix == prefix:
+        return "next_", place.building
+    raise NotOurs(f"nobody builds {prefix} any longer")
+
+
+async def _lock(tx: AsyncManagedTransaction, lock: str, fence: int | None = None, serving: str = "") -> Place:
+    """Nobody else writes until this transaction is over. Raises NotOurs where the fence is another one, or where
+    `serving` is the half that serves."""
+    found = await _dict(tx, cypher.LOCK, {"name": cypher.NAME, "lock": lock})
+    if found is None:
+        raise NotOurs("the Projection node is gone")
+    place = _place(found)
+    if fence is not None and place.fence != fence:
+        raise NotOurs(f"{place.holder} has fence {place.fence}; ours was {fence}")
+    if serving and place.half.prefix == serving:
+        raise NotOurs(f"{serving} serves")
+    return place
+
+
+async def _must(tx: AsyncManagedTransaction, statement: str, **parameters: Any) -> None:
+    """Raises NotOurs where nothing was matched; what was written before goes with it."""
+    if await _dict(tx, statement, {"name": cypher.NAME, **parameters}) is None:
+        raise NotOurs("somebody else wrote meanwhile")
+
+
+def _query(statement: str) -> Any:
+    """The driver's types ask for literals; ours are made of literals alone."""
+    return statement
+
+
+async def _run(tx: AsyncManagedTransaction, statement: str, parameters: dict[str, Any]) -> None:
+    await (await tx.run(_query(statement), parameters)).consume()
+
+
+async def _dict(tx: AsyncManagedTransaction, statement: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
+    record = await (await tx.run(_query(statement), parameters)).single()
+    return None if record is None else record.data()
+
+
+async def _all(tx: AsyncManagedTransaction, statement: str, parameters: dict[str, Any]) -> list[list[Any]]:
+    return [list(row.values()) async for row in await tx.run(_query(statement), parameters)]

@@ -1,0 +1,227 @@
+"""The halves that are being written: what is read, folded, written next; when one is built, swapped, summed. Pure."""
+
+from __future__ import annotations
+
+from understudy.actors.projector import rows as folding
+from understudy.actors.projector.rows import Folding, Rows
+from understudy.actors.projector.state import Settings, State, Work, in_hand
+from understudy.messages.graph import (
+    HALVES,
+    BeginHalf,
+    CatalogueRead,
+    EmptyHalf,
+    GraphOpened,
+    GraphSum,
+    Half,
+    HalfBegun,
+    HalfEmptied,
+    HalfSummed,
+    HalvesSwapped,
+    LogRead,
+    LogTrouble,
+    ReadCatalogue,
+    ReadLog,
+    RenewLease,
+    RowsWritten,
+    SumHalf,
+    SwapHalves,
+    WriteRows,
+)
+from understudy.messages.step import Effect, Input, Send, Wake
+
+# --- what the edge says ----------------------------------------------------------------------------------------------
+
+
+def opened(state: State, message: GraphOpened, settings: Settings) -> list[Effect]:
+    """The lease is ours: which halves are to be written, and which is to be built?"""
+    state.word, state.trouble, state.place = "projecting", "", message
+    state.head, state.serving = message.head, message.serving.prefix
+    for half in (message.serving, message.building):
+        if half is not None and half.prefix and _is_ours(half, message, settings):
+            state.works[half.prefix] = Work(half.prefix, half.seq, folded=half.seq, read=half.seq)
+    if message.building is not None and message.building.prefix not in state.works:
+        state.rebuild = True  # it was begun for a schema or a log that is no longer ours
+    state.kept_ms = message.at_ms
+    return [*go_on(state, message.at_ms, settings), _wake(state, message.at_ms, settings)]
+
+
+def _is_ours(half: Half, place: GraphOpened, settings: Settings) -> bool:
+    """Of this log and of this schema, and no further than the log."""
+    return half.epoch == place.epoch and half.schema == settings.schema() and half.seq <= place.head
+
+
+def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
+    now = message.at_ms
+    assert state.place is not None
+    match message:
+        case HalfBegun():
+            state.busy, state.rebuild = "", False
+            state.works[message.prefix] = Work(message.prefix, 0, fold=Folding())
+            if not state.serving:  # there is nothing better to show
+                return _swap(state, message.prefix, 0)
+        case HalvesSwapped():
+            state.busy = ""
+            before, state.serving = state.serving, message.prefix
+            state.works.pop(before, None)
+            if before:
+                state.busy = "empty"
+                return [EmptyHalf(before, state.place.fence), *go_on(state, now, settings)]
+        case HalfEmptied():
+            state.busy = ""
+        case HalfSummed():
+            state.busy = ""
+            work, place = state.works.get(message.prefix), state.place
+            seq = work.seq if work is not None else place.serving.seq
+            epoch = place.epoch if work is not None else place.serving.epoch
+            said = GraphSum(seq=seq, epoch=epoch, checksum=message.checksum, counts=message.counts)
+            waiting, state.sums = state.sums, []
+            return [*(Send(reply, said) for reply in waiting if reply), *go_on(state, now, settings)]
+        case CatalogueRead():
+            work = state.works.get(message.prefix)
+            if work is not None and work.fold is None:
+                half = _half(state, message.prefix)
+                work.fold = folding.at_position(message.facts, half.day, half.incidents)
+        case LogRead():
+            _take(state, message)
+        case LogTrouble():
+            state.trouble = message.text
+            if (work := state.works.get(message.prefix)) is not None:
+                work.reading = False
+            return []  # the next tick asks again
+        case RowsWritten():
+            if (work := state.works.get(message.prefix)) is not None:
+                work.seq, work.writing = message.upto, 0
+                state.kept_ms = now
+        case _:
+            return []
+    return go_on(state, now, settings)
+
+
+def _half(state: State, prefix: str) -> Half:
+    assert state.place is not None
+    building = state.place.building
+    return building if building is not None and building.prefix == prefix else state.place.serving
+
+
+def _take(state: State, read: LogRead) -> None:
+    work = state.works.get(read.prefix)
+    if work is None or work.fold is None:
+        return
+    work.reading, state.trouble = False, ""
+    if read.first_seq > work.read + 1:
+        state.gaps += read.first_seq - work.read - 1
+    state.head, state.unknown = max(state.head, read.head), state.unknown + read.unknown
+    work.left.extend(read.facts)
+    work.read, work.at_head = max(work.read, read.upto), read.upto >= read.head
+    _fold(work)
+
+
+def _fold(work: Work) -> None:
+    """As far as this batch goes: a new day begins another one."""
+    fold = work.fold
+    if fold is None or work.full:
+        return
+    taken = 0
+    for fact in work.left:
+        if fold.starts_a_day(fact.event) and len(fold.rows):
+            work.full = True
+            break
+        fold.take(fact.seq, fact.event)
+        work.folded, work.at_ms = fact.seq, max(work.at_ms, fact.event.at_ms)
+        taken += 1
+    del work.left[:taken]
+    if not work.left:
+        work.folded = max(work.folded, work.read)
+
+
+# --- what to do next -------------------------------------------------------------------------------------------------
+
+
+def tick(state: State, at_ms: float, settings: Settings) -> list[Effect]:
+    """Write what has come, look for more, say that we are here."""
+    assert state.place is not None
+    out: list[Effect] = [_wake(state, at_ms, settings)]
+    for work in state.works.values():
+        work.at_head = False
+    out += go_on(state, at_ms, settings, flush=True)
+    if at_ms - state.kept_ms > settings.lease_ms / 3 and not in_hand(state):
+        state.kept_ms = at_ms
+        out.append(RenewLease(state.place.fence, settings.lease_ms))
+    return out
+
+
+def _wake(state: State, at_ms: float, settings: Settings) -> Wake:
+    state.generation += 1
+    return Wake(at_ms + settings.flush_ms, "tick", state.generation)
+
+
+def go_on(state: State, at_ms: float, settings: Settings, *, flush: bool = False) -> list[Effect]:
+    if state.busy in ("sum", "swap") or state.place is None:
+        return []
+    if not state.busy:
+        out = _halves(state, settings)
+        if out:
+            return out
+    return [effect for work in state.works.values() for effect in _work(state, work, settings, flush)]
+
+
+def _halves(state: State, settings: Settings) -> list[Effect]:
+    """Begin to build, swap, sum: one at a time."""
+    assert state.place is not None
+    if state.sums and not in_hand(state):
+        state.busy = "sum"
+        return [SumHalf(state.serving)]
+    building = next((one for one in state.works.values() if one.prefix != state.serving), None)
+    if building is not None and building.at_head and _is_written(building) and not in_hand(state):
+        return _swap(state, building.prefix, building.seq)
+    if building is None and (state.rebuild or state.serving not in state.works):
+        state.busy = "begin"
+        prefix = next(one for one in HALVES if one != state.serving)
+        return [BeginHalf(prefix, state.place.fence, state.place.epoch, settings.schema())]
+    return []
+
+
+def _swap(state: State, prefix: str, have: int) -> list[Effect]:
+    assert state.place is not None
+    state.busy = "swap"
+    return [SwapHalves(prefix, state.place.fence, have)]
+
+
+def _is_written(work: Work) -> bool:
+    """All that was read is in the graph."""
+    return not work.left and not work.writing and work.seq == work.folded
+
+
+def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Effect]:
+    """Read, unless enough is folded already; write, unless something is being written."""
+    assert state.place is not None
+    found: list[Effect] = []
+    if work.fold is None:
+        if not work.reading:
+            work.reading = True
+            found.append(ReadCatalogue(work.prefix, work.seq))
+        return found
+    ready = work.full or work.left or len(work.fold.rows) >= settings.rows_at_once
+    due = ready or (flush or not work.at_head or work.prefix != state.serving)
+    if not work.writing and not state.sums and work.folded > work.seq and due:
+        found.append(_write(state, work, settings))
+        _fold(work)  # what belonged behind it
+    if not work.reading and not work.at_head and not work.full and len(work.fold.rows) < settings.rows_at_once:
+        work.reading = True
+        found.append(ReadLog(work.prefix, work.read, settings.read_at_once))
+    return found
+
+
+def _write(state: State, work: Work, settings: Settings) -> WriteRows:
+    assert state.place is not None and work.fold is not None
+    rows: Rows = work.fold.cut()
+    work.writing, work.full = work.folded, False
+    return WriteRows(
+        prefix=work.prefix,
+        fence=state.place.fence,
+        have=work.seq,
+        upto=work.folded,
+        day=work.fold.day,
+        rows=rows,
+        lease_ms=settings.lease_ms,
+    )

@@ -1,0 +1,238 @@
+"""The graph's Cypher: constraints, what writes a batch, what sweeps, what is summed. Text only.
+
+Kept to what Neo4j Community 5.26 and ArcadeDB both do, alike: integers for times (Unix milliseconds), counters and
+lists of them, unique constraints and plain indexes, one row per key and statement, parameters for every value. No
+APOC, no temporal functions, no map projection. Labels are written as in the first half (`messages/graph.HALVES`); `of`
+makes a statement that of the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from understudy.actors.projector.rows import Rows
+from understudy.messages.buckets import BINS, KINDS, Bucket
+from understudy.messages.graph import HALVES
+
+VERSION = 1
+"""Of nodes, relations and what they count. Another one is built beside the graph that serves, which it then replaces.
+`tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
+
+NAME = "performance"
+PROJECTION = "PmProjection"
+SUMS = (
+    *("n", "ok", "err", "lat_us", "ttft_us", "ttft_n", "score_u", "score_n", "rating_u", "rating_n"),
+    *("tokens_in", "tokens_out", "cost_pusd"),
+)
+"""A bucket's counters, named as in `messages/buckets.py`; beside them `lat_max_us`, `e_<kind>` and the histogram."""
+COUNTERS = (*SUMS, *(f"e_{kind}" for kind in KINDS))
+
+_LABEL = re.compile(f":{HALVES[0]}(?=[A-Z])")
+_KEYS = {
+    **dict.fromkeys(("Model", "Bucket", "Chain", "Change", "Incident"), "key"),
+    **dict.fromkeys(("Provider", "Task"), "name"),
+    "Hour": "at",
+}
+LABELS = tuple(_KEYS)
+_INDEXED = (("Bucket", "at"), ("Chain", "last_at"), ("Change", "at"), ("Incident", "until"))
+
+
+def schema() -> list[str]:
+    """Constraints and indexes of both halves, which may be there already."""
+    found = [_unique(PROJECTION, "name")]
+    for prefix in HALVES:
+        found += [_unique(prefix + label, key) for label, key in _KEYS.items()]
+        found += [
+            f"CREATE INDEX {(prefix + label).lower()}_{name} IF NOT EXISTS FOR (x:{prefix}{label}) ON (x.{name})"
+            for label, name in _INDEXED
+        ]
+    return found
+
+
+def _unique(label: str, key: str) -> str:
+    return f"CREATE CONSTRAINT {label.lower()}_{key} IF NOT EXISTS FOR (x:{label}) REQUIRE x.{key} IS UNIQUE"
+
+
+# --- the projection's own node ---------------------------------------------------------------------------------------
+
+MAKE = f"""MERGE (p:{PROJECTION} {{name: $name}})
+ON CREATE SET p.stream = '', p.fence = 0, p.holder = '', p.until_ms = 0, p.lock = '',
+  p.prefix = '', p.epoch = '', p.schema = '', p.seq = 0, p.day = 0,
+  p.next_prefix = '', p.next_epoch = '', p.next_schema = '', p.next_seq = 0, p.next_day = 0"""
+
+_PROPERTIES = (
+    *("stream", "fence", "holder", "until_ms", "prefix", "epoch", "schema", "seq", "day"),
+    *("next_prefix", "next_epoch", "next_schema", "next_seq", "next_day"),
+)
+_ALL = ", ".join(f"p.{name} AS {name}" for name in _PROPERTIES)
+LOOK = f"MATCH (p:{PROJECTION} {{name: $name}}) RETURN {_ALL}"
+
+LOCK = f"MATCH (p:{PROJECTION} {{name: $name}}) SET p.lock = $lock RETURN {_ALL}"
+"""The write comes first, so whoever else writes waits until we are done, and what is returned was read after that."""
+
+LEASE = f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $fence
+SET p.fence = $next_fence, p.holder = $holder, p.until_ms = $until_ms, p.stream = $stream RETURN p.fence AS fence"""
+
+
+def advance(part: str) -> str:
+    """The compare-and-set that closes a batch; `part`: '' for the half that serves, `next_` for the one being built."""
+    return f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $fence AND p.{part}seq = $have
+SET p.{part}seq = $upto, p.{part}day = $day, p.until_ms = $until_ms RETURN p.{part}seq AS seq"""
+
+
+BEGIN = f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $fence
+SET p.next_prefix = $prefix, p.next_epoch = $epoch, p.next_schema = $schema, p.next_seq = 0, p.next_day = 0
+RETURN p.fence AS fence"""
+
+SWAP = f"""MATCH (p:{PROJECTION} {{name: $name}})
+WHERE p.fence = $fence AND p.next_prefix = $prefix AND p.next_seq = $have
+SET p.prefix = p.next_prefix, p.epoch = p.next_epoch, p.schema = p.next_schema, p.seq = p.next_seq, p.day = p.next_day,
+  p.next_prefix = '', p.next_epoch = '', p.next_schema = '', p.next_seq = 0, p.next_day = 0
+RETURN p.fence AS fence"""
+
+# --- a batch ---------------------------------------------------------------------------------------------------------
+
+MODELS = """UNWIND $rows AS r MERGE (m:PmModel {key: r.key}) ON CREATE SET m.first_at = 0, m.last_at = 0
+SET m.provider = r.provider, m.local = r.local, m.free = r.free, m.context_tokens = r.context_tokens,
+  m.price_in_pusd = r.price_in_pusd, m.price_out_pusd = r.price_out_pusd
+WITH m, r MATCH (m)-[s:SERVED_BY]->(o:PmProvider) WHERE o.name <> r.provider DELETE s"""
+SERVED = """UNWIND $rows AS r MATCH (m:PmModel {key: r.key}) MERGE (p:PmProvider {name: r.provider})
+MERGE (m)-[:SERVED_BY]->(p)"""
+SEEN = """UNWIND $rows AS r MATCH (m:PmModel {key: r.key})
+SET m.first_at = CASE WHEN m.first_at = 0 OR r.first_at < m.first_at THEN r.first_at ELSE m.first_at END,
+  m.last_at = CASE WHEN r.last_at > m.last_at THEN r.last_at ELSE m.last_at END"""
+HOURS = """UNWIND $rows AS r MERGE (h:PmHour {at: r.at}) ON CREATE SET h.runs = 0, h.finished = 0
+SET h.runs = h.runs + r.runs, h.finished = h.finished + r.finished"""
+
+_ZERO = ", ".join(f"b.{name} = 0" for name in (*COUNTERS, "lat_max_us"))
+_ADD = ", ".join(f"b.{name} = b.{name} + r.{name}" for name in COUNTERS)
+_BUCKETS = f"""UNWIND $rows AS r MERGE (b:PmBucket {{key: r.key}})
+ON CREATE SET b.at = r.at, b.hours = r.hours, b.model = r.model, b.task = r.task, b.fresh = true, b.h = r.zero,
+  {_ZERO}
+SET {_ADD},
+  b.lat_max_us = CASE WHEN r.lat_max_us > b.lat_max_us THEN r.lat_max_us ELSE b.lat_max_us END,
+  b.h = [i IN range(0, {BINS - 1}) | b.h[i] + r.h[i]]
+WITH b, r WHERE b.fresh = true SET b.fresh = null
+WITH b, r MATCH (m:PmModel {{key: r.model}}) MERGE (t:PmTask {{name: r.task}})
+CREATE (b)-[:OF_MODEL]->(m) CREATE (b)-[:FOR_TASK]->(t)"""
+DAILY = _BUCKETS
+HOURLY = f"""{_BUCKETS}
+WITH b, r MERGE (h:PmHour {{at: r.at}}) ON CREATE SET h.runs = 0, h.finished = 0 CREATE (b)-[:IN_HOUR]->(h)"""
+
+FALLS = """UNWIND $rows AS r MATCH (a:PmModel {key: r.model}) MATCH (b:PmModel {key: r.next})
+MERGE (a)-[f:FELL_BACK_TO {task: r.task, why: r.why}]->(b) ON CREATE SET f.n = 0, f.last_at = 0
+SET f.n = f.n + r.n, f.last_at = CASE WHEN r.last_at > f.last_at THEN r.last_at ELSE f.last_at END"""
+CHAINS = """UNWIND $rows AS r MERGE (c:PmChain {key: r.key})
+ON CREATE SET c.task = r.task, c.len = size(r.steps), c.n = 0, c.ok = 0, c.last_at = 0, c.fresh = true
+SET c.n = c.n + r.n, c.ok = c.ok + r.ok,
+  c.last_at = CASE WHEN r.last_at > c.last_at THEN r.last_at ELSE c.last_at END
+WITH c, r WHERE c.fresh = true SET c.fresh = null
+WITH c, r UNWIND r.steps AS s MATCH (m:PmModel {key: s.model}) CREATE (c)-[:STEP {i: s.i}]->(m)"""
+CHANGES = """UNWIND $rows AS r MERGE (c:PmChange {key: r.key})
+ON CREATE SET c.at = r.at, c.reason = r.reason, c.n = 0, c.fresh = true
+SET c.n = c.n + r.n
+WITH c, r WHERE c.fresh = true SET c.fresh = null
+WITH c, r MATCH (a:PmModel {key: r.model}) MATCH (b:PmModel {key: r.next}) MERGE (t:PmTask {name: r.task})
+CREATE (c)-[:FROM]->(a) CREATE (c)-[:TO]->(b) CREATE (c)-[:FOR_TASK]->(t)"""
+INCIDENTS = """UNWIND $rows AS r MERGE (i:PmIncident {key: r.key})
+SET i.subject = r.subject, i.kind = r.kind, i.reason = r.reason, i.at = r.at, i.until = r.until, i.n = r.n"""
+ON_MODELS = """UNWIND $rows AS r MATCH (i:PmIncident {key: r.key}) MATCH (m:PmModel {key: r.subject})
+MERGE (i)-[:ON]->(m)"""
+ON_PROVIDERS = """UNWIND $rows AS r MATCH (i:PmIncident {key: r.key}) MERGE (p:PmProvider {name: r.subject})
+MERGE (i)-[:ON]->(p)"""
+OPEN_INCIDENTS = """MATCH (i:PmIncident) WHERE i.until = 0
+RETURN i.key AS key, i.subject AS subject, i.kind AS kind, i.reason AS reason, i.at AS at, i.n AS n"""
+
+
+def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[str, Any]:
+    """A bucket's parameters. Ids hold no spaces, so its key can be told apart again; a day's ends in `d`."""
+    row: dict[str, Any] = {name: getattr(one, name) for name in SUMS}
+    row |= {f"e_{kind}": one.errors.get(kind, 0) for kind in KINDS}
+    row |= {"key": f"{model} {task} {at}{'d' if hours == 24 else ''}", "model": model, "task": task, "at": at}
+    return row | {"hours": hours, "lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
+
+
+def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Statements and their rows in the order in which they have to run, each with at least one row."""
+    incidents = [
+        {name: getattr(one, name) for name in one.__struct_fields__} for one in rows.incidents.values()
+    ]  # fmt: skip
+    quotas = [one for one in incidents if one["key"].startswith("quota ")]
+    models = [{"key": key, **facts._asdict()} for key, facts in rows.models.items()]
+    found: list[tuple[str, list[dict[str, Any]]]] = [
+        (MODELS, models),
+        (SERVED, models),
+        (SEEN, [{"key": m, "first_at": first, "last_at": last} for m, (first, last) in rows.seen.items()]),
+        (HOURS, [{"at": at, "runs": one.n, "finished": one.ok} for at, one in rows.hours.items()]),
+        (HOURLY, [bucket_row(*key, 1, one) for key, one in rows.buckets.items()]),
+        (FALLS, [{**key._asdict(), "n": one.n, "last_at": one.last_at} for key, one in rows.falls.items()]),
+        (
+            CHAINS,
+            [
+                {
+                    "key": " ".join(key),
+                    "task": key[0],
+                    "steps": [{"i": i, "model": model} for i, model in enumerate(key[1:])],
+                    "n": one.n,
+                    "ok": one.ok,
+                    "last_at": one.last_at,
+                }
+                for key, one in rows.chains.items()
+            ],
+        ),
+        (
+            CHANGES,
+            [{"key": " ".join(map(str, key)), **key._asdict(), "n": one.n} for key, one in rows.switches.items()],
+        ),
+        (INCIDENTS, incidents),
+        (ON_MODELS, [one for one in incidents if not one["key"].startswith("quota ")]),
+        (ON_PROVIDERS, quotas),
+    ]
+    return ((statement, sorted(some, key=lambda r: r.get("key", ""))) for statement, some in found if some)
+
+
+# --- what goes out with time -----------------------------------------------------------------------------------------
+
+_BUCKET = ", ".join(f"b.{name} AS {name}" for name in (*COUNTERS, "lat_max_us", "h", "model", "task", "at"))
+OLD_HOURS = f"MATCH (b:PmBucket) WHERE b.at < $before AND b.hours = 1 RETURN {_BUCKET}"
+SWEEPS = (
+    "MATCH (b:PmBucket) WHERE b.at < $before AND b.hours = 1 DETACH DELETE b",
+    "MATCH (b:PmBucket) WHERE b.at < $long_before DETACH DELETE b",
+    "MATCH (h:PmHour) WHERE h.at < $before DETACH DELETE h",
+    "MATCH (c:PmChange) WHERE c.at < $before DETACH DELETE c",
+    "MATCH (c:PmChain) WHERE c.last_at < $rare_before AND c.n < 3 DETACH DELETE c",
+    "MATCH (i:PmIncident) WHERE i.until > 0 AND i.until < $long_before DETACH DELETE i",
+)
+
+EMPTY = "MATCH (n:PmLABEL) WITH n LIMIT $at_most DETACH DELETE n RETURN count(*) AS n"
+
+# --- the checksum ----------------------------------------------------------------------------------------------------
+
+_B = ", ".join(f"b.{name}" for name in ("key", "at", "hours", "model", "task", *COUNTERS, "lat_max_us", "h"))
+SUMMED: dict[str, str] = {
+    "models": """MATCH (m:PmModel) RETURN m.key, m.provider, m.local, m.free, m.context_tokens, m.price_in_pusd,
+m.price_out_pusd, m.first_at, m.last_at""",
+    "served_by": "MATCH (m:PmModel)-[:SERVED_BY]->(p:PmProvider) RETURN m.key, p.name",
+    "tasks": "MATCH (t:PmTask) RETURN t.name",
+    "hours": "MATCH (h:PmHour) RETURN h.at, h.runs, h.finished",
+    "buckets": f"MATCH (b:PmBucket) RETURN {_B}",
+    "of_model": "MATCH (b:PmBucket)-[:OF_MODEL]->(m:PmModel) RETURN b.key, m.key",
+    "for_task": "MATCH (b:PmBucket)-[:FOR_TASK]->(t:PmTask) RETURN b.key, t.name",
+    "in_hour": "MATCH (b:PmBucket)-[:IN_HOUR]->(h:PmHour) RETURN b.key, h.at",
+    "fell_back_to": """MATCH (a:PmModel)-[f:FELL_BACK_TO]->(b:PmModel)
+RETURN a.key, b.key, f.task, f.why, f.n, f.last_at""",
+    "chains": "MATCH (c:PmChain) RETURN c.key, c.task, c.len, c.n, c.ok, c.last_at",
+    "steps": "MATCH (c:PmChain)-[s:STEP]->(m:PmModel) RETURN c.key, s.i, m.key",
+    "changes": """MATCH (c:PmChange)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(b:PmModel)
+MATCH (c)-[:FOR_TASK]->(t:PmTask) RETURN c.key, c.at, c.reason, c.n, a.key, b.key, t.name""",
+    "incidents": "MATCH (i:PmIncident) RETURN i.key, i.subject, i.kind, i.reason, i.at, i.until, i.n",
+    "on_models": "MATCH (i:PmIncident)-[:ON]->(m:PmModel) RETURN i.key, m.key",
+    "on_providers": "MATCH (i:PmIncident)-[:ON]->(p:PmProvider) RETURN i.key, p.name",
+}
+
+
+def of(statement: str, prefix: str) -> str:
+    """The statement for one half."""
+    return statement if prefix == HALVES[0] else _LABEL.sub(f":{prefix}", statement)

@@ -1,0 +1,38 @@
+"""Where a graph stands and who writes it: the Projection node, as everybody sees it who needs no driver."""
+
+from __future__ import annotations
+
+import msgspec
+
+from understudy.messages.graph import Half
+
+
+class NotOurs(Exception):
+    """Somebody else writes here: a newer fence, or a position that we did not leave."""
+
+
+class Held(Exception):
+    """Somebody else has the lease, until then (Unix milliseconds)."""
+
+    def __init__(self, holder: str, until_ms: int) -> None:
+        super().__init__(f"{holder} holds the lease of this graph until {until_ms}")
+        self.holder, self.until_ms = holder, until_ms
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """In days by the events' own times: buckets by the hour, then by the day; chains seen less than three times."""
+
+    hourly_days: int = 35
+    daily_days: int = 400
+    rare_chain_days: int = 7
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """The Projection node. `half` serves; `building`, where there is one, is to replace it."""
+
+    stream: str
+    fence: int
+    holder: str
+    until_ms: int
+    half: Half
+    building: Half | None
