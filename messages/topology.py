@@ -61,7 +61,7 @@ class GraphPlan(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user: str = "neo4j"
     password_file: str | None = None  # holds the password and nothing else; relative to the topology file
     database: Word = "neo4j"
-    heap: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,5}[mg]$")] = "512m"  # of the embedded server
+    heap_mb: Positive = 512  # of the embedded server
 
 
 class KeySource(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):

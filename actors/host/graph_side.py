@@ -128,7 +128,7 @@ class GraphSide:
             "http_port": http_port,
             "password": self.home.password,
             "database": self.home.database,
-            "heap": plan.heap,
+            "heap_mb": plan.heap_mb,
             "parent": os.getpid(),
         }
         process.stdin.write(msgspec.json.encode(errand) + b"\n")

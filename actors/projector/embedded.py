@@ -24,14 +24,14 @@ ORPHAN_S = 5.0
 
 
 class EmbeddedErrand(msgspec.Struct, frozen=True, kw_only=True):
-    """`folder` holds databases and logs. `heap`: as Java's -Xmx takes it. `parent`: the supervisor's process id."""
+    """`folder` holds databases and logs. `parent`: the supervisor's process id."""
 
     folder: str
     bolt_port: int
     http_port: int
     password: str
     database: str
-    heap: str = "512m"
+    heap_mb: int = 512
     parent: int = 0
 
 
@@ -44,7 +44,7 @@ def serve(errand: EmbeddedErrand) -> Any:
     server: Any = ArcadeDBServer(
         str(Path(errand.folder) / "store"),
         root_password=errand.password,
-        jvm_kwargs={"heap_size": errand.heap},
+        jvm_kwargs={"heap_size": f"{errand.heap_mb}m"},
         config={
             "host": "127.0.0.1",
             "http_port": errand.http_port,
