@@ -57,6 +57,7 @@ class GraphStatus(Message, tag="graph.told.v1", frozen=True, kw_only=True):
     holder: str = ""
     gaps: Count = 0
     unknown: Count = 0  # events that could not be read
+    batches: Count = 0  # written by this process
     trouble: str = ""
 
 

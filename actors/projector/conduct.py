@@ -91,6 +91,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
         case RowsWritten():
             if (work := state.works.get(message.prefix)) is not None:
                 work.seq, work.writing = message.upto, 0
+                state.batches += 1
                 state.kept_ms = now
         case _:
             return []

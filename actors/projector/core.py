@@ -139,5 +139,6 @@ def status(state: State, at_ms: float, settings: Settings) -> GraphStatus:
         holder=state.holder if place is not None else "",
         gaps=state.gaps,
         unknown=state.unknown,
+        batches=state.batches,
         trouble=state.trouble,
     )

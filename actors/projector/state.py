@@ -73,6 +73,7 @@ class State:
     head: int = 0
     gaps: int = 0
     unknown: int = 0
+    batches: int = 0
     generation: int = 0
     kept_ms: float = 0.0  # when the lease was renewed, by a batch or without one
 

@@ -27,6 +27,7 @@ BENCHES = {
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "fairness": "a provider kept full: what urgent requests wait, who starves, who gets what; hedging; kept answers",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
+    "project": "the log projected into the performance graph: rows against the raw log, rate, growth, checksums",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
     "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
     "rotation": "a provider's key is rotated under load: no failed request, no use of the old; then an erasure",
@@ -48,6 +49,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "failover": ("quick",),
     "fairness": ("quick",),
     "generate": ("quick",),
+    "project": ("quick", "home"),
     "providers": ("quick",),
     "realserver": ("serve",),
     "rotation": ("quick",),
@@ -71,6 +73,9 @@ def _option(parser: argparse.ArgumentParser, name: str) -> None:
             parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works; not to quote")
         case "seed":
             parser.add_argument("--seed", type=int, default=1, help="draws the schedule of strikes (default: 1)")
+        case "home":
+            text = "only this home of the graph: embedded, neo4j (default: whichever is at hand)"
+            parser.add_argument("--home", default="", dest="home_name", choices=("embedded", "neo4j"), help=text)
         case "round":
             parser.add_argument(
                 "--round",

@@ -1,0 +1,287 @@
+"""The log projected into the performance graph, in each home that is at hand.
+
+    understudy bench project                  # the embedded server, and a Neo4j where one is beside the repository
+    understudy bench project --home neo4j     # only there
+    understudy bench project --quick          # a tenth of it, to see that it works; not to quote
+
+100,000 outcomes are projected, compared row by row with what a reader makes of the log's raw bytes that shares no code
+with the fold, built a second time beside the first, and summed. The rate is the process's own, from the log to the
+graph; beside it a bare loop hands the same prepared rows to the same driver, without log, fold, lease and so on. Then a
+log of ten times as many shows what an event costs as the graph grows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from understudy.actors.projector import cypher
+from understudy.actors.projector.core import PROJECTS
+from understudy.actors.projector.rows import Folding, Rows
+from understudy.messages.buckets import OutcomeBrief
+from understudy.messages.events import RequestEnded
+from understudy.messages.graph import RebuildGraph
+from understudy.messages.wire import reader_of
+from understudy.tools.bench.graph.dump import dump, faulty, projections
+from understudy.tools.bench.graph.ground import Projecting, fill, projecting
+from understudy.tools.bench.graph.homes import Home, Missing, home, wanted
+from understudy.tools.bench.graph.reader import Tables, differences, read, totals
+from understudy.tools.bench.graph.workload import Log
+from understudy.tools.bench.report import Result, bar, median
+from understudy.tools.bench.stage import machine
+
+OUTCOMES, MANY, WITHIN_S = 100_000, 1_000_000, 900.0
+OTHER = {"Pm": "Pm2", "Pm2": "Pm"}
+
+
+class Projected(msgspec.Struct, frozen=True, kw_only=True):
+    """One home. Rates in outcomes per second; `cold`: a server that was just started; `growth`: microseconds per event
+    by tenths of the large log."""
+
+    events: int
+    buckets: int
+    rows_wrong: int
+    wrong: list[str]
+    totals: dict[str, int]
+    totals_wrong: int
+    cold_per_s: float
+    rebuilt_per_s: float
+    bare_per_s: float
+    batches: int
+    checksums: list[str]
+    projections: int
+    growth_us: list[float]
+
+    def growth_ratio(self) -> float:
+        """The dearest tenth over the first one that begins at 10^4 events."""
+        return max(self.growth_us) / self.growth_us[0] if self.growth_us else 0.0
+
+
+async def measure(quick: bool = False, home_name: str = "") -> Result:
+    """All homes that are at hand."""
+    outcomes, many = (OUTCOMES // 10, MANY // 20) if quick else (OUTCOMES, MANY)
+    found: dict[str, Projected] = {}
+    missing: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="understudy-project-") as folder:
+        small, large = Path(folder) / "small", Path(folder) / "large"
+        _tell(f"filling two logs: {outcomes:,} and {many:,} outcomes")
+        await fill(small, Log(outcomes, days=7.0 * outcomes / OUTCOMES))
+        await fill(large, Log(many, days=7.0 * many / OUTCOMES), _tell_filled)
+        planted: dict[str, int] = {}
+        for name in wanted(home_name):
+            try:
+                with home(name) as server:
+                    found[name], tables = await _small(server, Path(folder) / name, small, outcomes)
+                    planted = {what: len(differences(tables, one)) for what, one in faulty(tables).items()}
+                with home(name) as server:
+                    growth = await _large(server, large)
+                    found[name] = msgspec.structs.replace(found[name], growth_us=growth)
+            except Missing as why:
+                missing[name] = str(why)
+    return _result(found, missing, planted, await _broken_folds(outcomes // 10))
+
+
+def _result(
+    found: dict[str, Projected], missing: dict[str, str], planted: dict[str, int], broken: dict[str, int]
+) -> Result:
+    controls = {**planted, **broken}
+    sums = {one for each in found.values() for one in each.checksums}
+    rates = [min(one.cold_per_s, one.rebuilt_per_s) for one in found.values()]
+    ratios = [one.rebuilt_per_s / one.bare_per_s for one in found.values()]
+    wrong = sum(one.rows_wrong + one.totals_wrong + abs(one.projections - 1) for one in found.values())
+    return Result(
+        bench="project",
+        bars=(
+            bar("rows_wrong", wrong if found else 1, "rows", 0),
+            bar("outcomes_per_s", min(rates, default=0.0), "1/s", 4_000, better="higher"),
+            bar("ratio_to_bare", min(ratios, default=0.0), "x", 0.7, better="higher"),
+            bar("growth_ratio", max((one.growth_ratio() for one in found.values()), default=9.9), "x", 1.3),
+            bar("checksums_differ", max(0, len(sums) - 1), "", 0),
+            bar("planted_missed", sum(not count for count in controls.values()), "", 0),
+        ),
+        detail={"homes": found, "missing": missing, "planted": controls, "machine": machine()},
+    )
+
+
+async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[Projected, Tables]:
+    shutil.copytree(log, state)
+    async with projecting(server, state, rare_chain_days=30) as running:
+        payloads = await running.payloads()
+        expected, head = read(payloads), len(payloads)
+        cold = _rate(await running.until(head, WITHIN_S), outcomes / head)
+        status = await running.status()
+        got = dump(server, status.prefix)
+        wrong = differences(expected, got)
+        first = await running.checksum()
+        rebuilt = await _rebuilt(running, head, outcomes / head)
+        status = await running.status()
+        wrong += differences(expected, dump(server, status.prefix))
+        second = await running.checksum()
+    batches = max(1, status.batches // 2)
+    _tell(f"{server.name}: {cold:,.0f} and {rebuilt:,.0f} outcomes/s, {len(wrong)} rows wrong")
+    sums = totals(expected)
+    return Projected(
+        events=head,
+        buckets=len(expected["buckets"]),
+        rows_wrong=len(wrong),
+        wrong=wrong[:10],
+        totals=sums,
+        totals_wrong=sum(totals(got)[name] != value for name, value in sums.items()),
+        cold_per_s=cold,
+        rebuilt_per_s=rebuilt,
+        bare_per_s=await _bare(server, OTHER[status.prefix], payloads, outcomes, len(payloads) // batches),
+        batches=batches,
+        checksums=[first.checksum, second.checksum],
+        projections=len(projections(server)),
+        growth_us=[],
+    ), expected
+
+
+async def _rebuilt(running: Projecting, head: int, share: float) -> float:
+    """Beside the one that serves, which has nothing to do meanwhile."""
+    before = await running.ask(RebuildGraph(), "rebuild")
+    seen = await running.until(head, WITHIN_S, other_than=before.prefix)
+    while seen and seen[0][1] >= head:  # of the one that served before
+        seen.pop(0)
+    return _rate(seen, share)
+
+
+def _rate(seen: list[tuple[float, int]], share: float) -> float:
+    """Outcomes per second from the first sight of it at work to its end."""
+    began = next((one for one in seen if one[1] > 0), seen[0])
+    ended = next(one for one in seen if one[1] == seen[-1][1])
+    took = ended[0] - began[0]
+    return (ended[1] - began[1]) * share / took if took > 0 else 0.0
+
+
+# --- the bare loop ---------------------------------------------------------------------------------------------------
+
+
+class Prepared(NamedTuple):
+    """A batch as statements with their rows."""
+
+    statements: list[tuple[str, list[dict[str, Any]]]]
+
+
+def prepared(payloads: list[bytes], at_once: int, fold: Folding | None = None) -> Iterator[Rows]:
+    """Batches of that many events, cut as the projector cuts them."""
+    decode = reader_of((OutcomeBrief, *(cls for cls in PROJECTS if cls is not RequestEnded)))
+    fold, count = fold or Folding(), 0
+    for seq, payload in enumerate(payloads, 1):
+        event: Any = decode(payload)
+        if count and (count >= at_once or fold.starts_a_day(event)):
+            yield fold.cut()
+            count = 0
+        fold.take(seq, event)
+        count += 1
+    yield fold.cut()
+
+
+async def _bare(server: Home, prefix: str, payloads: list[bytes], outcomes: int, at_once: int) -> float:
+    """The same rows, handed to the driver one transaction after the other."""
+    from neo4j import AsyncGraphDatabase
+
+    batches = [
+        [(cypher.of(text, prefix), rows) for text, rows in cypher.batch(one)] for one in prepared(payloads, at_once)
+    ]
+    auth = (server.user, server.password) if server.user else None
+
+    async def write(tx: Any, batch: list[tuple[str, list[dict[str, Any]]]]) -> None:
+        for text, rows in batch:
+            for at in range(0, len(rows), 2_000):
+                await (await tx.run(text, rows=rows[at : at + 2_000])).consume()
+
+    async with AsyncGraphDatabase.driver(server.uri, auth=auth, notifications_min_severity="OFF") as driver:
+        began = time.perf_counter()
+        for batch in batches:
+            async with driver.session(database=server.database) as session:
+                await session.execute_write(write, batch)
+        return outcomes / (time.perf_counter() - began)
+
+
+# --- growth ----------------------------------------------------------------------------------------------------------
+
+
+async def _large(server: Home, log: Path) -> list[float]:
+    """Microseconds per event by tenths, from 10^4 events on."""
+    with tempfile.TemporaryDirectory(prefix="understudy-project-") as folder:
+        state = Path(folder) / "state"
+        shutil.copytree(log, state)
+        async with projecting(server, state) as running:
+            head = (await running.bus.stream_state("TTA_EVT")).last_seq
+            seen = await running.until(head, WITHIN_S, every_s=0.2)
+    first = min(10_000, head // 10)
+    edges = [first + (head - first) * n // 10 for n in range(11)]
+    at = [_moment(seen, edge) for edge in edges]
+    found = [1e6 * (at[n + 1] - at[n]) / (edges[n + 1] - edges[n]) for n in range(10)]
+    _tell(f"{server.name}: {median(found):.0f} us per event, by tenths {[round(one) for one in found]}")
+    return found
+
+
+def _moment(seen: list[tuple[float, int]], edge: int) -> float:
+    """When it was there; between two batches as if it went on evenly."""
+    steps = [seen[0], *(b for a, b in itertools.pairwise(seen) if b[1] != a[1])]
+    for (t0, s0), (t1, s1) in itertools.pairwise(steps):
+        if s0 <= edge <= s1:
+            return t0 + (t1 - t0) * (edge - s0) / max(1, s1 - s0)
+    return steps[-1][0]
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+async def _broken_folds(outcomes: int) -> dict[str, int]:
+    """Folds with a fault in them: rows that the reader finds wrong."""
+    payloads = [one.payload for one in Log(outcomes, days=1.0, seed=3)]
+    expected = read(payloads)
+
+    class Drops(Folding):
+        """Loses every thousandth event."""
+
+        def take(self, seq: int, event: Any) -> None:
+            if seq % 1_000:
+                super().take(seq, event)
+
+    class Twice(Folding):
+        """Takes every thousandth event twice, as one that is redelivered."""
+
+        def take(self, seq: int, event: Any) -> None:
+            super().take(seq, event)
+            if not seq % 1_000:
+                super().take(seq, event)
+
+    found = {"the fold itself": not _wrong(expected, payloads, Folding())}
+    found |= {f"fold: {one.__doc__}": _wrong(expected, payloads, one()) for one in (Drops, Twice)}
+    return {name: int(count) for name, count in found.items()}
+
+
+def _wrong(expected: Tables, payloads: list[bytes], fold: Folding) -> int:
+    """Buckets of a fold without a graph that are not as the reader has them."""
+    got: dict[str, Any] = {}
+    for rows in prepared(payloads, len(payloads), fold):
+        for key, one in rows.buckets.items():
+            row = cypher.bucket_row(*key, 1, one)
+            known = got.setdefault(row["key"], row)
+            if known is not row:
+                for name in (*cypher.COUNTERS,):
+                    known[name] += row[name]
+                known["lat_max_us"] = max(known["lat_max_us"], row["lat_max_us"])
+                known["h"] = [a + b for a, b in zip(known["h"], row["h"], strict=True)]
+    return len(differences({"buckets": expected["buckets"]}, {"buckets": got}))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _tell_filled(done: int) -> None:
+    if not done % 100_000:
+        _tell(f"  {done:,} events")
