@@ -2,7 +2,7 @@
 
 A graph lives in one of two halves of a database, told apart by the prefix of their labels (`HALVES`): one serves, the
 other is empty or being built beside it. One `Projection` node says which is which and up to where each reflects the
-log; whoever holds its lease, by the newest fence, writes.
+log; whoever holds the lease, by the newest fence, writes.
 """
 
 from __future__ import annotations
@@ -196,7 +196,6 @@ class WriteRows(Struct, frozen=True):
     upto: int
     day: int
     rows: Any  # `actors/projector/rows.py`: Rows
-    lease_ms: int
 
 
 class RowsWritten(Struct, frozen=True):

@@ -50,6 +50,7 @@ class Graph:
             max_connection_pool_size=8,
             connection_timeout=5.0,
             max_transaction_retry_time=RETRY_S,
+            initial_retry_delay=0.05,
             notifications_min_severity="OFF",
         )
         self._database, self._now_ms, self._keep = database, now_ms, keep
@@ -78,7 +79,8 @@ class Graph:
         async with self.session() as session:
             for statement in cypher.schema():
                 await (await session.run(_query(statement))).consume()
-            await session.execute_write(_run, cypher.MAKE, {"name": cypher.NAME})
+            for statement in (cypher.MAKE, cypher.MAKE_LEASE):
+                await session.execute_write(_run, statement, {"name": cypher.NAME})
 
     async def look(self) -> Place | None:
         """Where the projection stands; None before the first one."""
@@ -87,27 +89,36 @@ class Graph:
         return None if found is None else _place(found)
 
     async def take(self, holder: str, stream: str, lease_ms: int) -> Place:
-        """The lease is ours: the newest fence. Raises Held."""
+        """The lease is ours: the newest fence. A batch of somebody else that is under way is waited for, or fails.
+        Raises Held."""
 
         async def work(tx: AsyncManagedTransaction) -> Place:
-            place = await _lock(tx, holder)
+            self._refuse_held(await _one(tx, cypher.LOOK_LEASE), holder)  # who waits for it writes nothing
+            lease = await _one(tx, cypher.LOCK_LEASE, lock=holder)
+            self._refuse_held(lease, holder)
             now = int(self._now_ms())
-            if place.holder not in ("", holder) and place.until_ms > now:
-                raise Held(place.holder, place.until_ms)
-            fields = {"fence": place.fence, "next_fence": place.fence + 1, "holder": holder, "stream": stream}
-            await _must(tx, cypher.LEASE, **fields, until_ms=now + lease_ms)
-            return msgspec.structs.replace(place, fence=place.fence + 1, holder=holder, stream=stream)
+            place = await _lock(tx)
+            fence = max(place.fence, lease["fence"]) + 1
+            until = now + lease_ms
+            await _one(tx, cypher.SET_LEASE, have=lease["fence"], fence=fence, holder=holder, until_ms=until)
+            await _one(tx, cypher.FENCE, have=place.fence, fence=fence, stream=stream)
+            return msgspec.structs.replace(place, fence=fence, stream=stream)
 
         return await self._in_transaction(work)
+
+    def _refuse_held(self, lease: dict[str, Any], holder: str) -> None:
+        if lease["holder"] not in ("", holder) and lease["until_ms"] > self._now_ms():
+            raise Held(lease["holder"], lease["until_ms"])
 
     async def renew(self, fence: int, lease_ms: int) -> None:
         """We are here. `lease_ms` 0 gives the lease back."""
 
         async def work(tx: AsyncManagedTransaction) -> None:
-            place = await _lock(tx, "", fence)
+            lease = await _one(tx, cypher.LOCK_LEASE, lock="")
+            if lease["fence"] != fence:
+                raise NotOurs(f"{lease['holder']} has fence {lease['fence']}; ours was {fence}")
             until = int(self._now_ms()) + lease_ms if lease_ms else 0
-            fields = {"fence": fence, "next_fence": fence, "holder": place.holder, "stream": place.stream}
-            await _must(tx, cypher.LEASE, **fields, until_ms=until)
+            await _one(tx, cypher.SET_LEASE, have=fence, fence=fence, holder=lease["holder"], until_ms=until)
 
         await self._in_transaction(work)
 
@@ -118,12 +129,12 @@ class Graph:
 
     # --- batches ---------------------------------------------------------------------------------------------------
 
-    async def write(self, prefix: str, fence: int, have: int, upto: int, day: int, rows: Rows, lease_ms: int) -> None:
+    async def write(self, prefix: str, fence: int, have: int, upto: int, day: int, rows: Rows) -> None:
         """A batch, whole: from position `have` to `upto`. Raises NotOurs where the half is elsewhere."""
         statements = [(cypher.of(text, prefix), some) for text, some in cypher.batch(rows)]
 
         async def work(tx: AsyncManagedTransaction) -> None:
-            place = await _lock(tx, "", fence)
+            place = await _lock(tx, fence)
             part, half = _part(place, prefix)
             if half.seq == upto:
                 return  # it is there: the driver runs this again where an answer was lost
@@ -134,8 +145,7 @@ class Graph:
             for text, some in statements:
                 for at in range(0, len(some), AT_ONCE):
                     await _run(tx, text, {"rows": some[at : at + AT_ONCE]})
-            until = int(self._now_ms()) + lease_ms
-            await _must(tx, cypher.advance(part), fence=fence, have=have, upto=upto, day=day, until_ms=until)
+            await _one(tx, cypher.advance(part), fence=fence, have=have, upto=upto, day=day)
 
         await self._in_transaction(work)
 
@@ -165,12 +175,12 @@ class Graph:
         """Empty the half that does not serve, and say that it is being built."""
 
         async def work(tx: AsyncManagedTransaction) -> None:
-            await _lock(tx, "", fence, serving=prefix)
-            await _must(tx, cypher.BEGIN, fence=fence, prefix="", epoch="", schema="")
+            await _lock(tx, fence, serving=prefix)
+            await _one(tx, cypher.BEGIN, fence=fence, prefix="", epoch="", schema="")
 
         async def named(tx: AsyncManagedTransaction) -> None:
-            await _lock(tx, "", fence, serving=prefix)
-            await _must(tx, cypher.BEGIN, fence=fence, prefix=prefix, epoch=epoch, schema=schema)
+            await _lock(tx, fence, serving=prefix)
+            await _one(tx, cypher.BEGIN, fence=fence, prefix=prefix, epoch=epoch, schema=schema)
 
         await self._in_transaction(work)  # nobody takes what is half deleted for what was half built
         await self.empty(prefix, fence)
@@ -180,9 +190,9 @@ class Graph:
         """The half that was built serves from here on."""
 
         async def work(tx: AsyncManagedTransaction) -> None:
-            place = await _lock(tx, "", fence)
+            place = await _lock(tx, fence)
             if place.half.prefix != prefix:
-                await _must(tx, cypher.SWAP, fence=fence, prefix=prefix, have=have)
+                await _one(tx, cypher.SWAP, fence=fence, prefix=prefix, have=have)
 
         await self._in_transaction(work)
 
@@ -192,7 +202,7 @@ class Graph:
             text = cypher.of(cypher.EMPTY.replace("LABEL", label), prefix)
 
             async def work(tx: AsyncManagedTransaction, text: str = text) -> int:
-                await _lock(tx, "", fence, serving=prefix)
+                await _lock(tx, fence, serving=prefix)
                 return int((await _all(tx, text, {"at_most": AT_ONCE}))[0][0])
 
             while await self._in_transaction(work):
@@ -227,8 +237,6 @@ def _place(found: dict[str, Any]) -> Place:
     return Place(
         stream=found["stream"],
         fence=found["fence"],
-        holder=found["holder"],
-        until_ms=found["until_ms"],
         half=half(""),
         building=half("next_") if found["next_prefix"] else None,
     )
@@ -243,24 +251,23 @@ def _part(place: Place, prefix: str) -> tuple[str, Half]:
     raise NotOurs(f"nobody builds {prefix} any longer")
 
 
-async def _lock(tx: AsyncManagedTransaction, lock: str, fence: int | None = None, serving: str = "") -> Place:
+async def _lock(tx: AsyncManagedTransaction, fence: int | None = None, serving: str = "") -> Place:
     """Nobody else writes until this transaction is over. Raises NotOurs where the fence is another one, or where
     `serving` is the half that serves."""
-    found = await _dict(tx, cypher.LOCK, {"name": cypher.NAME, "lock": lock})
-    if found is None:
-        raise NotOurs("the Projection node is gone")
-    place = _place(found)
+    place = _place(await _one(tx, cypher.LOCK, lock=str(fence)))
     if fence is not None and place.fence != fence:
-        raise NotOurs(f"{place.holder} has fence {place.fence}; ours was {fence}")
+        raise NotOurs(f"the newest fence is {place.fence}; ours was {fence}")
     if serving and place.half.prefix == serving:
         raise NotOurs(f"{serving} serves")
     return place
 
 
-async def _must(tx: AsyncManagedTransaction, statement: str, **parameters: Any) -> None:
-    """Raises NotOurs where nothing was matched; what was written before goes with it."""
-    if await _dict(tx, statement, {"name": cypher.NAME, **parameters}) is None:
-        raise NotOurs("somebody else wrote meanwhile")
+async def _one(tx: AsyncManagedTransaction, statement: str, **parameters: Any) -> dict[str, Any]:
+    """The row that a statement has to find. Raises NotOurs where there is none: what was written before is undone."""
+    found = await _dict(tx, statement, {"name": cypher.NAME, **parameters})
+    if found is None:
+        raise NotOurs("somebody else wrote meanwhile, or has emptied the database")
+    return found
 
 
 def _query(statement: str) -> Any:

@@ -79,7 +79,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
         case CatalogueRead():
             work = state.works.get(message.prefix)
             if work is not None and work.fold is None:
-                half = _half(state, message.prefix)
+                work.reading, half = False, _half(state, message.prefix)
                 work.fold = folding.at_position(message.facts, half.day, half.incidents)
         case LogRead():
             _take(state, message)
@@ -92,7 +92,6 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
             if (work := state.works.get(message.prefix)) is not None:
                 work.seq, work.writing = message.upto, 0
                 state.batches += 1
-                state.kept_ms = now
         case _:
             return []
     return go_on(state, now, settings)
@@ -145,7 +144,7 @@ def tick(state: State, at_ms: float, settings: Settings) -> list[Effect]:
     for work in state.works.values():
         work.at_head = False
     out += go_on(state, at_ms, settings, flush=True)
-    if at_ms - state.kept_ms > settings.lease_ms / 3 and not in_hand(state):
+    if at_ms - state.kept_ms > settings.lease_ms / 3:
         state.kept_ms = at_ms
         out.append(RenewLease(state.place.fence, settings.lease_ms))
     return out
@@ -224,5 +223,4 @@ def _write(state: State, work: Work, settings: Settings) -> WriteRows:
         upto=work.folded,
         day=work.fold.day,
         rows=rows,
-        lease_ms=settings.lease_ms,
     )

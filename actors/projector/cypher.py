@@ -21,7 +21,7 @@ VERSION = 1
 `tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
 
 NAME = "performance"
-PROJECTION = "PmProjection"
+PROJECTION, LEASE = "PmProjection", "PmLease"
 SUMS = (
     *("n", "ok", "err", "lat_us", "ttft_us", "ttft_n", "score_u", "score_n", "rating_u", "rating_n"),
     *("tokens_in", "tokens_out", "cost_pusd"),
@@ -41,7 +41,7 @@ _INDEXED = (("Bucket", "at"), ("Chain", "last_at"), ("Change", "at"), ("Incident
 
 def schema() -> list[str]:
     """Constraints and indexes of both halves, which may be there already."""
-    found = [_unique(PROJECTION, "name")]
+    found = [_unique(PROJECTION, "name"), _unique(LEASE, "name")]
     for prefix in HALVES:
         found += [_unique(prefix + label, key) for label, key in _KEYS.items()]
         found += [
@@ -57,13 +57,15 @@ def _unique(label: str, key: str) -> str:
 
 # --- the projection's own node ---------------------------------------------------------------------------------------
 
+MAKE_LEASE = f"""MERGE (l:{LEASE} {{name: $name}})
+ON CREATE SET l.fence = 0, l.holder = '', l.until_ms = 0, l.lock = ''"""
 MAKE = f"""MERGE (p:{PROJECTION} {{name: $name}})
-ON CREATE SET p.stream = '', p.fence = 0, p.holder = '', p.until_ms = 0, p.lock = '',
+ON CREATE SET p.stream = '', p.fence = 0, p.lock = '',
   p.prefix = '', p.epoch = '', p.schema = '', p.seq = 0, p.day = 0,
   p.next_prefix = '', p.next_epoch = '', p.next_schema = '', p.next_seq = 0, p.next_day = 0"""
 
 _PROPERTIES = (
-    *("stream", "fence", "holder", "until_ms", "prefix", "epoch", "schema", "seq", "day"),
+    *("stream", "fence", "prefix", "epoch", "schema", "seq", "day"),
     *("next_prefix", "next_epoch", "next_schema", "next_seq", "next_day"),
 )
 _ALL = ", ".join(f"p.{name} AS {name}" for name in _PROPERTIES)
@@ -72,14 +74,22 @@ LOOK = f"MATCH (p:{PROJECTION} {{name: $name}}) RETURN {_ALL}"
 LOCK = f"MATCH (p:{PROJECTION} {{name: $name}}) SET p.lock = $lock RETURN {_ALL}"
 """The write comes first, so whoever else writes waits until we are done, and what is returned was read after that."""
 
-LEASE = f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $fence
-SET p.fence = $next_fence, p.holder = $holder, p.until_ms = $until_ms, p.stream = $stream RETURN p.fence AS fence"""
+FENCE = f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $have
+SET p.fence = $fence, p.stream = $stream RETURN p.fence AS fence"""
+
+_LEASE = "l.fence AS fence, l.holder AS holder, l.until_ms AS until_ms"
+LOOK_LEASE = f"MATCH (l:{LEASE} {{name: $name}}) RETURN {_LEASE}"
+LOCK_LEASE = f"MATCH (l:{LEASE} {{name: $name}}) SET l.lock = $lock RETURN {_LEASE}"
+"""The lease stands in a node of its own: it is renewed while a batch, which holds the Projection, is under way."""
+
+SET_LEASE = f"""MATCH (l:{LEASE} {{name: $name}}) WHERE l.fence = $have
+SET l.fence = $fence, l.holder = $holder, l.until_ms = $until_ms RETURN l.fence AS fence"""
 
 
 def advance(part: str) -> str:
     """The compare-and-set that closes a batch; `part`: '' for the half that serves, `next_` for the one being built."""
     return f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $fence AND p.{part}seq = $have
-SET p.{part}seq = $upto, p.{part}day = $day, p.until_ms = $until_ms RETURN p.{part}seq AS seq"""
+SET p.{part}seq = $upto, p.{part}day = $day RETURN p.{part}seq AS seq"""
 
 
 BEGIN = f"""MATCH (p:{PROJECTION} {{name: $name}}) WHERE p.fence = $fence

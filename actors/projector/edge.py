@@ -4,6 +4,7 @@ opening the graph ends whatever was under way: what comes of it is of no use any
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ from understudy.messages.wire import WireError, reader_of, tag_of
 if TYPE_CHECKING:
     from understudy.actors.projector.bolt import Graph
 
-LET_GO_S = 1.0
+LET_GO_S, LOG_AGAIN_S = 1.0, 0.1
 PAGE = 1_000
 """Events that are asked for at once."""
 _BRIEF = (OutcomeBrief, *(cls for cls in FOLDS if cls is not RequestEnded), *CATALOGUE)
@@ -159,7 +160,7 @@ class ProjectorEdge:
         return None if place.building is None else await _with_incidents(graph, place.building)
 
     async def _write(self, graph: Graph, order: WriteRows) -> Input:
-        await graph.write(order.prefix, order.fence, order.have, order.upto, order.day, order.rows, order.lease_ms)
+        await graph.write(order.prefix, order.fence, order.have, order.upto, order.day, order.rows)
         return RowsWritten(self._now_ms(), order.prefix, order.upto)
 
     async def _renew(self, graph: Graph, order: RenewLease) -> None:
@@ -198,26 +199,35 @@ class ProjectorEdge:
                     elif self._is_ours(received):
                         unknown += 1
         except BusError as error:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(LOG_AGAIN_S)
             return LogTrouble(self._now_ms(), order.prefix, f"{error.code}: {error}")
         head = max(state.last_seq, seq)
         return LogRead(self._now_ms(), order.prefix, tuple(facts), seq, head, state.first_seq, unknown)
 
     async def _catalogue(self, order: ReadCatalogue) -> Input:
         """Each kind by itself, as the server then passes over all others; in the log's order again."""
-        found: list[Fact] = []
-        for cls in CATALOGUE:
-            name = f"{self._app}.evt.{tag_of(cls).rsplit('.', 1)[0]}"
-            for subject in (name, f"{name}.>"):
-                seq = 0
-                while page := await self._bus.get_many(self._stream, seq + 1, subject, PAGE):
-                    seq = page[-1].seq
-                    facts = [self._fact(received) for received in page if received.seq <= order.upto]
-                    found += [fact for fact in facts if fact is not None]
-                    if seq > order.upto:
-                        break
+        names = [f"{self._app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in CATALOGUE]
+        try:
+            found = [
+                fact
+                for name in names
+                for subject in (name, f"{name}.>")
+                for fact in await self._facts(subject, order.upto)
+            ]
+        except BusError as error:
+            await asyncio.sleep(LOG_AGAIN_S)
+            return LogTrouble(self._now_ms(), order.prefix, f"{error.code}: {error}")
         found.sort(key=lambda fact: fact.seq)
         return CatalogueRead(self._now_ms(), order.prefix, tuple(found))
+
+    async def _facts(self, subject: str, upto: int) -> list[Fact]:
+        """All on a subject, up to a position."""
+        found, seq = list[Fact](), 0
+        while seq < upto and (page := await self._bus.get_many(self._stream, seq + 1, subject, PAGE)):
+            seq = page[-1].seq
+            facts = [self._fact(received) for received in page if received.seq <= upto]
+            found += [fact for fact in facts if fact is not None]
+        return found
 
     def _is_ours(self, received: Received) -> bool:
         """Of a kind that the graph folds."""
@@ -239,6 +249,7 @@ def edge_of(settings: Settings, bus: Bus, app: str, now_ms: Callable[[], float],
         return ProjectorEdge(None, bus, app, now_ms, log)
     from understudy.actors.projector.bolt import Graph
 
+    logging.getLogger("neo4j").setLevel(logging.CRITICAL)  # what it retries is no news; what fails we say ourselves
     keep = Retention(
         hourly_days=settings.hourly_days, daily_days=settings.daily_days, rare_chain_days=settings.rare_chain_days
     )

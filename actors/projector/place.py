@@ -28,11 +28,10 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """The Projection node. `half` serves; `building`, where there is one, is to replace it."""
+    """The Projection node. `half` serves; `building`, where there is one, is to replace it. Who has a fence that is not
+    the newest may not write."""
 
     stream: str
     fence: int
-    holder: str
-    until_ms: int
     half: Half
     building: Half | None

@@ -33,10 +33,11 @@ ANSWER_S, SUM_S = 5.0, 120.0
 T = TypeVar("T")
 
 
-def topology_of(home: Home | None, **settings: Any) -> Topology:
-    """Only a projector, on this home; its password stands in a file beside, as an operator's would."""
+def topology_of(home: Home | None, replicas: int = 1, **settings: Any) -> Topology:
+    """Only a projector, on this home; its password stands in a file beside, as an operator's would. More than one is
+    what no topology of an operator's may say: a mistake to be survived."""
     actors = msgspec.to_builtins(read(Path("topology.yaml")).actors)
-    projector = {**actors["projector"], "settings": settings}
+    projector = {**actors["projector"], "singleton": replicas == 1, "replicas": replicas, "settings": settings}
     graph: dict[str, Any] = {"uri": "embedded"}
     if home is not None:
         graph = {"uri": home.uri, "database": home.database, "user": home.user or "neo4j"}
@@ -91,6 +92,14 @@ class Projecting:
         found: GraphStatus = await self.ask(AskGraphStatus(), "status")
         return found
 
+    async def holder(self) -> GraphStatus | None:
+        """What the one of several says that holds the lease; who answers is drawn by the server."""
+        for _ in range(20):
+            at = await self.status()
+            if at.state == "projecting":
+                return at
+        return None
+
     async def checksum(self) -> GraphSum:
         """Over the half that serves."""
         found = await self.ask(SumGraph(), "sum", SUM_S)
@@ -106,7 +115,9 @@ class Projecting:
         end = time.monotonic() + within_s
         while time.monotonic() < end:
             with contextlib.suppress(Exception):  # it may be being started just now
-                at = await self.status()
+                at = await self.holder()
+                if at is None:
+                    continue
                 seen.append((time.monotonic(), at.building_seq if at.building else at.seq))
                 if at.seq >= seq and not at.building and at.prefix not in ("", other_than):
                     return seen
@@ -120,9 +131,11 @@ class Projecting:
 
 
 @contextlib.asynccontextmanager
-async def projecting(home: Home | None, state: Path, **settings: Any) -> AsyncGenerator[Projecting, None]:
+async def projecting(
+    home: Home | None, state: Path, replicas: int = 1, **settings: Any
+) -> AsyncGenerator[Projecting, None]:
     """The projector on this home and this log."""
-    async with running(topology_of(home, **settings), state) as supervisor:
+    async with running(topology_of(home, replicas, **settings), state) as supervisor:
         bus = await NatsBus.open(supervisor.url, name="bench", user="operator", password=supervisor.operator_password)
         try:
             yield Projecting(supervisor, bus)

@@ -1,0 +1,264 @@
+"""The projector's step: what it asks for next, whatever the graph and the log say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from understudy.actors.projector.core import Settings, State, in_hand, step
+from understudy.messages.brief import AttemptBrief
+from understudy.messages.buckets import DAY_MS, OutcomeBrief
+from understudy.messages.generate import Failed
+from understudy.messages.graph import (
+    AskGraphStatus,
+    BeginHalf,
+    CatalogueRead,
+    EmptyHalf,
+    Fact,
+    GraphHeld,
+    GraphOpened,
+    GraphStatus,
+    GraphSum,
+    GraphTrouble,
+    Half,
+    HalfBegun,
+    HalfSummed,
+    HalvesSwapped,
+    LogRead,
+    LogTrouble,
+    OpenGraph,
+    ReadCatalogue,
+    ReadLog,
+    RebuildGraph,
+    RenewLease,
+    RowsWritten,
+    SumGraph,
+    SumHalf,
+    SwapHalves,
+    WriteRows,
+)
+from understudy.messages.step import Asked, Booted, EdgeReady, Effect, Input, Send, Stopping, Wake, Woke
+
+SETTINGS = Settings(uri="bolt://here")
+AT = 20_000 * DAY_MS
+NOTHING = Half(prefix="")
+SERVING = Half(prefix="Pm", epoch="e", schema=SETTINGS.schema(), seq=7, day=20_000)
+
+
+def outcome(at: int = AT, model: str = "a") -> OutcomeBrief:
+    tried = (AttemptBrief(model=model, outcome="ok", total_ms=1.0),)
+    return OutcomeBrief(at_ms=at, run_id="r", outcome="finished", task="t", model=model, attempts=tried)
+
+
+def facts(first: int, count: int, at: int = AT) -> tuple[Fact, ...]:
+    return tuple(Fact(seq, outcome(at)) for seq in range(first, first + count))
+
+
+class Play:
+    """A projector and what it has asked for."""
+
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        self.state, self.settings, self.now = State(), settings, 1_000.0
+        self.tell(Booted(1.0, "projector", "projector-1", "tta", "_INBOX_A.projector-1.x", "ID"))
+
+    def tell(self, message: Input) -> list[Effect]:
+        return step(self.state, message, self.settings)
+
+    def opened(self, serving: Half = SERVING, building: Half | None = None, head: int = 9, fence: int = 3) -> Any:
+        return self.tell(GraphOpened(self.now, fence, serving, building, "TTA_EVT", "e", 1, head))
+
+    def read(self, first: int, count: int, head: int = 99, prefix: str = "Pm", at: int = AT) -> list[Effect]:
+        last = first + count - 1
+        return self.tell(LogRead(self.now, prefix, facts(first, count, at), last, head, 1))
+
+    def ask(self, message: Any) -> list[Effect]:
+        return self.tell(Asked(self.now, "ask", "tta.ask.graph.x", "_INBOX.me", message))
+
+    def status(self) -> GraphStatus:
+        (sent,) = [one.message for one in self.ask(AskGraphStatus()) if isinstance(one, Send)]
+        assert isinstance(sent, GraphStatus)
+        return sent
+
+    def going_on(self) -> Play:
+        """At 7, the fold is known, a page of the log is on its way."""
+        self.tell(EdgeReady(1.0, {}))
+        self.opened()
+        self.tell(CatalogueRead(self.now, "Pm", ()))
+        return self
+
+
+def of(kind: Any, effects: list[Effect]) -> list[Any]:
+    return [one for one in effects if isinstance(one, kind)]
+
+
+def test_without_a_graph_it_stands_idle_and_says_why() -> None:
+    play = Play(Settings(missing="pip install it"))
+    assert play.tell(EdgeReady(1.0, {})) == []
+    assert (play.status().state, play.status().trouble) == ("off", "pip install it")
+    (refused,) = play.ask(SumGraph())
+    assert isinstance(refused, Send) and isinstance(refused.message, Failed)
+
+
+def test_it_opens_the_graph_under_a_name_of_this_life() -> None:
+    assert Play().tell(EdgeReady(1.0, {})) == [OpenGraph("projector-1.ID", SETTINGS.lease_ms)]
+
+
+def test_an_empty_database_is_begun_and_serves_at_once() -> None:
+    play = Play()
+    (begin,) = of(BeginHalf, play.opened(NOTHING))
+    assert begin == BeginHalf("Pm", 3, "e", SETTINGS.schema())
+    assert play.tell(HalfBegun(play.now, "Pm")) == [SwapHalves("Pm", 3, 0)]
+    assert play.tell(HalvesSwapped(play.now, "Pm")) == [ReadLog("Pm", 0, SETTINGS.read_at_once)]
+
+
+def test_it_goes_on_where_the_graph_is() -> None:
+    play = Play()
+    assert of(ReadCatalogue, play.opened()) == [ReadCatalogue("Pm", 7)]
+    assert play.tell(CatalogueRead(play.now, "Pm", ())) == [ReadLog("Pm", 7, SETTINGS.read_at_once)]
+
+
+def test_it_reads_while_it_writes_and_writes_one_batch_at_a_time() -> None:
+    play = Play().going_on()
+    write, read = play.read(8, 2)
+    assert isinstance(write, WriteRows) and (write.have, write.upto, write.fence) == (7, 9, 3)
+    assert read == ReadLog("Pm", 9, SETTINGS.read_at_once)
+    assert of(WriteRows, play.read(10, 5)) == [], "one is on its way"
+    (again,) = of(WriteRows, play.tell(RowsWritten(play.now, "Pm", 9)))
+    assert (again.have, again.upto) == (9, 14)
+    assert again.rows.buckets["a", "t", AT].n == 5
+
+
+def test_a_batch_ends_with_its_day() -> None:
+    play = Play().going_on()
+    today, tomorrow = facts(8, 2), facts(10, 2, AT + DAY_MS)
+    (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", (*today, *tomorrow), 11, 11, 1)))
+    assert (write.upto, write.day, write.rows.sweep) == (9, 20_000, 0)
+    play.tell(RowsWritten(play.now, "Pm", 9))
+    (after,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
+    assert (after.have, after.upto, after.day, after.rows.sweep) == (9, 11, 20_001, 20_001)
+
+
+def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
+    play = Play().going_on()
+    assert of(WriteRows, play.read(8, 1, head=8)) == []
+    out = play.tell(Woke(play.now, "tick", 1))
+    assert [one.upto for one in of(WriteRows, out)] == [8] and of(ReadLog, out) and of(Wake, out)
+
+
+def test_positions_without_a_fact_of_ours_move_on_too() -> None:
+    play = Play().going_on()
+    play.tell(LogRead(play.now, "Pm", (), 30, 30, 1))
+    (write,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
+    assert (write.have, write.upto, len(write.rows)) == (7, 30, 0)
+
+
+def test_the_lease_is_renewed_also_while_a_batch_takes_long() -> None:
+    play = Play().going_on()
+    assert of(WriteRows, play.read(8, 2))
+    play.now += SETTINGS.lease_ms / 2
+    assert of(RenewLease, play.tell(Woke(play.now, "tick", 1))) == [RenewLease(3, SETTINGS.lease_ms)]
+    assert of(RenewLease, play.tell(Woke(play.now, "tick", 2))) == []
+
+
+def test_after_any_trouble_all_is_forgotten_and_read_again() -> None:
+    play = Play().going_on()
+    play.read(8, 2)
+    assert in_hand(play.state) == 1
+    (wake,) = play.tell(GraphTrouble(play.now, "gone"))
+    assert wake == Wake(play.now + SETTINGS.again_ms, "open", wake.generation) and not in_hand(play.state)
+    assert play.tell(RowsWritten(play.now, "Pm", 9)) == [], "of a time before"
+    assert play.read(10, 1) == []
+    assert play.status().state == "trouble" and play.status().trouble == "gone"
+    assert of(OpenGraph, play.tell(Woke(play.now, "open", 1)))
+    assert of(ReadCatalogue, play.opened(replace(SERVING, seq=9))) == [ReadCatalogue("Pm", 9)]
+
+
+def test_who_does_not_hold_the_lease_waits() -> None:
+    play = Play()
+    assert of(Wake, play.tell(GraphHeld(play.now, "projector-2.X", 5_000)))
+    assert play.status().state == "held" and "projector-2.X" in play.status().trouble
+
+
+def test_a_log_that_cannot_be_read_is_asked_again_with_the_next_tick() -> None:
+    play = Play().going_on()
+    assert play.tell(LogTrouble(play.now, "Pm", "bus_down")) == []
+    assert play.status().trouble == "bus_down"
+    assert of(ReadLog, play.tell(Woke(play.now, "tick", 1)))
+
+
+def rebuilt_by(half: Half, head: int = 9) -> list[Effect]:
+    return Play().opened(half, head=head)
+
+
+def test_another_log_another_schema_or_a_log_that_lost_events_is_another_graph() -> None:
+    begin = BeginHalf("Pm2", 3, "e", SETTINGS.schema())
+    for half, head in ((replace(SERVING, epoch="old"), 9), (replace(SERVING, schema="0"), 9), (SERVING, 6)):
+        out = rebuilt_by(half, head)
+        assert of(BeginHalf, out) == [begin] and not of(ReadCatalogue, out), "the old one is left as it is"
+
+
+def test_a_rebuild_goes_on_beside_the_one_that_serves_until_it_has_all() -> None:
+    play = Play().going_on()
+    assert of(BeginHalf, play.ask(RebuildGraph())) == [BeginHalf("Pm2", 3, "e", SETTINGS.schema())]
+    assert ReadLog("Pm2", 0, SETTINGS.read_at_once) in play.tell(HalfBegun(play.now, "Pm2"))
+    (served,) = of(WriteRows, play.read(8, 2))
+    assert served.prefix == "Pm"
+    (built,) = of(WriteRows, play.read(1, 9, head=9, prefix="Pm2"))
+    assert (built.prefix, built.have, built.upto) == ("Pm2", 0, 9)
+    assert play.status().building == "Pm2"
+    assert of(SwapHalves, play.tell(RowsWritten(play.now, "Pm2", 9))) == [], "the other is being written"
+    assert of(SwapHalves, play.tell(RowsWritten(play.now, "Pm", 9))) == [SwapHalves("Pm2", 3, 9)]
+    assert of(EmptyHalf, play.tell(HalvesSwapped(play.now, "Pm2"))) == [EmptyHalf("Pm", 3)]
+    assert (play.status().prefix, play.status().building) == ("Pm2", "")
+
+
+def test_a_half_that_was_being_built_is_gone_on_with() -> None:
+    play = Play()
+    out = play.opened(SERVING, Half(prefix="Pm2", epoch="e", schema=SETTINGS.schema(), seq=4))
+    assert of(ReadCatalogue, out) == [ReadCatalogue("Pm", 7), ReadCatalogue("Pm2", 4)] and not of(BeginHalf, out)
+
+
+def test_a_half_that_was_being_built_for_another_schema_is_begun_anew() -> None:
+    out = Play().opened(SERVING, Half(prefix="Pm2", epoch="e", schema="0", seq=4))
+    assert [one.prefix for one in of(BeginHalf, out)] == ["Pm2"]
+
+
+def test_nothing_is_written_while_the_sum_is_made() -> None:
+    play = Play().going_on()
+    play.read(8, 2)
+    assert of(SumHalf, play.ask(SumGraph())) == [], "a batch is on its way"
+    assert of(SumHalf, play.tell(RowsWritten(play.now, "Pm", 9))) == [SumHalf("Pm")]
+    assert of(WriteRows, play.read(10, 2)) == [] and of(WriteRows, play.tell(Woke(play.now, "tick", 1))) == []
+    out = play.tell(HalfSummed(play.now, "Pm", "c0ffee", {"buckets": 1}))
+    (said,) = [one.message for one in of(Send, out)]
+    assert said == GraphSum(seq=9, epoch="e", checksum="c0ffee", counts={"buckets": 1})
+    assert [one.upto for one in of(WriteRows, out)] == [11]
+
+
+def test_who_waits_for_a_sum_hears_of_the_trouble() -> None:
+    play = Play().going_on()
+    play.ask(SumGraph())
+    (said,) = [one.message for one in of(Send, play.tell(GraphTrouble(play.now, "gone")))]
+    assert isinstance(said, Failed) and "gone" in said.text
+
+
+def test_gaps_that_retention_left_are_counted() -> None:
+    play = Play().going_on()
+    play.tell(LogRead(play.now, "Pm", facts(100, 2), 101, 101, 100))
+    assert play.status().gaps == 92
+
+
+def test_a_stop_waits_for_nothing() -> None:
+    play = Play().going_on()
+    play.read(8, 2)
+    assert play.tell(Stopping(play.now)) == [] and not in_hand(play.state)
+
+
+def test_lag_is_told_in_events_and_seconds() -> None:
+    play = Play().going_on()
+    play.now = AT + 5_000.0
+    play.read(8, 2, head=50)
+    play.tell(RowsWritten(play.now, "Pm", 9))
+    status = play.status()
+    assert (status.seq, status.head, status.lag_events, status.lag_s) == (9, 50, 41, 5.0)

@@ -1,0 +1,191 @@
+"""The fold from events to rows: what counts where, incidents, models, days; and that batches do not matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from understudy.actors.projector import cypher
+from understudy.actors.projector.rows import Fall, Folding, Rows, Switch, at_position
+from understudy.messages.brief import AttemptBrief
+from understudy.messages.buckets import DAY_MS, HOUR_MS, OutcomeBrief
+from understudy.messages.cost import ProviderExhausted, ProviderRestored
+from understudy.messages.events import (
+    Event,
+    FeedbackGiven,
+    ModelDegraded,
+    ModelRecovered,
+    ModelSwitched,
+    ModelUnavailable,
+    TopologyApplied,
+)
+from understudy.messages.graph import Fact
+from understudy.messages.topology import Model, Provider, Topology
+
+AT = 20_000 * DAY_MS
+
+
+def ended(at: int, *tried: tuple[str, str], outcome: str = "finished") -> OutcomeBrief:
+    attempts = tuple(AttemptBrief(model=model, outcome=word, total_ms=10.0) for model, word in tried)
+    return OutcomeBrief(at_ms=at, run_id="r", outcome=outcome, task="t", model=tried[-1][0], attempts=attempts)
+
+
+def fold(*events: Event, into: Folding | None = None) -> Rows:
+    found = into or Folding()
+    for seq, event in enumerate(events, 1):
+        found.take(seq, event)
+    return found.cut()
+
+
+def test_a_chain_names_every_model_and_each_fall_its_reason() -> None:
+    rows = fold(ended(AT, ("a", "stall_timeout"), ("b", "hedged"), ("c", "ok")), ended(AT + 1, ("a", "ok")))
+    assert {key: (one.n, one.ok) for key, one in rows.chains.items()} == {("t", "a", "b", "c"): (1, 1)}
+    assert set(rows.falls) == {Fall("a", "b", "t", "stall_timeout"), Fall("b", "c", "t", "hedged")}
+    assert rows.seen["a"] == (AT, AT + 1)
+    assert (rows.hours[AT].n, rows.hours[AT].ok) == (2, 2)
+
+
+def test_a_switch_is_counted_by_the_hour() -> None:
+    one = ModelSwitched(at_ms=AT + 5, model="b", from_model="a", run_id="r", mode="continue", reason="gone", task="t")
+    rows = fold(one, one)
+    assert {key: tally.n for key, tally in rows.switches.items()} == {Switch("a", "b", "t", "gone", AT): 2}
+    assert set(rows.models) == {"a", "b"}
+
+
+def test_an_incident_lasts_from_the_first_trouble_to_the_recovery() -> None:
+    found = Folding()
+    rows = fold(
+        ModelDegraded(at_ms=AT, model="a", reason="slow", was="healthy"),
+        ModelUnavailable(at_ms=AT + 1, model="a", reason="gone", was="degraded", retry_at_ms=0),
+        ModelDegraded(at_ms=AT + 2, model="a", reason="slow", was="unavailable"),
+        into=found,
+    )
+    (one,) = rows.incidents.values()
+    assert (one.key, one.kind, one.reason, one.at, one.until, one.n) == ("health a 1", "unavailable", "gone", AT, 0, 3)
+    well = ModelRecovered(at_ms=AT + 9, model="a", was="degraded", by="probe")
+    (later,) = fold(well, into=found).incidents.values()
+    assert (later.key, later.until) == (one.key, AT + 9)
+    assert one.until == 0, "a batch that is being written must not change"
+    assert not fold(well, into=found).incidents
+
+
+def test_a_provider_without_quota_is_an_incident_of_its_own() -> None:
+    found = Folding()
+    fold(ProviderExhausted(at_ms=AT, provider="p", quota="free", until_ms=AT + 5), into=found)
+    rows = fold(ProviderRestored(at_ms=AT + 5, provider="p", quota="free"), into=found)
+    (one,) = rows.incidents.values()
+    assert (one.kind, one.subject, one.until) == ("exhausted", "p", AT + 5)
+    assert not rows.models, "a provider is no model"
+
+
+def applied(at: int, **models: float) -> TopologyApplied:
+    topology = Topology(
+        version=1,
+        providers={"p": Provider(kind="openai", url="http://127.0.0.1:9/v1")},
+        models={name: Model(provider="p", usd_per_mtok_in=usd) for name, usd in models.items()},
+    )
+    return TopologyApplied(at_ms=at, hash="h", body=topology)
+
+
+def test_models_are_written_when_what_is_known_of_them_changes() -> None:
+    found = Folding()
+    rows = fold(applied(AT, a=1.5), ended(AT, ("x", "ok")), into=found)
+    assert rows.models["a"].price_in_pusd == 1_500_000 and rows.models["x"].provider == "unknown"
+    assert not fold(applied(AT, a=1.5), ended(AT, ("x", "ok")), into=found).models
+    assert set(fold(applied(AT, a=2.0, x=0.0), into=found).models) == {"a", "x"}
+
+
+def test_a_new_day_begins_a_batch_and_sweeps() -> None:
+    found = Folding()
+    assert fold(ended(AT, ("a", "ok")), into=found).sweep == 0, "the first day has nothing before it"
+    late, next_day = ended(AT - HOUR_MS, ("a", "ok")), ended(AT + DAY_MS, ("a", "ok"))
+    assert not found.starts_a_day(late) and found.starts_a_day(next_day)
+    assert fold(next_day, into=found).sweep == AT // DAY_MS + 1
+    assert fold(late, into=found).sweep == 0, "what comes late belongs to the past"
+
+
+events = st.lists(
+    st.one_of(
+        st.builds(
+            ended,
+            st.integers(AT, AT + 3 * HOUR_MS),
+            st.tuples(st.sampled_from("ab"), st.sampled_from(("stall_timeout", "busy", "ok"))),
+            st.tuples(st.sampled_from("bc"), st.just("ok")),
+        ),
+        st.builds(FeedbackGiven, at_ms=st.just(AT), run_id=st.just("r"), rating=st.floats(0, 1), model=st.just("a"),
+                  task=st.just("t")),
+        st.builds(ModelDegraded, at_ms=st.just(AT), model=st.sampled_from("ab"), reason=st.just("x"),
+                  was=st.just("healthy")),
+        st.builds(ModelRecovered, at_ms=st.just(AT), model=st.sampled_from("ab"), was=st.just("degraded"),
+                  by=st.just("probe")),
+        st.builds(applied, st.just(AT), a=st.sampled_from((0.0, 1.0))),
+    ),
+    max_size=15,
+)  # fmt: skip
+
+
+def written(batches: list[Rows]) -> dict[str, dict[str, Any]]:
+    """What a graph holds after these batches, by the statements' own rows."""
+    found: dict[str, dict[str, Any]] = {}
+    for rows in batches:
+        for statement, some in cypher.batch(rows):
+            table = found.setdefault(statement, {})
+            for row in some:
+                key = str(row.get("key") or sorted((k, v) for k, v in row.items() if isinstance(v, str)) or row["at"])
+                old = table.setdefault(key, row)
+                if statement in (cypher.INCIDENTS, cypher.MODELS):
+                    table[key] = row
+                elif old is not row:
+                    table[key] = {k: _together(k, old[k], value) for k, value in row.items()}
+    return found
+
+
+def _together(name: str, old: Any, new: Any) -> Any:
+    if name in ("first_at",):
+        return min(old, new)
+    if name in ("last_at", "lat_max_us"):
+        return max(old, new)
+    if name == "h":
+        return [a + b for a, b in zip(old, new, strict=True)]
+    return old + new if name in (*cypher.COUNTERS, "runs", "finished") else new
+
+
+@given(events, st.integers(0, 15))
+def test_no_border_of_a_batch_changes_what_is_written(some: list[Event], cut: int) -> None:
+    facts = [Fact(seq, event) for seq, event in enumerate(some, 1)]
+    whole = Folding()
+    for one in facts:
+        whole.take(one.seq, one.event)
+    parts = Folding()
+    batches: list[Rows] = []
+    for one in facts:
+        if one.seq == cut + 1:
+            batches.append(parts.cut())
+        parts.take(one.seq, one.event)
+    batches.append(parts.cut())
+    a, b = written([whole.cut()]), written(batches)
+    for statement in (cypher.HOURLY, cypher.HOURS, cypher.SEEN, cypher.INCIDENTS, cypher.MODELS):
+        assert a.get(statement) == b.get(statement)
+
+
+@given(events, st.integers(0, 15))
+def test_who_goes_on_folds_as_who_never_stopped(some: list[Event], cut: int) -> None:
+    """A fold made from the facts about models and from the incidents of the graph."""
+    facts = [Fact(seq, event) for seq, event in enumerate(some, 1)]
+    first = Folding()
+    for one in facts[:cut]:
+        first.take(one.seq, one.event)
+    first.cut()
+    known = [one for one in facts[:cut] if isinstance(one.event, TopologyApplied)]
+    again = at_position(known, first.day, [replace(one) for one in first.open.values()])
+    for one in facts[cut:]:
+        first.take(one.seq, one.event)
+        again.take(one.seq, one.event)
+    a, b = first.cut(), again.cut()
+    for name in ("buckets", "hours", "falls", "chains", "switches", "incidents", "sweep"):
+        assert getattr(a, name) == getattr(b, name), name
+    # Who goes on may write a model again that is in the graph already; it never writes anything else of it.
+    assert all(b.models.get(model) == facts_ for model, facts_ in a.models.items())
