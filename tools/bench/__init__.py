@@ -57,6 +57,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "questions": ("quick", "home"),
     "realserver": ("serve",),
     "rotation": ("quick",),
+    "scenarios": ("home",),
     "steady": ("seconds",),
 }
 

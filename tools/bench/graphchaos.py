@@ -93,7 +93,8 @@ async def _one(name: HomeName, seed: int) -> tuple[Struck, dict[str, int]]:
             strikes, rebuilds = await _strike_all(running, server, order, luck)
             payloads = await running.payloads()
             await running.until(len(payloads), WITHIN_S)
-            status = await running.status()
+            status = await running.holder()
+            assert status is not None
             restarts = sum(one.restarts for one in running.supervisor.processes)
         expected = read(payloads)
         wrong = differences(expected, dump(server, status.prefix))

@@ -38,16 +38,20 @@ def topology_of(home: Home | None, replicas: int = 1, **settings: Any) -> Topolo
     what no topology of an operator's may say: a mistake to be survived."""
     actors = msgspec.to_builtins(read(Path("topology.yaml")).actors)
     projector = {**actors["projector"], "singleton": replicas == 1, "replicas": replicas, "settings": settings}
-    graph: dict[str, Any] = {"uri": "embedded"}
-    if home is not None:
-        graph = {"uri": home.uri, "database": home.database, "user": home.user or "neo4j"}
-        if home.password:
-            file = Path(tempfile.mkdtemp(prefix="understudy-graph-key-")) / "password"
-            file.write_text(home.password)
-            graph["password_file"] = str(file)
+    graph = {"uri": "embedded"} if home is None else uri_of(home)
     body = {"version": 1, "bus": {"port": 0}, "providers": {}, "models": {}, "graph": graph}
     body |= {"log": {"max_bytes": LOG_BYTES}, "actors": {"projector": projector}}
     return parse(msgspec.json.encode(body).decode(), Path.cwd())
+
+
+def uri_of(home: Home) -> dict[str, Any]:
+    """A home as a topology's `graph` names it."""
+    graph: dict[str, Any] = {"uri": home.uri, "database": home.database, "user": home.user or "neo4j"}
+    if home.password:
+        file = Path(tempfile.mkdtemp(prefix="understudy-graph-key-")) / "password"
+        file.write_text(home.password)
+        graph["password_file"] = str(file)
+    return graph
 
 
 async def fill(state: Path, events: Iterable[Outgoing], tell: Any = None) -> int:

@@ -6,12 +6,15 @@ and the outcome event carry that id, the real token counts (312 in, 57 out), tha
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import msgspec
 from msgspec.structs import replace
 
 from understudy.messages.events import RequestEnded
 from understudy.messages.generate import Finished
-from understudy.tools.bench.scenarios.ground import PLAIN, Play, Wrong, judged, system, until_all
+from understudy.tools.bench.scenarios.ground import PLAIN, Play, System, Wrong, judged, system, until_all
 from understudy.tools.fake.script import Fault
 from understudy.tools.fake.server import FakeProvider
 
@@ -67,6 +70,17 @@ def _more(event: RequestEnded) -> msgspec.Struct:
 
 async def scenario_5(play: Play = PLAIN) -> Wrong:
     """Play it."""
+    facts = await played(play)
+    return judged(facts, wrong, controls(facts) if len(facts.events) == 1 else {})
+
+
+async def played(
+    play: Play = PLAIN,
+    graph: dict[str, Any] | None = None,
+    look: Callable[[System, str], Awaitable[None]] | None = None,
+) -> Facts:
+    """What is seen of it. With a `graph`, `look` is called while all still run, with the run's id."""
+    more = {"graph": graph} if graph is not None else {}
     router = {"kind": "openrouter", "location": "external"}
     async with (
         FakeProvider({REAL: Fault(counted=TOKENS)}) as fake,
@@ -78,6 +92,7 @@ async def scenario_5(play: Play = PLAIN) -> Wrong:
             aliases={ALIAS: REAL},
             tasks={"extraction": {"latency": "interactive", "max_tokens": 128, "temperature": 0.0}},
             policy={"privacy": "external_allowed"},
+            **more,
         ) as all_of_it,
     ):
         client = all_of_it.client
@@ -85,5 +100,6 @@ async def scenario_5(play: Play = PLAIN) -> Wrong:
         await until_all(lambda: client.select(play.prompt("Which?"), **ask), lambda found: bool(found.chain))
         end = await client.generate(play.prompt("Which exits are there?"), **ask, **play.fields)
         stored = await all_of_it.events(RequestEnded)
-        facts = Facts(end=end, events=tuple(one for one in stored if one.run_id == end.run_id))
-    return judged(facts, wrong, controls(facts) if len(facts.events) == 1 else {})
+        if look is not None:
+            await look(all_of_it, end.run_id)
+        return Facts(end=end, events=tuple(one for one in stored if one.run_id == end.run_id))
