@@ -85,6 +85,9 @@ class Embedded:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def stop(self) -> None:
         """For good."""

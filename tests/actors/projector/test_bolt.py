@@ -1,0 +1,233 @@
+"""The graph over Bolt, on real servers: leases, fences, batches that are whole or not there, days, halves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from understudy.actors.projector import cypher
+from understudy.actors.projector.bolt import Graph, bucket_of
+from understudy.actors.projector.place import Held, NotOurs, Retention
+from understudy.actors.projector.rows import Folding, Rows
+from understudy.messages.brief import AttemptBrief
+from understudy.messages.buckets import DAY_MS, HOUR_MS, OutcomeBrief
+from understudy.messages.events import Event, ModelSwitched, ModelUnavailable
+from understudy.tools.bench.graph.homes import Home
+
+pytestmark = pytest.mark.timeout(120)
+AT = 20_000 * DAY_MS
+BUCKETS = "MATCH (b:PmBucket) RETURN b.key, b.n, b.hours ORDER BY b.key"
+
+
+class Clock:
+    """Wall time that tests move."""
+
+    now_ms = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_ms
+
+
+def connect(home: Home, clock: Clock, **keep: int) -> Graph:
+    return Graph(home.uri, home.user, home.password, home.database, clock, Retention(**keep))
+
+
+@pytest.fixture
+async def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def graph(graph_home: Home, clock: Clock) -> AsyncIterator[Graph]:
+    """An empty database with constraints."""
+    found = connect(graph_home, clock, hourly_days=2, daily_days=10, rare_chain_days=3)
+    async with found.session() as session:
+        await (await session.run("MATCH (n) DETACH DELETE n")).consume()
+    await found.prepare()
+    yield found
+    await found.close()
+
+
+def ended(at: int, *tried: str, model: str = "") -> OutcomeBrief:
+    words = [*("stall_timeout" for _ in tried[1:]), "ok"]
+    attempts = tuple(AttemptBrief(model=m, outcome=w, total_ms=70.0) for m, w in zip(tried, words, strict=True))
+    return OutcomeBrief(at_ms=at, run_id="r", outcome="finished", task="t", model=model or tried[-1], attempts=attempts)
+
+
+def rows(*events: Event, fold: Folding | None = None) -> Rows:
+    found = fold or Folding()
+    for seq, event in enumerate(events, 1):
+        found.take(seq, event)
+    return found.cut()
+
+
+async def begun(graph: Graph, holder: str = "me") -> int:
+    """A half that serves; the fence."""
+    place = await graph.take(holder, "S", 5_000)
+    await graph.begin("Pm", place.fence, "e", "s")
+    await graph.swap("Pm", place.fence, 0)
+    return place.fence
+
+
+async def test_one_holds_the_lease_until_it_ends(graph: Graph, clock: Clock) -> None:
+    first = await graph.take("me", "S", 5_000)
+    with pytest.raises(Held) as held:
+        await graph.take("you", "S", 5_000)
+    assert (held.value.holder, held.value.until_ms) == ("me", 1_005_000)
+    clock.now_ms += 4_000
+    await graph.renew(first.fence, 5_000)
+    clock.now_ms += 4_000
+    with pytest.raises(Held):
+        await graph.take("you", "S", 5_000)
+    clock.now_ms += 1_001
+    second = await graph.take("you", "S", 5_000)
+    assert second.fence > first.fence
+    with pytest.raises(NotOurs):
+        await graph.renew(first.fence, 5_000)
+    await graph.renew(second.fence, 0)
+    assert (await graph.take("me", "S", 5_000)).fence > second.fence
+
+
+async def test_a_batch_is_written_once_however_often_it_is_sent(graph: Graph) -> None:
+    fence = await begun(graph)
+    for _ in range(2):
+        await graph.write("Pm", fence, 0, 9, 20_000, rows(ended(AT, "a"), ended(AT + 1, "b", "a")))
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 2, 1], [f"b t {AT}", 1, 1]]
+    place = await graph.look()
+    assert place is not None and (place.half.seq, place.half.day) == (9, 20_000)
+
+
+async def test_who_is_elsewhere_or_has_an_old_fence_writes_nothing(graph: Graph, clock: Clock) -> None:
+    fence = await begun(graph)
+    await graph.write("Pm", fence, 0, 5, 20_000, rows(ended(AT, "a")))
+    with pytest.raises(NotOurs, match="at 5, not at 3"):
+        await graph.write("Pm", fence, 3, 9, 20_000, rows(ended(AT, "a")))
+    clock.now_ms += 5_001
+    await graph.take("you", "S", 5_000)
+    for late in (graph.write("Pm", fence, 5, 9, 20_000, rows(ended(AT, "a"))), graph.begin("Pm2", fence, "e", "s"),
+                 graph.empty("Pm2", fence), graph.swap("Pm2", fence, 0)):  # fmt: skip
+        with pytest.raises(NotOurs):
+            await late
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 1, 1]]
+
+
+async def test_two_that_write_at_the_same_moment_write_it_once(graph: Graph, graph_home: Home, clock: Clock) -> None:
+    """The same batch from two connections, at once, again and again: only the position decides."""
+    fence, twin = await begun(graph), connect(graph_home, clock)
+    try:
+        for n in range(20):
+            batch = [rows(ended(AT, "a"), ended(AT, "a", "b")) for _ in range(2)]
+            both = [
+                one.write("Pm", fence, n, n + 1, 20_000, some) for one, some in zip((graph, twin), batch, strict=True)
+            ]
+            done = await asyncio.gather(*both, return_exceptions=True)
+            assert all(one is None or isinstance(one, (NotOurs, *graph.errors)) for one in done), done
+            place = await graph.look()
+            assert place is not None and place.half.seq == n + 1
+    finally:
+        await twin.close()
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 40, 1], [f"b t {AT}", 20, 1]]
+
+
+async def test_a_batch_that_breaks_off_leaves_nothing(graph: Graph) -> None:
+    fence = await begun(graph)
+    broken = rows(ended(AT, "a"))
+    broken.falls[("x", "y", "t", None)] = next(iter(rows(ended(AT, "a", "b")).falls.values()))  # type: ignore[index]
+    broken.chains[("t", "a")] = None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        await graph.write("Pm", fence, 0, 9, 20_000, broken)
+    assert await graph.rows(BUCKETS) == []
+
+
+async def test_hours_become_days_and_days_and_what_is_rare_go(graph: Graph) -> None:
+    fence, fold = await begun(graph), Folding()
+    switched = ModelSwitched(at_ms=AT, model="b", from_model="a", run_id="r", mode="continue", reason="x", task="t")
+    often = [ended(AT + n, "a", "b") for n in range(3)]
+    await graph.write("Pm", fence, 0, 1, 20_000, rows(*often, switched, ended(AT + HOUR_MS, "a"),
+                      ended(AT, "c", "b"), fold=fold))  # fmt: skip
+    before, _ = await graph.checksum("Pm")
+    for n, days in enumerate((1, 3, 12), 1):
+        event = ended(AT + days * DAY_MS, "z")
+        await graph.write("Pm", fence, n, n + 1, 20_000 + days, rows(event, fold=fold))
+        found = {key: (count, hours) for key, count, hours in await graph.rows(BUCKETS) if not key.startswith("z")}
+        chains = {key for (key,) in await graph.rows("MATCH (c:PmChain) RETURN c.key")}
+        changes = len(await graph.rows("MATCH (c:PmChange) RETURN c.key"))
+        if days == 1:
+            assert found[f"a t {AT}"] == (3, 1) and f"a t {AT + HOUR_MS}" in found and changes == 1
+        elif days == 3:
+            assert found == {f"a t {AT}d": (4, 24), f"b t {AT}d": (4, 24), f"c t {AT}d": (1, 24)}
+            assert changes == 0 and chains == {"t a b", "t c b"}
+            assert not await graph.rows("MATCH (h:PmHour {at: $at}) RETURN h.at", at=AT)
+        else:
+            assert found == {} and chains == {"t a b"}, "a chain that was seen three times stays"
+    assert (await graph.checksum("Pm"))[0] != before
+
+
+async def test_a_day_holds_what_its_hours_held(graph: Graph) -> None:
+    fence, fold = await begun(graph), Folding()
+    some = rows(*(ended(AT + n * HOUR_MS, "a") for n in range(5)), fold=fold)
+    whole = next(iter(some.buckets.values()))
+    total = type(whole)()
+    for one in some.buckets.values():
+        total.add(one)
+    await graph.write("Pm", fence, 0, 1, 20_000, some)
+    await graph.write("Pm", fence, 1, 2, 20_003, rows(ended(AT + 3 * DAY_MS, "z"), fold=fold))
+    names = ", ".join(f"b.{name} AS {name}" for name in (*cypher.COUNTERS, "lat_max_us", "h"))
+    async with graph.session() as session:
+        result: Any = await session.run(f"MATCH (b:PmBucket {{hours: 24}}) RETURN {names}")  # type: ignore[arg-type]
+        (record,) = [one.data() async for one in result]
+    assert bucket_of(record) == total
+
+
+async def test_a_half_is_built_beside_the_one_that_serves(graph: Graph) -> None:
+    fence = await begun(graph)
+    await graph.write("Pm", fence, 0, 5, 20_000, rows(ended(AT, "a")))
+    await graph.begin("Pm2", fence, "e", "new")
+    place = await graph.look()
+    assert place is not None and place.building is not None
+    assert (place.half.prefix, place.half.seq, place.building.prefix, place.building.schema) == ("Pm", 5, "Pm2", "new")
+    await graph.write("Pm2", fence, 0, 5, 20_000, rows(ended(AT, "a")))
+    assert (await graph.checksum("Pm")) == (await graph.checksum("Pm2"))
+    with pytest.raises(NotOurs):
+        await graph.swap("Pm2", fence, 4)
+    for _ in range(2):  # an answer that was lost is asked for again
+        await graph.swap("Pm2", fence, 5)
+    await graph.empty("Pm", fence)
+    assert await graph.rows("MATCH (n:PmBucket) RETURN n.key") == []
+    with pytest.raises(NotOurs, match="serves"):
+        await graph.empty("Pm2", fence)
+    place = await graph.look()
+    assert place is not None and (place.half.prefix, place.half.schema, place.building) == ("Pm2", "new", None)
+
+
+async def test_incidents_that_last_are_told_to_who_goes_on(graph: Graph) -> None:
+    fence = await begun(graph)
+    gone = ModelUnavailable(at_ms=AT, model="a/b:c", reason="gone", was="healthy", retry_at_ms=0)
+    await graph.write("Pm", fence, 0, 1, 20_000, rows(gone))
+    (one,) = await graph.incidents("Pm")
+    assert (one.key, one.subject, one.kind, one.n) == ("health a/b:c 1", "a/b:c", "unavailable", 1)
+
+
+async def test_a_deleted_database_is_no_graph_of_ours(graph: Graph) -> None:
+    fence = await begun(graph)
+    async with graph.session() as session:
+        await (await session.run("MATCH (n) DETACH DELETE n")).consume()
+    assert await graph.look() is None
+    with pytest.raises(NotOurs):
+        await graph.write("Pm", fence, 0, 1, 20_000, rows(ended(AT, "a")))
+    await graph.prepare()
+    assert (await graph.take("me", "S", 5_000)).half.prefix == ""
+
+
+async def test_what_others_keep_in_the_database_stays(graph: Graph) -> None:
+    async with graph.session() as session:
+        await (await session.run("CREATE (:World {name: 'theirs'})")).consume()
+    with contextlib.suppress(NotOurs):
+        fence = await begun(graph)
+        await graph.begin("Pm2", fence, "e", "s")
+        await graph.empty("Pm2", fence)
+    assert await graph.rows("MATCH (w:World) RETURN w.name") == [["theirs"]]
