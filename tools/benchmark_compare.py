@@ -12,6 +12,7 @@ those of whole answers that ended well; the threshold is for 95 of 100. How each
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
 from understudy.bus.client import Client
 from understudy.messages.comparison import CompareModels, Comparison, Measure, ModelFigures, Pair
@@ -19,8 +20,8 @@ from understudy.tools.benchmark_parts import add_window, stamp, window_of
 from understudy.tools.common import add_connection, show, with_client
 
 MARKS = {"ok": "ok", "fails": "FAILS", "undecided": "?", "too_few": "few"}
-SENTENCES = 12
-"""So many sentences are printed; `--json` has all pairs."""
+SENTENCES = 8
+"""So many sentences are printed of each figure; `--json` has all pairs."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +88,11 @@ def _cell(one: Measure | None, scale: float, digits: int, mark: str) -> str:
 
 
 def sentences(pairs: tuple[Pair, ...]) -> list[str]:
-    """What is significant, in words; then how many pairs are not."""
-    telling = [pair for pair in pairs if pair.significant]
-    rest = len(pairs) - len(telling)
-    lines = [pair.words for pair in telling[:SENTENCES]]
-    if len(telling) > SENTENCES:
-        lines.append(f"and {len(telling) - SENTENCES} more significant differences: see --json")
-    quiet = [pair.words for pair in pairs if not pair.significant]
-    if rest and len(lines) + rest <= SENTENCES:
-        return lines + quiet
-    return [*lines, f"{rest} pairs without a significant difference, or with too few calls"] if rest else lines
+    """The best model of each figure beside the others, in words; how many pairs there are beside these."""
+    lines = list[str]()
+    for figure in dict.fromkeys(pair.figure for pair in pairs):
+        of = [pair for pair in pairs if pair.figure == figure]
+        best = Counter(pair.better for pair in of).most_common(1)[0][0]
+        lines += [pair.words for pair in of if pair.better == best][:SENTENCES]
+    rest = len(pairs) - len(lines)
+    return [*lines, f"{rest} more pairs: see --json"] if rest else lines

@@ -4,8 +4,8 @@ Each closed hour is compared with an expectation: of each task its level (means 
 over what was asked in that hour, times a factor for the hour of the day. So neither the daily cycle nor more of a slow
 task is a change. The evidence is a log-likelihood ratio of "worse" against "as expected", added up while it speaks for
 worse: Page's CUSUM (Biometrika 41, 1954), with Bernoulli counts for shares and a normal for the logarithm of latency,
-whose variance is learned. What one hour may add is bounded, so no single bad hour is a drift. While a model is worse
-its levels rest, and a second sum looks for the way back.
+whose variance is learned. What one hour may add is bounded, so that one bad hour is no drift unless it is overwhelming.
+While a model is worse its levels rest, and a second sum looks for the way back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class DriftPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """When a change is one. `evidence`: natural logarithm of how much likelier worse must be than as expected."""
 
     evidence: float = 5.0
-    hour_share: float = 0.8  # of `evidence`, at most, by one hour
+    hour_share: float = 0.8  # of `evidence`, at most, by one hour ...
+    overwhelming: float = 3.0  # ... that has not so many times as much
     slower_ratio: float = 1.6  # latency: what counts as worse
     more_errors: float = 0.08
     lower_score: float = 0.1
@@ -150,12 +151,14 @@ class Detector(msgspec.Struct, omit_defaults=True):
         return max(1.0, self.noise.mean())
 
     def _judge(self, look: _Look) -> Found | None:
-        plan, most = look.plan, look.plan.hour_share * look.plan.evidence
+        plan = look.plan
         noise = self._noise(look.figure == "latency_ms")
         if self.worse is None:
             gain = look.gain(look.shift(), noise)
         else:
             gain = -look.gain(max(look.shift() / 2, look.shift_of(self.worse)), noise)
+        overwhelming = gain >= plan.overwhelming * plan.evidence
+        most = plan.evidence if overwhelming else plan.hour_share * plan.evidence
         self.evidence = max(0.0, self.evidence + min(most, gain))
         if self.evidence > 0:
             self.going.add(look.hour, look.n, look.total, look.expected)

@@ -16,7 +16,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     keep_days: Positive = 35
     keep_buckets: Positive = 200_000  # of a model, a task and an hour; beyond that the oldest days go early
-    grace_ms: int = 120_000  # an hour is closed so long after its end: outcomes are stored a moment after they happened
+    grace_ms: int = 15_000  # an hour is closed so long after its end: outcomes are stored a moment after they happened
     sweep_ms: int = 30_000
     store_ms: int = 10_000
     drift: DriftPlan = DriftPlan()
