@@ -51,4 +51,5 @@ def ahead(history: History, now: float, settings: Settings) -> dict[str, Watched
             if model not in found:
                 found[model] = deepcopy(history.watched.get(model, Watched()))
             found[model].observe(hour, tasks, settings.drift)
+            found[model].settle(hour, settings.drift)
     return {**history.watched, **found}

@@ -168,8 +168,6 @@ class Detector(msgspec.Struct, omit_defaults=True):
                 self.worse.add(look.hour, look.n, look.total, look.expected)
         if self.evidence >= plan.evidence:
             return self._turn(look)
-        if self.worse is not None and look.hour - self.worse.since_h >= plan.settle_hours and not self.evidence:
-            return self._settle(look)
         return None
 
     def _turn(self, look: _Look) -> Found:
@@ -179,22 +177,24 @@ class Detector(msgspec.Struct, omit_defaults=True):
         before = was.total / was.n if was is not None else going.expected / going.n
         self.evidence, self.going = 0.0, Sums()
         self.worse = going if was is None else None
-        return self._found(look, direction, going.since_h, before, going)
+        return _found(look.figure, look.hour, direction, going.since_h, before, going)
 
-    def _settle(self, look: _Look) -> Found:
-        """It stays so: the levels move to where the figure is."""
+    def settle(self, figure: Figure, hour: int, plan: DriftPlan) -> Found | None:
+        """It has stayed so, or nobody has asked since: the levels move to where the figure was last."""
         was = self.worse
-        assert was is not None
-        ratio = was.total / was.expected
+        if was is None or hour - was.since_h < plan.settle_hours:
+            return None
         for level in self.levels.values():
-            level.total *= ratio
-        self.worse = None
-        return self._found(look, "settled", was.since_h, was.expected / was.n, was)
+            level.total = level.total * was.total / was.expected if was.expected else level.n * was.total / was.n
+        self.evidence, self.going, self.worse = 0.0, Sums(), None
+        self.last = _found(figure, hour, "settled", was.since_h, was.expected / was.n, was)
+        return self.last
 
-    def _found(self, look: _Look, direction: Direction, since_h: int, before: float, after: Sums) -> Found:
-        mean, flip = after.total / after.n, look.figure == "score"
-        values = (1 - before, 1 - mean) if flip else (before, mean)
-        return Found(direction, since_h, look.hour + 1, *values, after.n)
+
+def _found(figure: Figure, hour: int, direction: Direction, since_h: int, before: float, after: Sums) -> Found:
+    mean = after.total / after.n
+    values = (1 - before, 1 - mean) if figure == "score" else (before, mean)
+    return Found(direction, since_h, hour + 1, *values, after.n)
 
 
 class _Look(NamedTuple):

@@ -50,6 +50,13 @@ class Watched(msgspec.Struct):
                 if found is not None:
                     self.found.append((figure, found))
 
+    def settle(self, hour: int, plan: DriftPlan) -> None:
+        """What has been worse for long, also where nobody asks the model any more."""
+        for figure, detector in self.detectors.items():
+            found = detector.settle(figure, hour, plan)
+            if found is not None:
+                self.found.append((figure, found))
+
 
 class History(msgspec.Struct):
     """`seq`: the position it reflects. Hours are counted since 1970 (UTC)."""
@@ -121,6 +128,8 @@ class History(msgspec.Struct):
                 self.watched.setdefault(model, Watched()).observe(hour, tasks, plan)
                 for task, one in tasks.items():
                     self.packed.setdefault(model, {}).setdefault(task, {})[hour] = pack(one)
+        for of in self.watched.values():
+            of.settle(upto, plan)
         self.closed_h = upto
 
     def prune(self, keep_h: int, most: int) -> None:

@@ -33,6 +33,7 @@ BENCHES = {
     "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
+    "trends": "a month of a million calls: how soon compare and trends answer, planted regressions, false alarms",
 }
 """Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""
 
@@ -52,6 +53,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "realserver": ("serve",),
     "rotation": ("quick",),
     "steady": ("seconds",),
+    "trends": ("quick",),
 }
 
 

@@ -154,6 +154,13 @@ def test_what_stays_so_for_a_week_is_what_is_expected_then() -> None:
     assert [direction for _, direction, _ in directions(bench)] == ["worse", "settled", "worse"]
 
 
+def test_a_model_that_nobody_asks_any_more_does_not_stay_marked_for_ever() -> None:
+    bench = drifted(live=True)
+    for hour in range(H0 + WARM + 6, H0 + WARM + PLAN.settle_hours + 3):
+        bench.tell(hourly(hour, "b", 2))
+    assert [direction for _, direction, _ in directions(bench)] == ["worse", "settled"]
+
+
 # --- saying it once --------------------------------------------------------------------------------------------------
 
 
