@@ -3,6 +3,7 @@
 understudy benchmark compare                                # every model with outcomes in the last 7 days
 understudy benchmark compare --task narrative --window 30d  # one task
 understudy benchmark compare --models a/one,b/two --json
+understudy benchmark compare --html models.html --png models.png
 
 Marks: ok, FAILS, or ? where the interval holds the threshold, so that more calls are needed to say. Response times are
 those of whole answers that ended well; the threshold is for 95 of 100. How each interval is made stands in `methods` of
@@ -17,9 +18,9 @@ from collections import Counter
 from understudy.bus.client import Client
 from understudy.messages.comparison import CompareModels, Comparison, Measure, ModelFigures, Pair
 from understudy.tools.benchmark_parts import add_window, stamp, window_of
+from understudy.tools.benchmark_pictures import MARKS, add_files, comparison_chart, comparison_page, write
 from understudy.tools.common import add_connection, show, with_client
 
-MARKS = {"ok": "ok", "fails": "FAILS", "undecided": "?", "too_few": "few"}
 SENTENCES = 8
 """So many sentences are printed of each figure; `--json` has all pairs."""
 
@@ -28,6 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_connection(parser)
     add_window(parser, "7d")
+    add_files(parser)
     parser.add_argument("--models", default="", metavar="ID,ID", help="only these (default: all that have outcomes)")
 
 
@@ -42,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
             show(found)
         else:
             print(*table(found), sep="\n")
-        return 0
+        return write(
+            args, lambda: comparison_chart(found), lambda svg: comparison_page(found, sentences(found.pairs), svg)
+        )
 
     return with_client(args, job, operator=True)
 

@@ -3,6 +3,7 @@
 understudy benchmark trends                             # every model, the last 30 days
 understudy benchmark trends demo/story-lead --task narrative --window 7d
 understudy benchmark trends --json
+understudy benchmark trends --html trends.html --svg trends.svg
 
 A change point is an hour with which the level changed, found by looking back over the window. Drift is what was found
 hour by hour as it went, and announced (`understudy watch`).
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 import argparse
 
+from understudy.actors.benchmarker.compare import shown
+from understudy.actors.benchmarker.trends import NAMES
 from understudy.bus.client import Client
-from understudy.messages.comparison import Trend, Trends, TrendsFound
+from understudy.messages.comparison import Drift, Trend, Trends, TrendsFound
 from understudy.tools.benchmark_parts import add_window, stamp, window_of
+from understudy.tools.benchmark_pictures import add_files, trends_chart, trends_page, write
 from understudy.tools.common import add_connection, show, with_client
 
 
@@ -23,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="only these (default: all that have outcomes)")
     add_connection(parser)
     add_window(parser, "30d")
+    add_files(parser)
     parser.add_argument("--points", choices=("hour", "day"), help="default: days from 8 days on")
 
 
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             show(found)
         else:
             print(*text(found), sep="\n")
-        return 0
+        return write(args, lambda: trends_chart(found), lambda svg: trends_page(found, words, svg))
 
     return with_client(args, job, operator=True)
 
@@ -47,18 +52,21 @@ def text(found: TrendsFound) -> list[str]:
     if not found.models:
         lines.append("Nothing was asked in this window: try a longer one with --window 30d.")
     for one in found.models:
-        lines += ["", *_model(one)]
+        lines += ["", f"{one.model}: {_calls(one)}", *(f"  {line}" for line in words(one))]
     return lines
 
 
-def _model(one: Trend) -> list[str]:
-    calls = sum(point.n for point in one.points)
-    lines = [f"{one.model}: {calls} calls in {len(one.points)} points"]
-    lines += [f"  {slope.words}" for slope in one.slopes]
-    lines += [f"  {stamp(change.at_ms)}  {change.words}" for change in one.changes]
-    for drift in one.drifts:
-        lines.append(
-            f"  {stamp(drift.since_ms)}  drift, seen {stamp(drift.until_ms)}: {drift.figure} {drift.direction}, "
-            f"{drift.before:g} -> {drift.after:g} ({drift.n} calls)"
-        )
-    return lines
+def _calls(one: Trend) -> str:
+    return f"{sum(point.n for point in one.points):,} calls in {len(one.points)} points"
+
+
+def words(one: Trend) -> list[str]:
+    """Slopes, then what happened, by time."""
+    told = [(change.at_ms, f"{stamp(change.at_ms)}  {change.words}") for change in one.changes]
+    told += [(drift.since_ms, _drift(drift)) for drift in one.drifts]
+    return [*(slope.words for slope in one.slopes), *(line for _, line in sorted(told))]
+
+
+def _drift(one: Drift) -> str:
+    noticed = f"{stamp(one.since_ms)}  drift, noticed {stamp(one.until_ms)}: {NAMES[one.figure]} {one.direction}"
+    return f"{noticed}, {shown(one.figure, one.before)} before, {shown(one.figure, one.after)} since ({one.n:,} calls)"

@@ -231,8 +231,12 @@ class Knowledge:
     def _drifted(self, event: ModelDrifted) -> None:
         view = self.models.get(event.model)
         if view is not None:
-            worse = {event.figure} if event.direction == "worse" else set[Figure]()
-            view.drifted = tuple(sorted({*view.drifted} - {event.figure} | worse))
+            found: set[Figure] = set(view.drifted)
+            found.discard(event.figure)
+            if event.direction == "worse":
+                found.add(event.figure)
+            order: list[Figure] = sorted(found)
+            view.drifted = tuple(order)
 
     def consented(self, user: str, conversation: str) -> tuple[str, ...]:
         """The providers that words of theirs (keyed hashes, '' for none) may go to, by name."""

@@ -73,7 +73,7 @@ def _paint(figure: Any, ink: str, faint: str) -> None:
             line.set_color(faint)
 
 
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+def blank(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """Axes of our looks. No window, no global state: neither `pyplot` nor its list of figures."""
     import matplotlib as mpl
 
@@ -84,7 +84,8 @@ def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tup
     return found, found.subplots(rows, columns, squeeze=False)
 
 
-def _dress(axes: Any, title: str, label: str, grid: str) -> None:
+def dress(axes: Any, title: str, label: str, grid: str) -> None:
+    """Our looks: a title, the axis with the figures named, lines of a grid for that one."""
     for side in ("top", "right", "left" if grid == "x" else "top"):
         axes.spines[side].set_visible(False)
     axes.set_axisbelow(True)
@@ -95,13 +96,15 @@ def _dress(axes: Any, title: str, label: str, grid: str) -> None:
 
 
 class Panel(NamedTuple):
-    """One of several pictures side by side: a bar per name. `top`: where the scale ends (1 for shares)."""
+    """One of several pictures side by side: a bar per name. `top`: where the scale ends (1 for shares); `limit`: a
+    threshold, drawn where it is near the figures."""
 
     title: str
     values: Mapping[str, Point | None]
     unit: str = ""
     top: float | None = None
     digits: int = 0
+    limit: float | None = None
 
 
 def panels(of: Sequence[Panel], columns: int = 4) -> Chart:
@@ -109,7 +112,7 @@ def panels(of: Sequence[Panel], columns: int = 4) -> Chart:
     names = list(dict.fromkeys(name for panel in of for name in panel.values))
     columns = min(columns, max(1, len(of)))
     rows = -(-len(of) // columns)
-    found, grid = _figure(2.6 + 2.5 * columns, rows * (0.9 + 0.34 * len(names)), columns, rows)
+    found, grid = blank(2.6 + 2.5 * columns, rows * (0.9 + 0.34 * len(names)), columns, rows)
     for n, axes in enumerate(grid.flat):
         if n >= len(of):
             axes.set_visible(False)
@@ -121,7 +124,7 @@ def panels(of: Sequence[Panel], columns: int = 4) -> Chart:
 
 
 def _bars(axes: Any, panel: Panel, names: Sequence[str]) -> None:
-    _dress(axes, panel.title, panel.unit, "x")
+    dress(axes, panel.title, panel.unit, "x")
     top = panel.top or 1.15 * max([p.high or p.value for p in panel.values.values() if p is not None], default=1) or 1
     for n, name in enumerate(names):
         point, colour = panel.values.get(name), COLOURS[n % len(COLOURS)]
@@ -136,7 +139,12 @@ def _bars(axes: Any, panel: Panel, names: Sequence[str]) -> None:
             line = axes.errorbar(point.value, n, xerr=[[low], [high]], fmt="none", elinewidth=1.4)
             line[2][0].set_gid("ink")
         words = f"{100 * point.value:.0f} %" if panel.top == 1 else f"{point.value:,.{panel.digits}f}"
-        axes.text(end + 0.03 * top, n, words, va="center", fontsize=8.5).set_gid("ink")
+        place = end + 0.03 * top
+        if panel.limit is not None and place - 0.03 * top < panel.limit < place + 0.15 * top:
+            place = panel.limit + 0.03 * top  # its line would go through the words
+        axes.text(place, n, words, va="center", fontsize=8.5).set_gid("ink")
+    if panel.limit is not None and panel.limit <= top:
+        axes.axvline(panel.limit, linewidth=1.2, linestyle="--").set_gid("ink")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, top * 1.28 if panel.top == 1 else top * 1.12)
@@ -163,9 +171,9 @@ def lines(
     top: float | None = None,
 ) -> Chart:
     """Figures over time: (x, value) per series, None where there is a gap. `ticks`: what x is called."""
-    found, grid = _figure(9.2, 3.4)
+    found, grid = blank(9.2, 3.4)
     axes = grid[0][0]
-    _dress(axes, title, label, "y")
+    dress(axes, title, label, "y")
     for n, (name, points) in enumerate(series.items()):
         xs, ys = [x for x, _ in points], [float("nan") if y is None else y for _, y in points]
         style = STYLES[n // len(COLOURS) % len(STYLES)]
