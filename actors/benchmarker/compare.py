@@ -81,7 +81,7 @@ def _figures(side: Side, history: History) -> ModelFigures:
     one, enough = side.all, side.judged >= LEAST
     low, high = stats.wilson(one.err, side.judged) if side.judged else (None, None)
     ratio = Measure(value=one.err / side.judged, n=side.judged, low=low, high=high) if side.judged else None
-    p95 = _measure(stats.quantile(one.hist, 0.95), one.ok)
+    p95 = _measure(stats.quantile(one.hist, 0.95, one.lat_max_us / 1000), one.ok)
     score = _measure(side.score, one.score_n)
     watched = history.watched.get(side.model)
     return ModelFigures(
@@ -89,7 +89,7 @@ def _figures(side: Side, history: History) -> ModelFigures:
         attempts=one.n,
         error_ratio=ratio,
         latency_ms=_measure(side.latency, one.ok),
-        p50_ms=_measure(stats.quantile(one.hist, 0.5), one.ok),
+        p50_ms=_measure(stats.quantile(one.hist, 0.5, one.lat_max_us / 1000), one.ok),
         p95_ms=p95,
         score=score,
         first_token_ms=round(one.ttft_us / one.ttft_n / 1000, 3) if one.ttft_n else None,
@@ -107,7 +107,7 @@ def _figures(side: Side, history: History) -> ModelFigures:
 def _measure(found: stats.Range | None, n: int) -> Measure | None:
     if found is None:
         return None
-    if n < LEAST:
+    if n < LEAST or found.low is None or found.high is None:
         return Measure(value=round(found.value, 6), n=n)
     return Measure(value=round(found.value, 6), n=n, low=round(found.low, 6), high=round(found.high, 6))
 

@@ -14,6 +14,8 @@ from understudy.messages.buckets import quantile_ms
 
 Z = 1.959964
 RESAMPLES = 1_000
+LEAST_BLOCKS = 5
+"""Fewer do not tell how much they vary: then there is no interval."""
 BLOCKS = 200
 """At most so many blocks are drawn from; neighbours are put together."""
 
@@ -34,8 +36,8 @@ class Range(NamedTuple):
     """A value and its interval; `se`: standard error, of the logarithm where that was asked for."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     se: float = 0.0
 
 
@@ -49,14 +51,19 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def quantile(hist: list[int], share: float) -> Range | None:
-    """A quantile of a histogram in ms, its interval by ranks (Woodruff 1952). None for an empty one."""
-    n, value = sum(hist), quantile_ms(hist, share)
-    if value is None:
+def quantile(hist: list[int], share: float, most_ms: float) -> Range | None:
+    """A quantile of a histogram in ms, its interval by ranks (Woodruff 1952). None for an empty one.
+
+    None is above `most_ms`, the largest that there was: a bin may be wider than all that is in it.
+    """
+    n = sum(hist)
+    if not n:
         return None
     half = Z * sqrt(share * (1 - share) / n)
-    low, high = quantile_ms(hist, max(0.0, share - half)), quantile_ms(hist, min(1.0, share + half))
-    return Range(value, low or 0.0, high or value)
+    value, low, high = (
+        min(most_ms, quantile_ms(hist, at) or 0.0) for at in (share, max(0.0, share - half), min(1.0, share + half))
+    )
+    return Range(value, low, high)
 
 
 def mean(sums: dict[int, tuple[float, int]], hours_per_block: int) -> Range | None:
@@ -73,8 +80,8 @@ def mean(sums: dict[int, tuple[float, int]], hours_per_block: int) -> Range | No
         return None
     totals, counts = [t for t, _ in found], [n for _, n in found]
     value = sum(totals) / sum(counts)
-    if len(found) == 1:
-        return Range(value, value, value, 0.0)
+    if len(found) < LEAST_BLOCKS:
+        return Range(value, None, None)
     luck, means = Random(len(found)), list[float]()
     for _ in range(RESAMPLES):
         drawn = luck.choices(range(len(found)), k=len(found))

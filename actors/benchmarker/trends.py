@@ -68,7 +68,7 @@ def _trend(history: History, model: str, hours: dict[int, Bucket], daily: bool) 
 
 
 def _point(hour: int, one: Bucket) -> Point:
-    judged, p95 = one.ok + one.err, stats.quantile(one.hist, 0.95)
+    judged, p95 = one.ok + one.err, stats.quantile(one.hist, 0.95, one.lat_max_us / 1000)
     low, high = stats.wilson(one.err, judged) if judged else (None, None)
     return Point(
         at_ms=hour * HOUR_MS,

@@ -29,7 +29,7 @@ def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says() -> None
     for _ in range(120):
         sums = {hour: (sum(exp(luck.gauss(0, 0.5)) for _ in range(20)), 20) for hour in range(60)}
         found = stats.mean(sums, 1)
-        assert found is not None
+        assert found is not None and found.low is not None and found.high is not None
         held += found.low <= exp(0.125) <= found.high
     assert 0.88 <= held / 120 <= 1
 
@@ -45,6 +45,16 @@ def test_two_equal_shares_are_told_apart_as_rarely_as_is_said() -> None:
 def test_a_quantile_has_the_interval_of_its_ranks() -> None:
     hist = [0] * 24
     hist[10] = 1_000
-    found = stats.quantile(hist, 0.95)
-    assert found is not None and found.low < found.value < found.high
-    assert stats.quantile([0] * 24, 0.95) is None
+    found = stats.quantile(hist, 0.95, 1e9)
+    assert found is not None and found.low is not None and found.high is not None
+    assert found.low < found.value < found.high
+    assert stats.quantile(hist, 0.95, 1.5) == (1.5, 1.5, 1.5, 0.0)
+    assert stats.quantile([0] * 24, 0.95, 1e9) is None
+
+
+def test_an_hour_does_not_tell_how_much_hours_vary() -> None:
+    few = {hour: (10.0 + hour, 10) for hour in range(stats.LEAST_BLOCKS - 1)}
+    found = stats.mean(few, 1)
+    assert found is not None and found.value == 1.15 and found.low is None and not found.se
+    more = stats.mean({**few, 9: (19.0, 10)}, 1)
+    assert more is not None and more.low is not None
