@@ -18,6 +18,7 @@ from understudy.messages import (
     cache,
     catalogue,
     catalogue_events,
+    comparison,
     consent,
     cost,
     embed,
@@ -58,7 +59,7 @@ T = TypeVar("T", bound=Message | Ask)
 
 REGISTRY: dict[str, type[Message | Ask]] = _tagged(
     *(generate, embed, run, events, listing, catalogue_events, catalogue, operate, keys, cost, consent, safety),
-    *(cache, records, pulls, benchmarks),
+    *(cache, records, pulls, benchmarks, comparison),
 )
 """Every tag and its class."""
 
