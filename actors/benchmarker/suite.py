@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from understudy.actors.benchmarker.scorers.specs import Scorer, Speed, Tools, faults
 from understudy.messages import json_schema
@@ -219,6 +220,14 @@ def build(file: File, others: Mapping[str, File]) -> Suite:
 def spread(items: Sequence[Item], count: int) -> list[Item]:
     """So many, evenly from the first on."""
     return [items[n * len(items) // count] for n in range(count)]
+
+
+def cut(suite: Suite, items: int) -> Suite:
+    """So many of it, evenly spread; another hash, as other items make other scores."""
+    if items >= len(suite.questions):
+        return suite
+    some = tuple(suite.questions[n * len(suite.questions) // items] for n in range(items))
+    return replace(suite, questions=some, hash=hash_of(some))
 
 
 def _question(item: Item, head: Head) -> Question:

@@ -32,6 +32,7 @@ BENCHES = {
     "rotation": "a provider's key is rotated under load: no failed request, no use of the old; then an erasure",
     "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
+    "suite": "a suite on three tiny models and a scripted one: scores equal the script, twice the same",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
 }
 """Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""
@@ -52,6 +53,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "realserver": ("serve",),
     "rotation": ("quick",),
     "steady": ("seconds",),
+    "suite": ("quick", "keep"),
 }
 
 
