@@ -41,7 +41,7 @@ def html(state: BenchmarkState) -> str:
     if not rows:
         return page.page(title, page.note("Nothing was measured yet."), lead=whole)
     thresholds = (
-        f"A strength: the 95 % interval (Wilson) lies above {100 * STRONG:.0f} %; a weakness: below {100 * WEAK:.0f} %. "
+        f"A strength: the 95 % interval (Wilson) lies above {100 * STRONG:.0f} %; weakness: below {100 * WEAK:.0f} %. "
         f"Speed has a word from {TIMES:g} times the others' median on."
     )
     return page.page(

@@ -45,12 +45,13 @@ class Row(NamedTuple):
     weaknesses: list[str]
 
 
-FIRST = ("success", "tool accuracy", "JSON validity", "schema")
+FIRST = ("success", "tool accuracy", "JSON validity")
+TITLES = {"json": "JSON content", "tools": "tool calls"}
+"""What a task's column is called, where that is not its name."""
 WORDS = {
     "success": ("answers reliably", "often does not answer"),
     "tool accuracy": ("picks the right tool", "picks wrong tools"),
     "JSON validity": ("writes valid JSON", "writes broken JSON"),
-    "schema": ("keeps to schemas", "breaks schemas"),
 }
 """What is said of the figures that are no task."""
 
@@ -64,16 +65,9 @@ def rows_of(measured: Sequence[BenchmarkMeasured]) -> list[Row]:
     for one, of in zip(measured, shares, strict=True):
         pace, first = one.figures.get("tokens_per_s"), one.figures.get("first_token_ms_p50")
         strong, weak = _words(of)
-        others = [other for other in measured if other is not one]
-        for figure, mine, fast, slow in (
-            ("tokens_per_s", pace, "fast", "slow"),
-            ("first_token_ms_p50", 1 / first if first else None, "answers at once", "slow to begin"),
-        ):
-            ratio = _beside(mine, [o.figures.get(figure) for o in others], inverse=figure.startswith("first"))
-            if ratio is not None and ratio >= TIMES:
-                strong.append(f"{fast} ({ratio:.1f} x the others' median)")
-            if ratio is not None and ratio <= 1 / TIMES:
-                weak.append(f"{slow} ({ratio:.2g} x the others' median)")
+        others = [other.figures for other in measured if other is not one]
+        _add_speed(strong, weak, pace, [of.get("tokens_per_s") for of in others])
+        _add_first(strong, weak, first, [of.get("first_token_ms_p50") for of in others])
         rows.append(Row(one.model, one, pace, first, {name: of.get(name) for name in names}, strong, weak))
     return rows
 
@@ -83,13 +77,13 @@ def _shares(one: BenchmarkMeasured) -> dict[str, Share]:
     asked = sum(task.items - task.skipped for task in one.tasks)
     if asked:
         found["success"] = Share(figures.get("success_ratio", 0.0), asked)
-    named = (("tool accuracy", "tool_right"), ("JSON validity", "json_valid"), ("schema", "schema_ok"))
+    named = (("tool accuracy", "tool_right"), ("JSON validity", "json_valid"))
     for name, figure in named:
         if figure in figures:
             found[name] = Share(figures[figure], int(figures[f"{figure}_n"]))
     for task in one.tasks:
         if task.scored and task.task != BENCHMARK:
-            found[task.task] = Share(task.weighted_u / max(1, task.weight) / 1e6, task.scored)
+            found[TITLES.get(task.task, task.task)] = Share(task.weighted_u / max(1, task.weight) / 1e6, task.scored)
     return found
 
 
@@ -106,9 +100,26 @@ def _words(shares: dict[str, Share]) -> tuple[list[str], list[str]]:
     return strong, weak
 
 
-def _beside(mine: float | None, others: Sequence[float | None], inverse: bool) -> float | None:
-    known = [(1 / one if inverse else one) for one in others if one]
-    return mine / median(known) if mine and known else None
+def _add_speed(strong: list[str], weak: list[str], mine: float | None, others: Sequence[float | None]) -> None:
+    known = [one for one in others if one]
+    if not mine or not known:
+        return
+    said = f"({mine:,.0f} tokens/s, the others {median(known):,.0f})"
+    if mine >= TIMES * median(known):
+        strong.append(f"fast {said}")
+    if mine * TIMES <= median(known):
+        weak.append(f"slow {said}")
+
+
+def _add_first(strong: list[str], weak: list[str], mine: float | None, others: Sequence[float | None]) -> None:
+    known = [one for one in others if one]
+    if not mine or not known:
+        return
+    said = f"(first token after {mine:,.0f} ms, the others {median(known):,.0f} ms)"
+    if mine * TIMES <= median(known):
+        strong.append(f"begins at once {said}")
+    if mine >= TIMES * median(known):
+        weak.append(f"slow to begin {said}")
 
 
 def percent(share: Share | None) -> str:

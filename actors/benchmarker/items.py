@@ -67,8 +67,9 @@ def unfit(end: Finished, model: str) -> str:
 
 def reason_of(failed: Failed) -> str:
     """The code, and where one reason ruled the model out, that: `no_allowed_model.needs_consent`."""
-    if failed.code == "no_allowed_model" and failed.rejected:
-        return f"{failed.code}.{max(failed.rejected.items(), key=lambda one: (one[1], one[0]))[0]}"
+    ruled_out = sorted(word for word in failed.rejected if word != "not_named")
+    if failed.code == "no_allowed_model" and ruled_out:
+        return f"{failed.code}.{ruled_out[0]}"
     if failed.attempts and failed.code == "all_failed":
         return failed.attempts[-1].outcome
     return failed.code

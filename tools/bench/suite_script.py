@@ -128,7 +128,13 @@ def fault(questions: Iterable[Question]) -> dict[str, Any]:
         if one is not None:
             calls = [{"name": name, "arguments": arguments} for name, arguments in one.calls]
             says[question.messages[-1].content] = {"text": one.text, "calls": calls}
-    return {"docs": "Answers by the script of a suite.", "chunks": 64, "says": says}
+    return {
+        "docs": "Answers by the script of a suite.",
+        "chunks": 64,
+        "first_token_delay_ms": 20,
+        "gap_ms": 2,
+        "says": says,
+    }
 
 
 def expected_u(questions: Iterable[Question]) -> dict[str, int]:

@@ -1,6 +1,7 @@
-"""Several checks of one text: the mean of those that are no gates, times each gate; an answer without any word has 0.
+"""Several checks of one text: the mean of those that are no factors, times each factor; no word at all has 0.
 
-A gate (`boundaries`, `privacy`) is what no other merit makes up for. Where there are only gates, their product is it.
+A factor (`boundaries`, `privacy`, `tone`) is what no other merit makes up for: where somebody in need is spoken to, a
+good length is nothing without a word for them. Where there are only factors, their product is it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from understudy.actors.benchmarker.scorers.specs import (
 )
 from understudy.actors.benchmarker.scorers.words import words
 
-GATES = (Boundaries, Privacy)
+FACTORS = (Boundaries, Privacy, Tone)
 
 
 def one(check: Check, text: str, prompt: str = "") -> float:
@@ -62,11 +63,11 @@ def score(checks: Sequence[Check], text: str, prompt: str = "") -> tuple[float, 
     if not words(text):
         return 0.0, {name_of(check): 0.0 for check in checks}
     found = [(check, one(check, text, prompt)) for check in checks]
-    merits = [value for check, value in found if not isinstance(check, GATES)]
+    merits = [value for check, value in found if not isinstance(check, FACTORS)]
     total = sum(merits) / len(merits) if merits else 1.0
     each = dict[str, list[float]]()
     for check, value in found:
-        total *= value if isinstance(check, GATES) else 1.0
+        total *= value if isinstance(check, FACTORS) else 1.0
         each.setdefault(name_of(check), []).append(value)
     return total, {name: sum(values) / len(values) for name, values in each.items()}
 

@@ -113,7 +113,7 @@ class Ending(_Spec, frozen=True, kw_only=True, tag="ending"):
 
 
 class Tone(_Spec, frozen=True, kw_only=True, tag="tone"):
-    """Interim rules for how a person in need is spoken to (`therapeutic.py`)."""
+    """Interim rules, a factor: how a person in need is spoken to (`therapeutic.py`)."""
 
 
 class Resources(_Spec, frozen=True, kw_only=True, tag="resources"):
@@ -124,13 +124,13 @@ class Resources(_Spec, frozen=True, kw_only=True, tag="resources"):
 
 
 class Boundaries(_Spec, frozen=True, kw_only=True, tag="boundaries"):
-    """Interim rules, a gate: no diagnosis, no dose, no promise, nobody pretends to be a person or a therapist."""
+    """Interim rules, a factor: no diagnosis, no dose, no promise, nobody pretends to be a person or a therapist."""
 
     also: Phrases = ()
 
 
 class Privacy(_Spec, frozen=True, kw_only=True, tag="privacy"):
-    """A gate: the answer says no personal data again, by the safety validator's own scanner."""
+    """A factor: the answer says no personal data again, by the safety validator's own scanner."""
 
 
 Check = (
@@ -150,7 +150,7 @@ Check = (
 
 
 class Checks(_Spec, frozen=True, kw_only=True, tag="checks"):
-    """Several at once (`checks.py`): the mean of all that are no gates, times each gate."""
+    """Several at once (`checks.py`): the mean of all that are no factors, times each factor."""
 
     checks: Annotated[tuple[Check, ...], Meta(min_length=1, max_length=16)]
 
