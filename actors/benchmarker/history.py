@@ -11,10 +11,13 @@ from collections.abc import Iterator
 import msgspec
 
 from understudy.actors.benchmarker.drift import Cell, Detector, DriftPlan, Found
+from understudy.actors.benchmarker.runs import Runs
 from understudy.messages.benchmarks import BENCHMARK, BenchmarkMeasured, ModelDrifted
 from understudy.messages.buckets import DAY_MS, HOUR_MS, KINDS, Bucket, OutcomeBrief, count
+from understudy.messages.catalogue_events import CatalogueEvent
 from understudy.messages.comparison import Figure
 from understudy.messages.events import Event, FeedbackGiven, RequestEnded, TopologyApplied
+from understudy.messages.known import Known
 from understudy.messages.topology import Thresholds
 
 DAY_H = DAY_MS // HOUR_MS
@@ -77,6 +80,8 @@ class History(msgspec.Struct):
     )  # model, task, hour
     watched: dict[str, Watched] = msgspec.field(default_factory=dict[str, Watched])
     told: dict[str, dict[Figure, str]] = msgspec.field(default_factory=dict[str, dict[Figure, str]])  # last direction
+    known: Known = msgspec.field(default_factory=Known)  # the catalogue: prices, what models can do
+    runs: Runs = msgspec.field(default_factory=Runs)
 
     def apply(self, seq: int, event: Event, grace_ms: int, plan: DriftPlan) -> bool:
         """Fold one fact; False for a position at or below ours. Hours that are over by its time are closed first."""
@@ -94,8 +99,12 @@ class History(msgspec.Struct):
             case TopologyApplied():
                 self.thresholds, self.tasks = event.body.thresholds, tuple(event.body.tasks)
                 self.models = tuple(event.body.models)
+                self.known.topology = event.body
+                self.runs.seen(self.models, event.at_ms)
             case _:
-                pass
+                if isinstance(event, CatalogueEvent):
+                    self.known.apply(seq, event)
+        self.runs.apply(seq, event)
         return True
 
     def _count(self, event: RequestEnded | OutcomeBrief | FeedbackGiven | BenchmarkMeasured) -> None:

@@ -27,7 +27,7 @@ from understudy.actors.host.log_sync import Blocks, LogSync
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
-from understudy.actors.host.seats import listen_s
+from understudy.actors.host.seats import askers, listen_s
 from understudy.actors.host.snapshots import Snapshots
 from understudy.actors.host.telling import places
 from understudy.bus.nats_bucket import Bucket
@@ -78,14 +78,18 @@ def _say(**fields: Any) -> None:
 
 
 def edge_of(errand: Errand, first: list[Frame], settings: Any, bus: NatsBus, log: Log, now_ms: Any) -> Edge | None:
-    """The edge of a runner or of the response cache; other actors have none. The first key is taken out of the list:
-    nobody but the edge is to know it, which forgets it once it is revoked."""
+    """The edge of a runner, the response cache or the benchmarker; other actors have none. The first key is taken out
+    of the list: nobody but the edge is to know it, which forgets it once it is revoked."""
     if errand.seat.actor == "response_cache":
         from understudy.actors.response_cache.edge import CacheEdge
 
         hold_secrets()  # the keys of all conversations
         bucket = Bucket(bus.client, cache_bucket(errand.topology.app))
         return CacheEdge(Path(settings.folder), bucket, now_ms, log, settings.ttl_s)
+    if errand.seat.actor == "benchmarker":
+        from understudy.actors.benchmarker.edge import BenchmarkerEdge
+
+        return BenchmarkerEdge(Path(errand.folder), now_ms)
     if errand.seat.actor != "runner":
         return None
     models: dict[str, Model] = {m: errand.topology.models[m] for m in errand.models}
@@ -145,6 +149,7 @@ def _host(errand: Errand, first: list[Frame], bus: NatsBus, log: Log) -> Host:
         listen_s=listen_s(topology),
         snapshots=snapshots,
         sync=sync,
+        askers=askers(topology, plan),
     )
     host.edge = edge_of(errand, first, settings, bus, log, host.clock.now_ms)
     return host

@@ -27,11 +27,13 @@ BENCHES = {
     "failover": "every fault with a healthy model behind it: attempts, text, time until the whole answer",
     "fairness": "a provider kept full: what urgent requests wait, who starves, who gets what; hedging; kept answers",
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
+    "polite": "interactive requests beside a running suite: the p99 with it over that without, and off over off",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
     "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
     "rotation": "a provider's key is rotated under load: no failed request, no use of the old; then an erasure",
     "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
+    "suite": "a suite on three tiny models and a scripted one: scores equal the script, twice the same",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
     "trends": "a month of a million calls: how soon compare and trends answer, planted regressions, false alarms",
 }
@@ -49,11 +51,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "failover": ("quick",),
     "fairness": ("quick",),
     "generate": ("quick",),
+    "polite": ("quick",),
     "providers": ("quick",),
     "realserver": ("serve",),
     "rotation": ("quick",),
     "steady": ("seconds",),
     "trends": ("quick",),
+    "suite": ("quick", "keep"),
 }
 
 
