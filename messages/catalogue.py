@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from understudy.messages.base import Ask, Message, Part
 from understudy.messages.catalogue_events import Listing, RetiredWord
+from understudy.messages.comparison import Figure
 from understudy.messages.events import Health, ProbeWord
 from understudy.messages.generate import Capability, Generate, LicenceClass
 from understudy.messages.listing import Day, ListedPrice, Resident
@@ -127,6 +128,7 @@ class ModelCard(Part, frozen=True, kw_only=True):
     licence_class: LicenceClass = "unknown"
     expires: Day | None = None
     problem: str = ""  # the provider's list has it, and could not say more of it
+    drifted: tuple[Figure, ...] = ()  # worse than its past lets expect, see `model.drifted`
 
 
 class ListProblem(Part, frozen=True, kw_only=True):

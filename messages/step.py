@@ -228,6 +228,16 @@ class FetchFailed(Struct, frozen=True):
     path: str = ""
 
 
+class SuiteRead(Struct, frozen=True):
+    """The answer to `ReadSuite`: the file, and the shipped ones that it may include; or why there is none."""
+
+    at_ms: float
+    key: str
+    content: bytes
+    shipped: dict[str, bytes]
+    problem: str = ""
+
+
 class EdgeReady(Struct, frozen=True):
     """The edge can serve now: the model is loaded, the client is up."""
 
@@ -278,6 +288,7 @@ Input = (
     | RecordFetched
     | PullSaid
     | PullOver
+    | SuiteRead
     | EdgeReady
     | EntryRead
     | EntryWritten
@@ -376,6 +387,13 @@ class FetchList(Struct, frozen=True):
     list_id: str
 
 
+class ReadSuite(Struct, frozen=True):
+    """Benchmarker's edge: read the file of a suite, by its name or its path; comes back as `SuiteRead`."""
+
+    key: str
+    source: str
+
+
 class Later(Struct, frozen=True):
     """Effects that somebody's answer need not wait for: made when what was sent with them has left the process, and in
     any case before the next input."""
@@ -384,7 +402,7 @@ class Later(Struct, frozen=True):
 
 
 RunnerWork = CallModel | CancelCall | Screen | FetchList | FetchRecord | StartPull | EndPull
-EdgeWork = RunnerWork | ReadEntry | WriteEntry | EraseKey | GraphWork
+EdgeWork = RunnerWork | ReadEntry | WriteEntry | EraseKey | ReadSuite | GraphWork
 """What the host hands on to the actor's own edge."""
 
 Effect = Send | Store | Trace | Probe | Recall | Claim | Consult | Wake | Later | EdgeWork

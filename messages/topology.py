@@ -189,6 +189,18 @@ class Weights(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fit: Annotated[float, Meta(ge=0)] = 0.05
 
 
+class Thresholds(Part, Finite, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model should hold; comparisons and trends mark it, nothing is refused for it.
+
+    `max_response_ms`: of the whole answer, for 95 of 100. `max_error_ratio`: failed attempts of all that say something
+    of the model.
+    """
+
+    min_quality: Ratio = 0.7
+    max_response_ms: PositiveMs = 5_000
+    max_error_ratio: Ratio = 0.05
+
+
 class Budget(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """At most so much may be spent in each window (UTC), by each key of the scope apart.
 
@@ -278,6 +290,7 @@ class Topology(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     latency: dict[Word, Latency] = field(default_factory=_latencies)
     tasks: dict[Word, Task] = field(default_factory=lambda: {"general": Task()})
     policy: Policy = Policy()
+    thresholds: Thresholds = Thresholds()
     budgets: dict[Word, Budget] = {}
     consent: ConsentPlan = ConsentPlan()
     actors: dict[Word, ActorPlan] = {}

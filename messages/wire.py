@@ -18,6 +18,7 @@ from understudy.messages import (
     cache,
     catalogue,
     catalogue_events,
+    comparison,
     consent,
     cost,
     embed,
@@ -59,7 +60,7 @@ T = TypeVar("T", bound=Message | Ask)
 
 REGISTRY: dict[str, type[Message | Ask]] = _tagged(
     *(generate, embed, run, events, listing, catalogue_events, catalogue, operate, keys, cost, consent, safety),
-    *(cache, records, pulls, benchmarks, graph),
+    *(cache, records, pulls, benchmarks, comparison, graph),
 )
 """Every tag and its class."""
 

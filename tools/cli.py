@@ -16,6 +16,7 @@ COMMANDS = {
     "ask": "one request from the command line",
     "models": "the catalogue: every model and how it is",
     "watch": "model-change announcements, live",
+    "benchmark": "compare models by what the log knows of them, and see how they went",
     "budget": "every budget: spent, reserved, limit, end of its window",
     "events": "the event log: outcomes, changes, topologies",
     "graph": "the performance graph: eight questions, how far it is, rebuild, checksum",

@@ -36,10 +36,15 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def since_s(text: str) -> int:
+    """See `duration_s`."""
+    return duration_s(text, "--since")
+
+
+def duration_s(text: str, option: str) -> int:
     """Seconds of `10m`, `2h`, `7d`; ends the command with exit code 2 for anything else."""
     found = re.fullmatch(r"(\d+)([smhd])", text)
     if found is None:
-        print(f"--since {text}: write a number and one of s, m, h, d, for example 10m", file=sys.stderr)
+        print(f"{option} {text}: write a number and one of s, m, h, d, for example 10m", file=sys.stderr)
         sys.exit(2)
     return int(found[1]) * UNITS_S[found[2]]
 

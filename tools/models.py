@@ -111,6 +111,10 @@ def _table(found: Models) -> None:
         line = f"{m.id:{width}}  {_status(m):12}  {runs:5}  {m.in_flight:>5}  {success:>7}  {first:>11}"
         continues = f"{m.continues} ({m.continues_by})"
         print(f"{line}  {_price(m):>8}  {m.location:8}  {continues:24}{m.last_error or ''}".rstrip())
+    for m in [m for m in found.models if m.drifted]:
+        print(
+            f"DRIFTED: {m.id}: {', '.join(m.drifted)} worse than its past lets expect (`understudy benchmark trends`)"
+        )
     for m in [m for m in found.models if m.problem]:
         print(f"PROBLEM: {m.id} is as it was known before: {m.problem}")
     for provider, problem in found.problems.items():

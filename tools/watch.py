@@ -1,4 +1,4 @@
-"""All models as they are, then every change, live: loaded, degraded, unavailable, recovered, switched.
+"""All models as they are, then every change, live: loaded, degraded, unavailable, recovered, drifted, switched.
 
 understudy watch
 understudy watch --json
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from understudy.bus.client import Client
+from understudy.messages.benchmarks import ModelDrifted
 from understudy.messages.catalogue import Models
 from understudy.messages.catalogue_events import (
     ModelOffline,
@@ -40,13 +41,20 @@ def run(args: argparse.Namespace) -> int:
                 show({"seq": change.seq, "event": change.event})
             else:
                 event = change.event
-                why = getattr(event, "reason", "") or getattr(event, "by", "")
+                why = _why(event)
                 word = tag_of(type(event)).split(".")[1]
                 for model in _models(event):
                     print(f"{change.seq:>8}  {model:30}  {word:12}  {why}", flush=True)
         return 0
 
     return with_client(args, job)
+
+
+def _why(event: Event) -> str:
+    """In a few words."""
+    if isinstance(event, ModelDrifted):
+        return f"{event.figure} {event.direction}: {event.before:g} -> {event.after:g} ({event.n} calls)"
+    return getattr(event, "reason", "") or getattr(event, "by", "")
 
 
 def _models(event: Event) -> list[str]:

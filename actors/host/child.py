@@ -27,7 +27,7 @@ from understudy.actors.host.log_sync import Blocks, LogSync
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
 from understudy.actors.host.permissions import Seat, inbox_of
-from understudy.actors.host.seats import listen_s
+from understudy.actors.host.seats import askers, listen_s
 from understudy.actors.host.snapshots import Snapshots
 from understudy.actors.host.telling import places
 from understudy.bus.nats_bucket import Bucket
@@ -78,8 +78,8 @@ def _say(**fields: Any) -> None:
 
 
 def edge_of(errand: Errand, first: list[Frame], settings: Any, bus: NatsBus, log: Log, now_ms: Any) -> Edge | None:
-    """The edge of a runner, the response cache or the projector; other actors have none. The first key is taken out of
-    the list: nobody but the edge is to know it, which forgets it once it is revoked."""
+    """The edge of a runner, the response cache, the projector or the benchmarker; other actors have none. The first key
+    is taken out of the list: nobody but the edge is to know it, which forgets it once it is revoked."""
     if errand.seat.actor == "response_cache":
         from understudy.actors.response_cache.edge import CacheEdge
 
@@ -90,6 +90,10 @@ def edge_of(errand: Errand, first: list[Frame], settings: Any, bus: NatsBus, log
         from understudy.actors.projector.edge import edge_of as projector_edge
 
         return projector_edge(settings, bus, errand.topology.app, now_ms, log)
+    if errand.seat.actor == "benchmarker":
+        from understudy.actors.benchmarker.edge import BenchmarkerEdge
+
+        return BenchmarkerEdge(Path(errand.folder), now_ms)
     if errand.seat.actor != "runner":
         return None
     models: dict[str, Model] = {m: errand.topology.models[m] for m in errand.models}
@@ -149,6 +153,7 @@ def _host(errand: Errand, first: list[Frame], bus: NatsBus, log: Log) -> Host:
         listen_s=listen_s(topology),
         snapshots=snapshots,
         sync=sync,
+        askers=askers(topology, plan),
     )
     host.edge = edge_of(errand, first, settings, bus, log, host.clock.now_ms)
     return host

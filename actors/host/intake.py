@@ -19,7 +19,7 @@ from understudy.messages.wire import WireError, decode_as, encode
 class Intake:
     """Subscribes to a seat's asks; `asked` gets what can be read, with the message it came in.
 
-    `max_bytes` bounds what components may ask; `send(subject, payload)` carries refusals.
+    `max_bytes` bounds what components may ask; `send(subject, payload)` carries refusals. `askers`: see `Host`.
     """
 
     def __init__(
@@ -31,9 +31,11 @@ class Intake:
         asked: Callable[[Received, Ask | Message], None],
         send: Callable[[str, bytes], None],
         log: Log,
+        askers: tuple[str, ...] = (),
     ) -> None:
         self._app, self._seat, self._max_bytes = app, seat, max_bytes
         self._asked, self._send, self._log = asked, send, log
+        self._askers = tuple(f"{inbox}." for inbox in askers)
 
     async def open(self, bus: Bus, core: Core, plan: ActorPlan) -> tuple[Subscription | None, list[Subscription]]:
         """Take asks: shared ones as a micro service, those addressed to this instance by plain subscriptions."""
@@ -54,7 +56,8 @@ class Intake:
 
     def _take(self, cls: type[Ask | Message], received: Received) -> None:
         from_guest = received.subject.split(".")[2] in GUEST_FAMILIES
-        if received.reply and not (is_guest_inbox if from_guest else is_inbox)(received.reply):
+        is_answered = self._is_guests if from_guest else is_inbox
+        if received.reply and not is_answered(received.reply):
             # The server lets everybody name any reply subject, and we may publish where a guest may not: in the log.
             prefix = received.reply.partition(".")[0][:32]
             self._log.line("reply_refused", subject=received.subject, prefix=prefix)
@@ -71,6 +74,11 @@ class Intake:
             self._refuse(received, Failed(code="invalid", text=text, path=error.path))
             return
         self._asked(received, message)
+
+    def _is_guests(self, reply: str) -> bool:
+        """A component's inbox, or one of an actor that the topology has ask as components do. A guest who names that
+        would have to know the id of its process, which only its own asks hold."""
+        return is_guest_inbox(reply) or reply.startswith(self._askers)
 
     def _refuse(self, received: Received, failed: Failed) -> None:
         if received.reply:

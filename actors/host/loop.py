@@ -93,10 +93,12 @@ class Host:
         listen_s: float = 0.0,
         snapshots: Snapshots | None = None,
         sync: Disk | None = None,
+        askers: tuple[str, ...] = (),
     ) -> None:
         """`clock` is the system's unless another is brought; `max_ask_bytes` bounds what components may ask.
 
         `listen_s`: hear observations so long before taking asks. `sync`: an event is stored when that says so too.
+        `askers`: inboxes of actors that ask what components ask.
         """
         self.core, self.bus, self.plan, self.seat, self.app, self.settings = core, bus, plan, seat, app, settings
         self.edge, self.log = edge, log
@@ -124,7 +126,8 @@ class Host:
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
         self.questions = Questions(bus, app, self.inbox, plan, self.clock.now_ms, self._answered)
         self._back_ms = float("-inf")
-        self._intake = Intake(app, seat, max_bytes=max_ask_bytes, asked=self._on_ask, send=self._send, log=log)
+        taken: Any = {"max_bytes": max_ask_bytes, "asked": self._on_ask, "send": self._send, "askers": askers}
+        self._intake = Intake(app, seat, **taken, log=log)
         self.ready = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ KEYS = {"runner.run": ".*.*", "safety.judge": ""}
 OF_PROVIDERS = ("key.refused",)
 """Facts of runners about their provider: its models may be a list's, which nobody knows when permissions are made."""
 
-TO_OPERATOR = ("runner.pull.{provider}",)
+TO_OPERATOR = ("runner.pull.{provider}", "benchmark.run")
 """Asks that are answered in parts to the operator, in an inbox below `_INBOX_A.operator` that no guest may read."""
 
 REPLIES = {"max": 1, "expires": "5s"}

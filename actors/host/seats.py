@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from understudy.actors.host.key_pipe import KeyPipe
-from understudy.actors.host.permissions import Seat
+from understudy.actors.host.permissions import Seat, inbox_of
 from understudy.actors.host.spawn import Child
 from understudy.messages.gate_plan import plan_of
 from understudy.messages.slugs import slug
-from understudy.messages.topology import Provider, Topology
+from understudy.messages.topology import ActorPlan, Provider, Topology
 
 SELECTION_ONLY = ("quality", "capabilities", "continues", "fallbacks", "usd_per_mtok_in", "usd_per_mtok_out", "licence",
                   "usd_per_mtok_cached", "usd_per_mtok_reasoning", "usd_per_request", "usd_per_search",
@@ -83,6 +83,16 @@ def listen_s(topology: Topology) -> float:
     """How long to hear others before taking asks: a little longer than the runners' beat, then all have been heard."""
     runner = topology.actors.get("runner")
     return 1.2 * float(runner.settings.get("beat_ms", 250) if runner is not None else 0) / 1000
+
+
+def askers(topology: Topology, plan: ActorPlan) -> tuple[str, ...]:
+    """The inboxes of other actors that ask what components ask: they are answered in theirs."""
+    asked = set(plan.asks)
+    return tuple(
+        inbox_of(process.seat.instance)
+        for process in seats_of(topology)
+        if topology.actors[process.seat.actor] is not plan and asked & set(topology.actors[process.seat.actor].sends)
+    )
 
 
 def stake(topology: Topology, process: Process) -> Any:

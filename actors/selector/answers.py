@@ -182,6 +182,7 @@ def _card(model: str, view: ModelView, entry: Entry | None, local: LocalView, al
         licence_class=view.licence_class,
         expires=entry.listing.expires if entry is not None else None,
         problem=entry.listing.problem if entry is not None else "",
+        drifted=view.drifted,
     )
 
 

@@ -20,6 +20,10 @@ from understudy.messages.prices import is_too_dear
 from understudy.messages.privacy import Privacy
 from understudy.messages.topology import Model, Policy, Topology, Weights
 
+DRIFTED = 0.9
+"""What a part of the score is worth while its figure has drifted: quality for errors and judgements, speed for latency.
+It leans between near equals. What its outcomes have been counts by itself, and one that may not be used is rejected."""
+
 Rejection = Literal[
     "unhealthy",
     "retired",
@@ -220,8 +224,8 @@ def score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weight
     """Weighted mean of the parts.
 
     quality = declared quality x success ratio (1 before any outcome); speed = r / (r + first token ms) with the
-    policy's reference r; cost = c / (c + USD per million tokens), 0 where the price is unknown; fit = share of the
-    window that stays free.
+    policy's reference r, each x 0.9 while its figures have drifted (`DRIFTED`); cost = c / (c + USD per million
+    tokens), 0 where the price is unknown; fit = share of the window that stays free.
     """
     steady = steady_parts(view, q.task, policy)
     fit = fit_of(q, view.declared.context_tokens)
@@ -249,9 +253,11 @@ def steady_parts(view: ModelView, task: str, policy: Policy) -> Steady:
     ratio = view.success_ratio()
     known = declared.price_known is not False
     price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2 if known else math.inf
+    quality = DRIFTED if "error_ratio" in view.drifted or "score" in view.drifted else 1.0
+    speed = DRIFTED if "latency_ms" in view.drifted else 1.0
     return (
-        quality_of(view.declared, task) * (1.0 if ratio is None else ratio),
-        policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
+        quality * quality_of(view.declared, task) * (1.0 if ratio is None else ratio),
+        speed * policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
         policy.cost_reference_usd_per_mtok / (policy.cost_reference_usd_per_mtok + price),
     )
 

@@ -12,6 +12,7 @@ from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, condu
 from understudy.actors.selector.views import Ended, Knowledge
 from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
+from understudy.messages.benchmarks import ModelDrifted
 from understudy.messages.brief import RequestBrief
 from understudy.messages.cache import CacheLooked, ConversationErased
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
@@ -97,6 +98,7 @@ FOLDS = (
     ModelUnavailable,
     ModelRecovered,
     ModelProbed,
+    ModelDrifted,
     ModelPinned,
     ModelCleared,
     ProviderExhausted,

@@ -9,9 +9,11 @@ from itertools import takewhile
 import msgspec
 
 from understudy.actors.selector.slowness import Slowness
+from understudy.messages.benchmarks import ModelDrifted
 from understudy.messages.brief import RequestBrief
 from understudy.messages.cache import ConversationErased
 from understudy.messages.catalogue_events import CatalogueEvent, ModelReturned
+from understudy.messages.comparison import Figure
 from understudy.messages.consent import ConsentGiven, ConsentWithdrawn
 from understudy.messages.consents import Consents
 from understudy.messages.cost import ProviderExhausted, ProviderRestored
@@ -68,6 +70,7 @@ class ModelView:
     licence_class: LicenceClass = "unknown"
     retired: bool = False
     offline: bool = False
+    drifted: tuple[Figure, ...] = ()  # what is worse than expected of it, in alphabetical order
 
     def usd_per_mtok(self) -> float | None:
         """The dearer of prompt and completion; None: unknown."""
@@ -145,6 +148,8 @@ class Knowledge:
                     view.anew(seq)
             case ModelProbed():
                 self._probed(event)
+            case ModelDrifted():
+                self._drifted(event)
             case AttemptEnded():
                 self._failed(event)
             case RequestBrief() | RequestEnded():
@@ -222,6 +227,16 @@ class Knowledge:
         view = self.models.get(event.model)
         if view is not None and view.since_seq == event.since_seq:
             view.probed, view.probe_word = event.continues, event.reason
+
+    def _drifted(self, event: ModelDrifted) -> None:
+        view = self.models.get(event.model)
+        if view is not None:
+            found: set[Figure] = set(view.drifted)
+            found.discard(event.figure)
+            if event.direction == "worse":
+                found.add(event.figure)
+            order: list[Figure] = sorted(found)
+            view.drifted = tuple(order)
 
     def consented(self, user: str, conversation: str) -> tuple[str, ...]:
         """The providers that words of theirs (keyed hashes, '' for none) may go to, by name."""

@@ -24,6 +24,7 @@ from understudy.messages import (
     cache,
     catalogue,
     catalogue_events,
+    comparison,
     consent,
     cost,
     embed,
@@ -53,7 +54,7 @@ CLASSES = sorted(
         c
         for module in (
             *(generate, embed, tools, run, events, listing, catalogue_events, catalogue, operate, keys, topology),
-            *(cost, money, consent, privacy, safety, cache, records, pulls, benchmarks, graph),
+            *(cost, money, consent, privacy, safety, cache, records, pulls, benchmarks, comparison, graph),
         )
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, Message | Ask | Part) and c.__module__ == module.__name__

@@ -15,7 +15,7 @@ import pytest
 from understudy.bus.client import Client
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
-ACTORS = {"selector-1", "selector-2", "health_tracker-1", "cost_ledger-1", "model_manager-1"}
+ACTORS = {"selector-1", "selector-2", "health_tracker-1", "cost_ledger-1", "model_manager-1", "benchmarker-1"}
 FOLDED = ("id", "last_used_ms", "success_ratio", "first_token_ms")  # status follows what runs now
 
 
@@ -83,7 +83,8 @@ async def test_snapshots_are_written_used_and_refused(
     assert set(of(lines, "folded")) == ACTORS
     assert not of(lines, "snapshot_used")
     written = sorted(p.name for p in (state / "snapshots").iterdir())
-    assert written == ["cost_ledger.snapshot", "health_tracker.snapshot", "model_manager.snapshot", "selector.snapshot"]
+    actors = ("benchmarker", "cost_ledger", "health_tracker", "model_manager", "selector")
+    assert written == [f"{actor}.snapshot" for actor in actors]
 
     cards, lines = await restarted(kit, fake, state, topology)
     assert cards == first

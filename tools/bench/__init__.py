@@ -29,13 +29,16 @@ BENCHES = {
     "generate": "what our path adds to a call: p50, calls per second, first token, CPU",
     "graphchaos": "kill -9 of projector, graph server, nats-server; two projectors: every bucket against the raw log",
     "project": "the log projected into the performance graph: rows against the raw log, rate, growth, checksums",
+    "polite": "interactive requests beside a running suite: the p99 with it over that without, and off over off",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
     "questions": "the eight questions to the graph: equal to plain Python from the raw log, quick, by index",
     "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
     "rotation": "a provider's key is rotated under load: no failed request, no use of the old; then an erasure",
     "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",
     "sdk": "a streamed answer through the vendors' SDKs, where installed, and through the runner's edge",
+    "suite": "a suite on three tiny models and a scripted one: scores equal the script, twice the same",
     "steady": "rolling restarts and saturated cores under load: no failed request, nobody living declared dead",
+    "trends": "a month of a million calls: how soon compare and trends answer, planted regressions, false alarms",
 }
 """Each is a module here with `async def measure(...) -> Result`; `explain(result) -> str` where a picture says more."""
 
@@ -53,12 +56,15 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "generate": ("quick",),
     "graphchaos": ("home", "seed"),
     "project": ("quick", "home"),
+    "polite": ("quick",),
     "providers": ("quick",),
     "questions": ("quick", "home"),
     "realserver": ("serve",),
     "rotation": ("quick",),
     "scenarios": ("home",),
     "steady": ("seconds",),
+    "trends": ("quick",),
+    "suite": ("quick", "keep"),
 }
 
 

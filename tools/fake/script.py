@@ -42,6 +42,13 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     request: Decimals = "0"
 
 
+class Says(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is answered to one prompt: a text (JSON too), and tool calls where tools were offered."""
+
+    text: str = ""
+    calls: tuple[Call, ...] = ()
+
+
 class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one model name behaves. The defaults are a healthy, instant model.
 
@@ -79,6 +86,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     finish_reason: str | None = None
     native_reason: str | None = None  # OpenRouter's native_finish_reason, where it is not the other
     unfinished: bool = False  # the end lacks what proves it: [DONE] of OpenAI, done_reason of Ollama
+    says: dict[str, Says] = {}  # answers by the last user message, word for word; all others get the story
     say_json: str | None = None  # the answer where JSON was asked for
     preface: str = ""  # the text before tool calls
     calls: tuple[Call, ...] = ()  # made where tools were offered
@@ -100,7 +108,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 # What a record keeps while its fault does not strike (fail_ratio, fail_first, fail_every): its pace and its manners.
 KEPT = (
-    *("docs", "price", "delay_ms", "first_token_delay_ms", "gap_ms", "chunks", "split_utf8", "comments"),
+    *("docs", "price", "says", "delay_ms", "first_token_delay_ms", "gap_ms", "chunks", "split_utf8", "comments"),
     *("continues", "instructed", "instructed_continues"),
 )
 
@@ -259,12 +267,17 @@ def story(key: str, n_tokens: int) -> tuple[str, ...]:
     return tuple(tokens[:n_tokens])
 
 
+def last_user(messages: Sequence[Message]) -> str:
+    """The last user message; '' where there is none."""
+    return next((message.text() for message in reversed(messages) if message.role == "user"), "")
+
+
 def script(messages: Sequence[Message], n_tokens: int = 48) -> tuple[str, ...]:
     """Return the whole answer to a conversation (without prefill), the same from every model.
 
     It depends on the last user message alone. `Repeat exactly: TEXT` is answered with all of TEXT.
     """
-    user = next((message.text() for message in reversed(messages) if message.role == "user"), "")
+    user = last_user(messages)
     if user.lstrip().startswith(REPEAT):
         return split_tokens(user.lstrip()[len(REPEAT) :].lstrip())
     return story(user, n_tokens)
@@ -315,9 +328,12 @@ def _resume_at(full: str, prefill: str) -> int:
 def reply(fault: Fault, request: ChatRequest) -> Reply:
     """Plan the answer to a request: the script continued, then limited by max_tokens and stop strings."""
     asked, prefill, how = split_prefill(fault, request.messages)
-    calls = fragments(fault.calls, fault.interleave) if request.tools else ()
+    said = fault.says.get(last_user(asked))
+    calls = fragments(said.calls if said is not None else fault.calls, fault.interleave) if request.tools else ()
     full = "".join(script(asked, fault.chunks))
-    if request.response_format is not None and fault.say_json is not None:
+    if said is not None:
+        full = said.text
+    elif request.response_format is not None and fault.say_json is not None:
         full = fault.say_json
     elif calls:
         full = fault.preface

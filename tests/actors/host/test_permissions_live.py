@@ -256,7 +256,8 @@ WIDE = (">", "tta.>", "tta.ask.>", "tta.evt.>", "tta.obs.>", "tta.live.>", "tta.
         "*.ask.model.generate")  # fmt: skip
 
 NAMES = ("selector-1", "selector-2", "runner-demo_story-lead", "runner-demo_story-second", "runner-lab", "runner-hub",
-         "health_tracker-1", "cost_ledger-1", "model_manager-1", "response_cache-1", "guest")  # fmt: skip
+         "health_tracker-1", "cost_ledger-1", "model_manager-1", "response_cache-1", "benchmarker-1",
+         "guest")  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["publish", "subscribe"])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.actors.benchmarker import core as benchmarker
 from understudy.actors.cost_ledger import core as cost_ledger
 from understudy.actors.health_tracker import core as health_tracker
 from understudy.actors.host import snapshots
@@ -36,7 +37,8 @@ from understudy.messages.step import Booted, CaughtUp, Happened, Heard
 from understudy.messages.topology import Topology
 from understudy.messages.wire import decode, encode, reader_of
 
-CORES: dict[str, Any] = {"selector": selector, "health_tracker": health_tracker, "cost_ledger": cost_ledger}
+CORES: dict[str, Any] = {"selector": selector, "health_tracker": health_tracker, "cost_ledger": cost_ledger,
+                         "benchmarker": benchmarker}  # fmt: skip
 EACH = pytest.mark.parametrize("actor", sorted(CORES))
 LOG = StreamState("2026-11-21T12:00:00Z", 1, 1000)
 STREAM = "TTA_EVT"

@@ -189,6 +189,8 @@ def test_somebody_has_to_keep_the_books(tmp_path: Path, root: Path) -> None:
         ("version: 1\nmodels: {}\nproviders: {}\ntasks: {}\n", "$.tasks"),
         ("version: 1\nmodels: {}\nproviders: {}\napp: Up\n", "$.app"),
         ("version: 1\nmodels: {}\nproviders: {}\npolicy: {weights: {quality: -1}}\n", "$.policy.weights.quality"),
+        ("version: 1\nmodels: {}\nproviders: {}\nthresholds: {min_quality: 70}\n", "$.thresholds.min_quality"),
+        ("version: 1\nmodels: {}\nproviders: {}\nthresholds: {max_response_s: 5}\n", "$.thresholds.max_response_s"),
         ("version: 1\nmodels: {'a b': {provider: x}}\nproviders: {}\n", "$.models key 'a b'"),
     ],
 )

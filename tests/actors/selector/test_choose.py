@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from understudy.actors.selector.choose import Decision, Local, Question, Rejection, decide
 from understudy.actors.selector.views import Knowledge
+from understudy.messages.benchmarks import ModelDrifted
 from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import ModelDegraded, ModelUnavailable, TopologyApplied
 from understudy.messages.generate import Requirements
@@ -171,6 +172,40 @@ def test_failures_lower_the_score() -> None:
     for _ in range(3):
         knowledge.models["a"].count(False, None)
     assert names(run(knowledge, ask())) == ["b", "a"]
+
+
+def drifted(figure: Any, direction: Any, model: str = "a") -> ModelDrifted:
+    return ModelDrifted(
+        at_ms=0, model=model, figure=figure, direction=direction, since_ms=0, until_ms=1, before=1.0, after=2.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("figure", "part"), [("error_ratio", "quality"), ("score", "quality"), ("latency_ms", "speed")]
+)
+def test_a_drift_leans_between_near_equals_until_it_is_over(figure: Any, part: str) -> None:
+    for over in ("recovered", "settled"):
+        knowledge = know({"a": q(0.51), "b": q(0.5)})
+        before = run(knowledge, ask()).chain[0]
+        knowledge.apply(2, drifted(figure, "worse"))
+        (now,) = [one for one in run(knowledge, ask()).chain if one.model == "a"]
+        assert {name for name in before.parts if now.parts[name] != before.parts[name]} == {part}
+        assert now.parts[part] == pytest.approx(0.9 * before.parts[part])
+        assert names(run(knowledge, ask())) == ["b", "a"]
+        assert names(run(know({"a": q(0.9), "b": q(0.5)}), ask())) == ["a", "b"]
+        knowledge.apply(3, drifted(figure, over))
+        assert run(knowledge, ask()).chain[0] == before
+
+
+def test_two_figures_drift_apart_from_each_other_and_strangers_are_passed_over() -> None:
+    knowledge = know({"a": q(0.5)})
+    for seq, event in enumerate(
+        (drifted("score", "worse"), drifted("latency_ms", "worse"), drifted("score", "worse", "z"))
+    ):
+        knowledge.apply(seq + 2, event)
+    assert knowledge.models["a"].drifted == ("latency_ms", "score")
+    knowledge.apply(9, drifted("score", "recovered"))
+    assert knowledge.models["a"].drifted == ("latency_ms",)
 
 
 def test_declared_fallbacks_come_second_then_another_provider_first() -> None:

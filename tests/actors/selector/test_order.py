@@ -13,6 +13,7 @@ from understudy.actors.selector.choose import Question, decide
 from understudy.actors.selector.order import Order, local_of
 from understudy.actors.selector.sight import LocalView
 from understudy.actors.selector.views import Knowledge
+from understudy.messages.benchmarks import ModelDrifted
 from understudy.messages.catalogue import Select, Selected
 from understudy.messages.catalogue_events import (
     Listing,
@@ -93,7 +94,7 @@ class History:
         """Something happens."""
         luck, name = self.luck, self.luck.choice(NAMES)
         self.now += luck.choice([0, 1, 400, 3_000])
-        match luck.randrange(16):
+        match luck.randrange(17):
             case 0:
                 self.fold(ModelDegraded(at_ms=0, model=name, reason="x", was="healthy"))
             case 1:
@@ -126,6 +127,10 @@ class History:
             case 14:
                 model = luck.choice(LISTED)
                 luck.choice([self.local.asked, self.local.answered, self.local.trust])(model)
+            case 15:
+                figure, direction = luck.choice(["latency_ms", "score"]), luck.choice(["worse", "recovered"])
+                facts = {"since_ms": 0, "until_ms": 1, "before": 1.0, "after": 2.0}
+                self.fold(ModelDrifted(at_ms=0, model=name, figure=figure, direction=direction, **facts))
             case _:
                 self.fold(self.applied()) if luck.random() < 0.2 else self.beat(name)
 

@@ -1,0 +1,1 @@
+"""How the suites of the benchmarker are made: `python -m understudy.tools.suites.make`."""
