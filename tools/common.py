@@ -15,7 +15,7 @@ import msgspec
 
 from understudy.actors.host.state_folder import taken
 from understudy.bus.client import AnswerFailed, Client
-from understudy.bus.port import BusError
+from understudy.bus.port import BusError, NotAllowed
 
 DEFAULT_STATE = Path("state")
 
@@ -64,6 +64,15 @@ async def connect(args: argparse.Namespace, *, operator: bool = False) -> Client
     return await Client.connect(url, app=app, name="understudy-cli", user=user, password=password, timeout_s=3)
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: a log is read with it half again as fast."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def with_client(args: argparse.Namespace, job: Callable[[Client], Awaitable[int]], *, operator: bool = False) -> int:
     """Run a job with a connection; failures become one clear line and exit code 1."""
 
@@ -72,7 +81,10 @@ def with_client(args: argparse.Namespace, job: Callable[[Client], Awaitable[int]
             return await job(client)
 
     try:
-        return asyncio.run(go())
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(go())
+    except NotAllowed as error:
+        return complain(error.code, str(error), args)
     except AnswerFailed as failure:
         return complain(failure.failed.code, failure.failed.text, args)
     except BusError as error:
