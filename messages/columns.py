@@ -42,7 +42,7 @@ FACTS: tuple[Column, ...] = (
     Column("at", "time", "when the writer stated it, by its own clock"),
     Column("run_id", "text", "the run it is about"),
     Column("model", "text", "the model it is about; of an outcome the one that had the last word"),
-    Column("models", "words", "several models (lists of providers, what is loaded)"),
+    Column("models", "words", "several models (of a provider's list, their prices, what is loaded)"),
     Column("from_model", "text", "`model.switched`: who spoke before"),
     Column("provider", "text", "the provider it is about"),
     Column("task", "text", "the request's task"),
@@ -125,6 +125,11 @@ class _Charge(msgspec.Struct, frozen=True, gc=False):
     cost_usd: UsdText
 
 
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    id: str = ""
+    model: str = ""
+
+
 _READ_AS: dict[Kind, Any] = {
     "integer": MaybeInt,
     "float": float | None,
@@ -141,6 +146,7 @@ _FIELDS: dict[str, Any] = {
     **{one.name: _READ_AS[one.kind] for one in FACTS if one.name not in _MADE},
     "first_token_ms": float | None,
     "models": msgspec.Raw,
+    "prices": msgspec.Raw,
     "usage": _Usage | None,
     "charge": _Charge | None,
 }
@@ -156,7 +162,7 @@ def _light(tag: str | None, cls: type[Event]) -> type[Facts]:
     defaults: dict[str, Any] = dict.fromkeys(_FIELDS) | {
         n: d for n, d in own.items() if d not in (msgspec.NODEFAULT, "")
     }
-    defaults |= {"models": msgspec.Raw(), "usage": _Usage() if "usage" in own else None}
+    defaults |= {"models": msgspec.Raw(), "prices": msgspec.Raw(), "usage": _Usage() if "usage" in own else None}
     fields = [(name, read_as, defaults[name]) for name, read_as in _FIELDS.items()]
     tagged: dict[str, Any] = {} if tag is None else {"tag_field": "type", "tag": tag}
     made = msgspec.defstruct(f"Facts of {tag}", fields, bases=(Facts,), frozen=True, gc=False, **tagged)
@@ -167,6 +173,7 @@ _TAGS = {_light(tag, cls): tag for tag, cls in REGISTRY.items() if issubclass(cl
 _OTHER = _light(None, Event)
 _read: Callable[[bytes], Facts] = msgspec.json.Decoder(reduce(or_, _TAGS)).decode
 _read_other: Callable[[bytes], Facts] = msgspec.json.Decoder(_OTHER).decode
+_read_models = msgspec.json.Decoder(list[str | _Entry] | dict[str, msgspec.Raw]).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NOTHING = _OTHER()
 """What cannot be read."""
@@ -193,7 +200,7 @@ def values(facts: Sequence[Any], payloads: Sequence[bytes]) -> dict[str, list[An
     made: dict[str, list[Any]] = {
         "type": [tag_of(one, payload) for one, payload in zip(facts, payloads, strict=True)],
         "at": [one.at_ms for one in facts],
-        "models": [models_of(one.models) if one.models else None for one in facts],
+        "models": [models_of(one) or None for one in facts],
         "first_token_ms": [_first_token_ms(one) for one in facts],
         "prompt_tokens": [None if one.usage is None else one.usage.prompt_tokens for one in facts],
         "completion_tokens": [None if one.usage is None else one.usage.completion_tokens for one in facts],
@@ -209,14 +216,14 @@ def _first_token_ms(facts: Any) -> float | None:
     return next((one.first_token_ms for one in attempts if one.outcome == "ok"), None)
 
 
-def models_of(raw: msgspec.Raw) -> list[str]:
-    """The ids in an event's `models`: a list of ids or of entries with an `id`, or an object by id."""
+def models_of(facts: Any) -> list[str]:
+    """Whom an event names besides `model`: in `models` (ids, entries with an `id`, an object by id), or `prices`."""
+    raw: msgspec.Raw = facts.models or facts.prices
     try:
-        found: Any = msgspec.json.decode(raw)
+        found = _read_models(raw) if raw else []
     except _UNREADABLE:
         return []
-    ids: list[Any] = [one.get("id") if isinstance(one, dict) else one for one in found]  # pyright: ignore
-    return [one for one in ids if isinstance(one, str)]
+    return [one if isinstance(one, str) else one.id or one.model for one in found]
 
 
 def is_about(facts: Any, model: str | None, task: str | None, run_id: str | None) -> bool:
@@ -226,4 +233,4 @@ def is_about(facts: Any, model: str | None, task: str | None, run_id: str | None
     if model is None or model in (facts.model, facts.from_model):
         return True
     tried: Sequence[AttemptFacts] = facts.attempts or ()
-    return any(one.model == model for one in tried) or bool(facts.models and model in models_of(facts.models))
+    return any(one.model == model for one in tried) or model in models_of(facts)

@@ -166,7 +166,7 @@ def _found(at: Path, out: Path, wanted: Manifest, state: StreamState) -> Manifes
     try:
         found = msgspec.json.decode(at.read_bytes(), type=Manifest)
     except FileNotFoundError:
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        if _is_used(out):
             raise Refused("exists", f"{out} is there already and no export that can be gone on with") from None
         return wanted
     except msgspec.MsgspecError as error:
@@ -186,6 +186,13 @@ def _found(at: Path, out: Path, wanted: Manifest, state: StreamState) -> Manifes
     return found
 
 
+def _is_used(out: Path) -> bool:
+    """Is there something that is not what a killed export leaves behind before its first manifest?"""
+    if out.is_dir():
+        return any(path.suffix != ".draft" for path in out.iterdir())
+    return out.exists() and out.stat().st_size > 0
+
+
 def _said(asked: dict[str, str | list[str]]) -> str:
     return " ".join(f"--{name} {value}" for name, value in asked.items()) or "no restriction"
 
@@ -199,8 +206,8 @@ def _locked(writer: Writer, at: Path, manifest: Manifest) -> Generator[None]:
             fcntl.flock(writer.handle(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Refused("busy", f"another export writes {at.parent / at.name} just now") from None
+        save(manifest, at)  # first: from here on what lies there is an export
         writer.open(manifest)
-        save(manifest, at)
         yield
     finally:
         writer.close()
