@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import re
 import sys
@@ -16,6 +17,23 @@ import msgspec
 from understudy.actors.host.state_folder import taken
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.port import BusError, NotAllowed
+
+
+class Refused(Exception):
+    """What a command will not do: a stable code, and what would be right."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+def needs(module: str, extra: str) -> Any:
+    """A module that comes with an extra. Raises Refused, with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise Refused("missing_extra", f"{module} is not installed: pip install 'understudy[{extra}]'") from None
+
 
 DEFAULT_STATE = Path("state")
 

@@ -26,8 +26,8 @@ from understudy.bus.subjects import evt_stream
 from understudy.messages.columns import ATTEMPT, COLUMNS, Column
 from understudy.messages.events import Event
 from understudy.messages.wire import WireError, decode, tag_of
-from understudy.tools.common import UNITS_S, add_connection, complain, show, with_client
-from understudy.tools.exporting import FORMATS, Manifest, Refused, Tell, Writer
+from understudy.tools.common import UNITS_S, Refused, add_connection, complain, show, with_client
+from understudy.tools.exporting import FORMATS, Manifest, Tell, Writer
 from understudy.tools.exporting import export as export_to
 from understudy.tools.exporting.parquet import MANIFEST, ParquetWriter
 from understudy.tools.exporting.text import csv_file, jsonl

@@ -14,6 +14,7 @@ import msgspec
 
 from understudy.actors.selector.replay import Record
 from understudy.bus.port import Received
+from understudy.tools.common import needs
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -63,5 +64,12 @@ def exported(data: bytes) -> Iterator[Record]:
 
 
 def exported_file(path: Path) -> Iterator[Record]:
-    """See `exported`."""
-    return exported(path.read_bytes())
+    """The same of a file, or of a folder of Parquet. Raises OSError; Refused without the extra `analysis`."""
+    return _parquet(path) if path.is_dir() else exported(path.read_bytes())
+
+
+def _parquet(folder: Path) -> Iterator[Record]:
+    parts = needs("pyarrow.dataset", "analysis").dataset(sorted(str(part) for part in folder.glob("part-*.parquet")))
+    for batch in parts.to_batches(columns=["seq", "subject", "payload", "foreign"]):
+        for row in batch.to_pylist():
+            yield Record(**row)

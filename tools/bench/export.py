@@ -10,7 +10,6 @@ figure altered, one row dropped, one doubled, one column's value wrong; the same
 from __future__ import annotations
 
 import asyncio
-import importlib
 import re
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from understudy.tools.bench.exported import Folds, Sums, folds, raw_log, sums_of
 from understudy.tools.bench.filling import Measured, Template
 from understudy.tools.bench.report import Result, bar
 from understudy.tools.bench.stage import fake_provider, machine, topology_on
+from understudy.tools.common import needs
 from understudy.tools.exporting import Manifest, export
 from understudy.tools.exporting.parquet import MANIFEST, ParquetWriter
 
@@ -137,7 +137,7 @@ def _tell(text: str) -> None:
 
 def _compare(out: Path, wanted: Sums, folded: Folds) -> tuple[list[str], dict[str, Any]]:
     """What differs between the log and the file (nothing, one hopes), and which control was found by what."""
-    pandas: Any = importlib.import_module("pandas")
+    pandas = needs("pandas", "analysis")
     frame = pandas.read_parquet(out)
     differ = _differences(frame, wanted, folded)
     last = frame.index[(frame["type"] == "request.ended.v1") & frame["first_token_ms"].notna()][-1]

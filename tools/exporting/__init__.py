@@ -23,20 +23,13 @@ from understudy.bus.client import Client
 from understudy.bus.log_query import LogQuery, Span, matching
 from understudy.bus.port import Received, StreamState
 from understudy.bus.subjects import evt_stream
+from understudy.tools.common import Refused
 
 PART_ROWS, PART_BYTES = 50_000, 64_000_000
 """A part is written when it has so many rows, or payloads of so many bytes."""
 TELL_S = 2.0
 
 FORMATS = ("jsonl", "csv", "parquet")
-
-
-class Refused(Exception):
-    """An export that cannot be begun or gone on with: a stable code, and what would be right."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code, self.text = code, text
 
 
 class Manifest(msgspec.Struct, kw_only=True):

@@ -6,7 +6,6 @@ whole parts. `_manifest.json` beside them begins with `_`, which those readers p
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +14,12 @@ from typing import Any
 from understudy.actors.host.log_sync import sync_folder
 from understudy.bus.port import Received
 from understudy.messages.columns import ATTEMPT, COLUMNS, FACTS, AttemptFacts, Kind, facts_of, values
-from understudy.tools.exporting import Manifest, Refused
+from understudy.tools.common import Refused, needs
+from understudy.tools.exporting import Manifest
 
 MANIFEST = "_manifest.json"
 BATCH_ROWS = 10_000
 """So many rows are taken apart at once: what is made for them stays in the processor's caches."""
-
-
-def needs(module: str) -> Any:
-    """A module of the extra `analysis`. Raises Refused, with the command that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        text = f"{module} is not installed: pip install 'understudy[analysis]'"
-        raise Refused("missing_extra", text) from None
 
 
 _FEW_VALUES = [one.name for one in COLUMNS if one.kind == "text" and one.name not in ("run_id", "conversation", "user")]
@@ -40,7 +31,7 @@ class ParquetWriter:
     def __init__(self, folder: Path) -> None:
         """Raises Refused without pyarrow."""
         self._folder, self._fd = folder, -1
-        self._pa, self._pq = needs("pyarrow"), needs("pyarrow.parquet")
+        self._pa, self._pq = needs("pyarrow", "analysis"), needs("pyarrow.parquet", "analysis")
         self._types = arrow_types()
 
     def handle(self) -> int:
@@ -115,7 +106,7 @@ def table_of(rows: Sequence[Received]) -> list[list[Any]]:
 
 def arrow_types() -> dict[str, Any]:
     """Column -> its Arrow type."""
-    pa = needs("pyarrow")
+    pa = needs("pyarrow", "analysis")
     plain: dict[Kind, Any] = {
         "integer": pa.int64(),
         "float": pa.float64(),

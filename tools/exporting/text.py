@@ -14,7 +14,8 @@ import msgspec
 
 from understudy.bus.port import Received
 from understudy.messages.columns import COLUMNS, FACTS, Kind, facts_of, values
-from understudy.tools.exporting import Manifest, Refused
+from understudy.tools.common import Refused
+from understudy.tools.exporting import Manifest
 from understudy.tools.rawlog import export
 
 Lines = Callable[[list[Received]], bytes]
