@@ -53,6 +53,8 @@ from understudy.messages.wire import WireError, decode, encode, made_of
 __all__ = ["Answer", "AnswerFailed", "Change", "Client", "LogEntry", "LogQuery", "Piece", "turns"]
 
 BATCH_DEADLINE_MS = 600_000
+FEEDBACK_S = 6.0
+"""The run's end may have to be looked for, which takes four seconds at most."""
 NOT_ALLOWED = (
     "Only the operator may read the log: connect as user `operator`. `understudy up` writes its password into run.json "
     "in the state folder, from where the commands take it (without --nats)."
@@ -181,8 +183,10 @@ class Client:
         return await self.ask("model.describe", DescribeModel(model=model), Described)
 
     async def feedback(self, run_id: str, rating: float, reason: str | None = None) -> FeedbackTaken:
-        """What you thought of an answer: `rating` from 0 to 1."""
-        return await self.ask("feedback.give", GiveFeedback(run_id=run_id, rating=rating, reason=reason), FeedbackTaken)
+        """What you thought of an answer: `rating` from 0 to 1, `reason` a word. It counts for the model that gave it,
+        in its task. Raises AnswerFailed `unknown_run` for a run whose end the log does not hold."""
+        given = _made(GiveFeedback, run_id=run_id, rating=rating, reason=reason)
+        return await self.ask("feedback.give", given, FeedbackTaken, timeout_s=FEEDBACK_S)
 
     async def pin(self, conversation_id: str, model: str | None) -> PinTaken:
         """Have a conversation answered by this model (id or alias) from now on; None clears the pin."""

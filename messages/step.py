@@ -112,11 +112,13 @@ class Traced(Struct, frozen=True):
 
 
 class Recalled(Struct, frozen=True):
-    """What `Recall` asked for; None when the log does not hold it or cannot be reached."""
+    """What `Recall` or `FindEnd` asked for; None when the log does not hold it. Not `ok`: nobody knows, as the log
+    cannot be reached or looked through in time."""
 
     at_ms: float
     key: str
     event: Event | None
+    ok: bool = True
 
 
 class Claimed(Struct, frozen=True):
@@ -323,6 +325,15 @@ class Recall(Struct, frozen=True):
     key: str
 
 
+class FindEnd(Struct, frozen=True):
+    """Look for the end of a run in the log, from when it began (`begun_ms`, Unix milliseconds, its id's time) on; comes
+    back as `Recalled`."""
+
+    run_id: str
+    begun_ms: int
+    key: str
+
+
 class Claim(Struct, frozen=True):
     """Take `key` for us, unless somebody holds it; comes back as `Claimed`."""
 
@@ -385,4 +396,4 @@ RunnerWork = CallModel | CancelCall | Screen | FetchList | FetchRecord | StartPu
 EdgeWork = RunnerWork | ReadEntry | WriteEntry | EraseKey
 """What the host hands on to the actor's own edge."""
 
-Effect = Send | Store | Trace | Probe | Recall | Claim | Consult | Wake | Later | EdgeWork
+Effect = Send | Store | Trace | Probe | Recall | FindEnd | Claim | Consult | Wake | Later | EdgeWork

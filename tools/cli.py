@@ -18,6 +18,7 @@ COMMANDS = {
     "watch": "model-change announcements, live",
     "budget": "every budget: spent, reserved, limit, end of its window",
     "events": "the event log: outcomes, changes, topologies",
+    "feedback": "what you think of an answer",
     "erase": "destroy what is kept of a conversation, for good",
     "bench": "measure what `up` starts",
     "consent": "who has agreed that their words go to which provider: give, withdraw, list",

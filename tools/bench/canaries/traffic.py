@@ -192,6 +192,7 @@ class Traffic:
             await self.send(subject, payload)
             if len(payload) < 100_000:
                 await self._nc.publish(subject, payload)
+        run_id = next(json.loads(said)["run_id"] for said in self.answers if b'"model.finished.v1"' in said)
         hello = {"messages": [{"role": "user", "content": words.text}], **self.ids()}
         small: list[tuple[str, dict[str, Any]]] = [
             ("model.select", {**hello, "explain": True}),
@@ -199,7 +200,8 @@ class Traffic:
             ("model.pin", {"conversation_id": words.conversation, "model": "able@openai"}),
             ("model.pin", {"conversation_id": words.conversation}),
             ("consent.list", {"user_id": words.user, "conversation_id": words.conversation}),
-            ("feedback.give", {"run_id": "x", "rating": 0.5, "reason": words.stored, "user_id": words.user}),
+            ("feedback.give", {"run_id": run_id, "rating": 0.5, "reason": words.stored, "user_id": words.user}),
+            ("feedback.give", {"run_id": words.text, "rating": 0.5, "user_id": words.user}),
         ]
         for name, body in small:
             await self.send(f"tta.ask.{name}", json.dumps(body).encode())
