@@ -57,7 +57,11 @@ def recalled(state: State, asked_id: str, answer: Recalled) -> list[Effect]:
         return [Send(rating.reply, failed.failed)] if rating.reply else []
     event = replace(rating.event, model=end.model or "", task=end.task)
     msg_id = f"order.{asked_id}"
-    state.awaited[msg_id] = Awaited(rating.reply, lambda seq: FeedbackTaken(run_id=run_id, seq=seq))
+
+    def done(seq: int) -> FeedbackTaken:
+        return FeedbackTaken(run_id=run_id, seq=seq)
+
+    state.awaited[msg_id] = Awaited(rating.reply, done)
     return [Store(event, msg_id)]
 
 
