@@ -7,6 +7,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,7 +100,15 @@ if when == "before_manifest":
     dies("append", parquet.ParquetWriter, True)
     dies("append", text.TextWriter, True)
 if when == "mid_part":
-    dies("sync_folder", parquet, False)
+    import pyarrow.parquet as pq
+    write_table, tables = pq.write_table, [0]
+    def torn(table, where, **more):
+        tables[0] += 1
+        write_table(table, where, **more)
+        if tables[0] == part:
+            os.truncate(where, os.path.getsize(where) // 2)
+            os.kill(os.getpid(), 9)
+    pq.write_table = torn
     real = os.write
     def half(fd, data):
         if len(data) > 1000:
@@ -178,7 +187,8 @@ async def test_every_message_once_and_in_its_place(server: NatsServer, log: Nats
 async def test_a_killed_export_goes_on(server: NatsServer, log: NatsBus, kind: str, when: str, tmp_path: Path) -> None:
     out = tmp_path / f"log.{kind}"
     export(server.url, out, strike=(when, 3))
-    before = rows_of(out) if kind != "csv" and when != "mid_part" else []
+    torn = when == "mid_part" and kind != "parquet"  # of a folder only whole parts are read
+    before = [] if torn or kind == "csv" else rows_of(out)
     export(server.url, out, strike=(when, 2), rows=90)  # and the next one too
     done = export(server.url, out)
     wanted = await whole(log)
@@ -191,6 +201,7 @@ async def test_what_came_later_is_added(server: NatsServer, log: NatsBus, tmp_pa
     outs = [tmp_path / f"log.{kind}" for kind in FORMATS]
     for out in outs:
         export(server.url, out, "--subject", "feedback.given")
+    shutil.copy(outs[2] / "part-000000.parquet", outs[2] / "part-000007.parquet")
     seen = await log.last_seq("TTA_EVT")
     await fill(log, seen + 1, 20)
     wanted = [one for one in await whole(log) if one[1] == "tta.evt.feedback.given"]

@@ -1,7 +1,7 @@
 """Parquet: a folder of parts, which pandas, DuckDB, Spark and others read as one table. Needs the extra `analysis`.
 
 A part is written beside its place and renamed there when it is whole, so that whoever reads the folder meanwhile finds
-whole parts. `_manifest.json` beside them begins with `_`, which those readers pass over.
+whole parts. `_manifest.json` and drafts begin with `_`, which those readers pass over.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ParquetWriter:
         about = {"stream": manifest.stream, "created": manifest.created, "rows_before": str(manifest.rows)}
         table = self._pa.Table.from_batches(batches).replace_schema_metadata(about)
         place = self._folder / part_name(manifest.parts)
-        draft = place.with_suffix(".draft")
+        draft = place.with_name(f"_{place.stem}.draft")
         self._pq.write_table(table, draft, compression="zstd", compression_level=1, use_dictionary=_FEW_VALUES)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
