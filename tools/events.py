@@ -33,6 +33,8 @@ from understudy.tools.exporting.parquet import MANIFEST, ParquetWriter
 from understudy.tools.exporting.text import csv_file, jsonl
 from understudy.tools.rawlog import export
 
+OPTIONS = {"subjects": "subject", "run_id": "request"}
+"""What the parts of a query are called here, where that is not their name."""
 ASKED = ("since", "until", "after", "subject", "model", "task", "request")
 
 
@@ -66,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         query = query_of(args, time.time() * 1000)
         writing = _writer(args)
     except BadQuery as error:
-        complain("invalid", f"--{error.path}: {error.text}", args)
+        option = OPTIONS.get(error.path.partition("[")[0], error.path)
+        complain("invalid", f"--{option}: {error.text}", args)
         return 2
     except Refused as error:
         return complain(error.code, error.text, args)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from understudy.bus.client import Client
-from understudy.tools.common import add_connection, show, with_client
+from understudy.bus.client import AnswerFailed, Client
+from understudy.tools.common import add_connection, complain, show, with_client
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,11 @@ def run(args: argparse.Namespace) -> int:
     """Give it."""
 
     async def job(client: Client) -> int:
-        taken = await client.feedback(args.run_id, args.rating, args.reason)
+        try:
+            taken = await client.feedback(args.run_id, args.rating, args.reason)
+        except AnswerFailed as error:
+            path = f"{error.failed.path}: " if error.failed.path else ""
+            return complain(error.failed.code, f"{path}{error.failed.text}", args)
         if args.json:
             show(taken)
         else:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from understudy.bus.client import AnswerFailed, Change, Client
+from understudy.bus.port import NotAllowed
 from understudy.messages.catalogue import Models
 from understudy.messages.events import ModelUnavailable
 from understudy.messages.generate import Delta, Finished, Seam, Started
@@ -125,6 +126,13 @@ async def watched(client: Client, kit: Any) -> AsyncIterator[list[Any]]:
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_guest_is_told_who_may_read_the_log(system: Any, client: Client) -> None:
+    with pytest.raises(NotAllowed, match="Only the operator may read the log"):
+        [entry async for entry in client.events()]
+    code, _, err = await system.cli("events", "--since", "1m", "--nats", system.url)
+    assert code == 1 and err.startswith("not_allowed: Only the operator")
 
 
 async def test_the_server_is_killed_in_mid_answer(system: Any, client: Client, kit: Any) -> None:

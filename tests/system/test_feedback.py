@@ -118,10 +118,10 @@ async def test_the_command(rated: Any, client: Client) -> None:
     (event,) = [e for e in await rated.events() if e["seq"] == taken["seq"]]
     assert (event["rating"], event["reason"]) == (0.75, "fine")
     for words, said in (
-        ((answer.run_id, "7"), "invalid: Expected `float` <= 1.0"),
+        ((answer.run_id, "7"), "invalid: $.rating: Expected `float` <= 1.0"),
         ((answer.run_id, "nan"), "invalid:"),
-        ((answer.run_id, "1", "--reason", "two words"), "invalid: Expected `str` matching"),
-        ((ulid(time.time() * 1000, 9), "1"), "unknown_run: The log holds no end"),
+        ((answer.run_id, "1", "--reason", "two words"), "invalid: $.reason: Expected `str` matching"),
+        ((ulid(time.time() * 1000, 9), "1"), "unknown_run: $.run_id: The log holds no end"),
     ):
         code, _, err = await rated.cli("feedback", *words)
         assert code == 1 and said in err, err
