@@ -192,7 +192,8 @@ class Traffic:
             await self.send(subject, payload)
             if len(payload) < 100_000:
                 await self._nc.publish(subject, payload)
-        run_id = next(json.loads(said)["run_id"] for said in self.answers if b'"model.finished.v1"' in said)
+        await self.ask("able@openai", stream=False)
+        run_id = json.loads(self.answers[-1])["run_id"]
         hello = {"messages": [{"role": "user", "content": words.text}], **self.ids()}
         small: list[tuple[str, dict[str, Any]]] = [
             ("model.select", {**hello, "explain": True}),
