@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from understudy.bus.answer import AGAIN_S, DEFAULT_DEADLINE_MS, GRACE_S, NOBODY_S, Answer, AnswerFailed
-from understudy.bus.history import stored
+from understudy.bus.log_query import BadQuery, LogQuery, Span, matching, span_of
 from understudy.bus.nats_bus import NatsBus
-from understudy.bus.port import Bus, BusError, NoResponders, Received
+from understudy.bus.port import Bus, BusError, NoResponders, NotAllowed, Received
 from understudy.bus.reading import Piece
 from understudy.bus.subjects import evt_stream
 from understudy.messages.base import Ask, Message
@@ -49,9 +50,15 @@ from understudy.messages.events import Event
 from understudy.messages.generate import ADVICE, Failed, Generate, Turn
 from understudy.messages.wire import WireError, decode, encode, made_of
 
-__all__ = ["Answer", "AnswerFailed", "Change", "Client", "Piece", "turns"]
+__all__ = ["Answer", "AnswerFailed", "Change", "Client", "LogEntry", "LogQuery", "Piece", "turns"]
 
 BATCH_DEADLINE_MS = 600_000
+FEEDBACK_S = 6.0
+"""The run's end may have to be looked for, which takes four seconds at most."""
+NOT_ALLOWED = (
+    "Only the operator may read the log: connect as user `operator`. `understudy up` writes its password into run.json "
+    "in the state folder, from where the commands take it (without --nats)."
+)
 Prompt = str | Sequence[Turn] | Sequence[dict[str, str]]
 M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Ask)
@@ -62,6 +69,19 @@ class Change(msgspec.Struct, frozen=True):
 
     seq: int
     event: Event
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """One message of the log: its position, when the server stored it (Unix milliseconds), its subject, what it says.
+
+    `event` is None where that cannot be read: of a kind that this version does not know, or no event at all.
+    """
+
+    seq: int
+    stored_ms: int
+    subject: str
+    event: Event | None
+    payload: bytes
 
 
 def turns(prompt: Prompt) -> tuple[Turn, ...]:
@@ -79,6 +99,7 @@ class Client:
         self.bus, self.app = bus, app
         self._answers: set[Answer] = set()
         self._catching_up: list[asyncio.Queue[Received | None]] = []
+        self._refused = asyncio.Event()  # the server has refused an API call
 
     @classmethod
     async def connect(
@@ -107,6 +128,8 @@ class Client:
 
     def on_state(self, state: str) -> None:
         """After a reconnection every answer under way looks for what it may have missed."""
+        if state.lower().startswith("permission:$js.api."):
+            self._refused.set()
         if state == "reconnected":
             for answer in list(self._answers):
                 answer.connection_lost()
@@ -160,8 +183,10 @@ class Client:
         return await self.ask("model.describe", DescribeModel(model=model), Described)
 
     async def feedback(self, run_id: str, rating: float, reason: str | None = None) -> FeedbackTaken:
-        """What you thought of an answer: `rating` from 0 to 1."""
-        return await self.ask("feedback.give", GiveFeedback(run_id=run_id, rating=rating, reason=reason), FeedbackTaken)
+        """What you thought of an answer: `rating` from 0 to 1, `reason` a word. It counts for the model that gave it,
+        in its task. Raises AnswerFailed `unknown_run` for a run whose end the log does not hold."""
+        given = _made(GiveFeedback, run_id=run_id, rating=rating, reason=reason)
+        return await self.ask("feedback.give", given, FeedbackTaken, timeout_s=FEEDBACK_S)
 
     async def pin(self, conversation_id: str, model: str | None) -> PinTaken:
         """Have a conversation answered by this model (id or alias) from now on; None clears the pin."""
@@ -246,17 +271,52 @@ class Client:
             found.append(one)
             after_seq = one.seq
 
-    async def events(self, *, after_seq: int = 0, since_ms: int = 0, follow: bool = False) -> AsyncIterator[Change]:
-        """The log from a position or a time (Unix milliseconds) on, for analysis; `follow`: then what comes.
+    async def events(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        subjects: str | Sequence[str] = (),
+        model: str | None = None,
+        task: str | None = None,
+        run_id: str | None = None,
+        after_seq: int = 0,
+        follow: bool = False,
+    ) -> AsyncIterator[LogEntry]:
+        """The log for analysis, in order, each position once: see `LogQuery` for what can be asked for.
 
-        Needs a user that may read it, e.g. the operator's. It ends at what was the log's head when it began, or raises
-        BusDown when it cannot get so far.
+        `since` and `until` are times with a zone, compared with when the server stored it. `after_seq`: go on behind
+        the last `seq` that was taken. It ends at what was the log's head when it began, or goes on with what comes
+        (`follow`). Needs a user that may read the log, which is the operator: raises NotAllowed for others, BusDown
+        when it cannot be read to its end, AnswerFailed `invalid` with the path for what nobody can answer.
         """
-        stream, subject = evt_stream(self.app), f"{self.app}.evt.>"
-        async for received in stored(self.bus, stream, subject, after_seq=after_seq, since_ms=since_ms, follow=follow):
-            change = _change(received)
-            if change is not None:
-                yield change
+        asked = {"since_ms": _unix_ms("since", since), "until_ms": _unix_ms("until", until), "after_seq": after_seq}
+        subjects = (subjects,) if isinstance(subjects, str) else tuple(subjects)
+        try:
+            query = LogQuery(**asked, subjects=subjects, model=model, task=task, run_id=run_id)
+            query.patterns(self.app)
+            if follow and until is not None:
+                raise BadQuery("follow", "what has an end (`until`) cannot be followed")
+        except BadQuery as error:
+            raise AnswerFailed(Failed(code="invalid", text=error.text, path=f"$.{error.path}")) from None
+        span = await self.span(query)
+        async for found in matching(self.bus, self.app, query, span, follow=follow):
+            for one in found.messages:
+                yield LogEntry(one.seq, one.at_ms, one.subject, _event(one), one.payload)
+
+    async def span(self, query: LogQuery) -> Span:
+        """The positions that a query's times stand for. Raises NotAllowed, at once, for who may not read the log."""
+        self._refused.clear()
+        asking = asyncio.ensure_future(span_of(self.bus, self.app, query))
+        refused = asyncio.ensure_future(self._refused.wait())
+        try:
+            await asyncio.wait((asking, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise NotAllowed(NOT_ALLOWED)
+            return asking.result()
+        finally:
+            asking.cancel()
+            refused.cancel()
 
 
 def _ids(scope: Scope, who: str | None) -> dict[str, Any]:
@@ -284,8 +344,23 @@ def _made(cls: type[A], **fields: Any) -> A:
 
 def _change(received: Received) -> Change | None:
     """An event with its position; None for one that a newer writer wrote."""
+    event = _event(received)
+    return None if event is None else Change(received.seq, event)
+
+
+def _event(received: Received) -> Event | None:
     try:
         message = decode(received.payload)
     except WireError:
         return None
-    return Change(received.seq, message) if isinstance(message, Event) else None
+    return message if isinstance(message, Event) else None
+
+
+def _unix_ms(path: str, at: datetime | None) -> int:
+    """0: none. Raises AnswerFailed `invalid`: nobody knows which hour a time without a zone means."""
+    if at is None:
+        return 0
+    if at.tzinfo is None:
+        text = f"`{path}` needs a time zone, for example datetime.now(UTC)"
+        raise AnswerFailed(Failed(code="invalid", text=text, path=f"$.{path}"))
+    return max(1, int(at.timestamp() * 1000))

@@ -186,18 +186,20 @@ class MemoryBus(Connection):
         await reader.start()
         return reader
 
-    async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
+    async def get(self, stream: str, seq: int, subject: str = "", *, since_ms: int = 0) -> Received | None:
         """See `port.Bus.get`."""
-        entry = await self.call(lambda: self.broker.stream(stream).find(seq, subject), _API_TIMEOUT_S)
+        entry = await self.call(lambda: self.broker.stream(stream).find(seq, subject, since_ms), _API_TIMEOUT_S)
         if entry is None:
             return None
         if entry.foreign:
             self.report(Foreign(entry.subject, entry.seq))
         return entry.received()
 
-    async def get_many(self, stream: str, seq: int, subject: str, at_most: int) -> list[Received]:
+    async def get_many(self, stream: str, seq: int, subject: str, at_most: int, *, since_ms: int = 0) -> list[Received]:
         """See `port.Bus.get_many`."""
-        found = await self.call(lambda: self.broker.stream(stream).find_many(seq, subject, at_most), _API_TIMEOUT_S)
+        found = await self.call(
+            lambda: self.broker.stream(stream).find_many(seq, subject, at_most, since_ms), _API_TIMEOUT_S
+        )
         for entry in found:
             if entry.foreign:
                 self.report(Foreign(entry.subject, entry.seq))

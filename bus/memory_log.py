@@ -74,14 +74,16 @@ class Stream:
         for i in range(max(seq + 1, self.first), self.last + 1):
             yield self.entries[i]
 
-    def find(self, seq: int, subject: str) -> Entry | None:
-        """The entry at `seq`, or with a subject the first one on it from there."""
+    def find(self, seq: int, subject: str, since_ms: int = 0) -> Entry | None:
+        """The entry at `seq`, or the first one since a time; with a subject the first one on it from there."""
+        seq = self.before(since_ms) + 1 if since_ms else seq
         if not subject:
             return self.entries.get(seq)
         return next((entry for entry in self.after(seq - 1) if matches(subject, entry.subject)), None)
 
-    def find_many(self, seq: int, subject: str, at_most: int) -> list[Entry]:
-        """The first entries on a subject from `seq` on."""
+    def find_many(self, seq: int, subject: str, at_most: int, since_ms: int = 0) -> list[Entry]:
+        """The first entries on a subject from `seq`, or from a time, on."""
+        seq = self.before(since_ms) + 1 if since_ms else seq
         return list(islice((entry for entry in self.after(seq - 1) if matches(subject, entry.subject)), at_most))
 
     def before(self, at_ms: int) -> int:

@@ -199,16 +199,18 @@ class NatsBus:
             raise nats_log.translate(error) from error
         return self._track(reader.stop)
 
-    async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
+    async def get(self, stream: str, seq: int, subject: str = "", *, since_ms: int = 0) -> Received | None:
         """See `port.Bus.get`."""
-        found = await nats_log.get(self.client, stream, seq, subject, timeout_s=_API_TIMEOUT_S)
+        begin = nats_log.beginning(seq, since_ms)
+        found = await nats_log.get(self.client, stream, begin, subject, timeout_s=_API_TIMEOUT_S)
         if found is not None and found.foreign:
             self._report(Foreign(found.subject, found.seq))
         return found
 
-    async def get_many(self, stream: str, seq: int, subject: str, at_most: int) -> list[Received]:
+    async def get_many(self, stream: str, seq: int, subject: str, at_most: int, *, since_ms: int = 0) -> list[Received]:
         """See `port.Bus.get_many`."""
-        found = await nats_log.get_many(self.client, stream, seq, subject, at_most, timeout_s=_API_TIMEOUT_S)
+        begin = nats_log.beginning(seq, since_ms)
+        found = await nats_log.get_many(self.client, stream, begin, subject, at_most, timeout_s=_API_TIMEOUT_S)
         for one in found:
             if one.foreign:
                 self._report(Foreign(one.subject, one.seq))

@@ -11,6 +11,7 @@ import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -241,9 +242,22 @@ async def _publish_member(client: GuardedClient, event: Outgoing, headers: dict[
         raise translate(error) from error
 
 
-async def get(client: GuardedClient, stream: str, seq: int, subject: str, *, timeout_s: float) -> Received | None:
-    """See `port.Bus.get`."""
-    body = json.dumps({"seq": seq, "next_by_subj": subject} if subject else {"seq": seq}).encode()
+def beginning(seq: int, since_ms: int) -> dict[str, Any]:
+    """Where a direct get begins to look: at a time (Unix milliseconds), where there is one, or at a position."""
+    return {"start_time": server_time(since_ms)} if since_ms else {"seq": seq}
+
+
+def server_time(at_ms: int) -> str:
+    """A time as the server reads it."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return at.replace("+00:00", "Z")
+
+
+async def get(
+    client: GuardedClient, stream: str, begin: Mapping[str, Any], subject: str, *, timeout_s: float
+) -> Received | None:
+    """See `port.Bus.get`; `begin` as `beginning` makes it."""
+    body = json.dumps({**begin, "next_by_subj": subject} if subject else begin).encode()
     try:
         answer = await raw_request(client, f"$JS.API.DIRECT.GET.{stream}", body, timeout_s=timeout_s)
     except NoResponders as error:
@@ -257,7 +271,7 @@ async def get(client: GuardedClient, stream: str, seq: int, subject: str, *, tim
 
 
 async def get_many(
-    client: GuardedClient, stream: str, seq: int, subject: str, at_most: int, *, timeout_s: float
+    client: GuardedClient, stream: str, begin: Mapping[str, Any], subject: str, at_most: int, *, timeout_s: float
 ) -> list[Received]:
     """See `port.Bus.get_many`. A batched direct get: each message names the one before it, so that a gap shows."""
     found: list[Received] = []
@@ -275,7 +289,7 @@ async def get_many(
         else:
             found.append(handed_out(fields, payload))
 
-    body = json.dumps({"seq": seq, "next_by_subj": subject, "batch": at_most}).encode()
+    body = json.dumps({**begin, "next_by_subj": subject, "batch": at_most}).encode()
     inbox = client.new_inbox()
     try:
         sub = await client.listen(inbox, on_message)

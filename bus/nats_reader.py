@@ -12,7 +12,6 @@ import itertools
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.subscription import Subscription
@@ -20,7 +19,7 @@ from nats.errors import Error
 
 from understudy.bus.guarded import GuardedClient, end_task
 from understudy.bus.nats_fast import Direct
-from understudy.bus.nats_log import api
+from understudy.bus.nats_log import api, server_time
 from understudy.bus.nats_message import of_log, place
 from understudy.bus.port import BusError, Foreign, Handler
 
@@ -107,8 +106,7 @@ class OrderedReader:
     def _start(self) -> dict[str, Any]:
         """By time for the first consumer of a reader that wants so; from then on after what was seen."""
         if self._since_ms and not self.last_seq:
-            at = datetime.fromtimestamp(self._since_ms / 1000, UTC).isoformat(timespec="milliseconds")
-            return {"deliver_policy": "by_start_time", "opt_start_time": at.replace("+00:00", "Z")}
+            return {"deliver_policy": "by_start_time", "opt_start_time": server_time(self._since_ms)}
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.last_seq + 1}
 
     def _hearer(self, name: str) -> Direct:

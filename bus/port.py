@@ -11,6 +11,7 @@ Errors (every one is a `BusError` with a stable `code`):
     ├── TooLarge       too_large     payload and headers exceed what the server takes
     ├── LogFull        log_full      the stream has reached its limit and refuses new events
     ├── Conflict       conflict      an expectation (last sequence, key absent) did not hold
+    ├── NotAllowed     not_allowed   the server does not let this user do that
     ├── NotAnInbox     not_an_inbox  (reported only) an ask named a reply subject that we do not answer
     └── Closed         closed        this connection is closed for good
 """
@@ -57,6 +58,12 @@ class Conflict(BusError):
     """An expected last sequence or an absent key was not as expected."""
 
     code = "conflict"
+
+
+class NotAllowed(BusError):
+    """The server does not let this user do that; another user may."""
+
+    code = "not_allowed"
 
 
 class NotAnInbox(BusError):
@@ -232,15 +239,18 @@ class Bus(Protocol):
         """
         ...
 
-    async def get(self, stream: str, seq: int, subject: str = "") -> Received | None:
+    async def get(self, stream: str, seq: int, subject: str = "", *, since_ms: int = 0) -> Received | None:
         """One stored message; None when the stream does not hold it (any longer). Raises BusDown, Closed.
 
-        With `subject` (wildcards allowed) the first one on it at `seq` or later.
+        With `subject` (wildcards allowed) the first one on it at `seq` or later. With `since_ms` (Unix milliseconds,
+        the server's store time) the first one from then on, whatever `seq` is.
         """
         ...
 
-    async def get_many(self, stream: str, seq: int, subject: str, at_most: int) -> list[Received]:
+    async def get_many(self, stream: str, seq: int, subject: str, at_most: int, *, since_ms: int = 0) -> list[Received]:
         """The first stored messages on a subject (wildcards allowed) at `seq` or later, in order, no gap between them.
+
+        With `since_ms` those stored from that time on, whatever `seq` is.
 
         Fewer than `at_most` may come although there are more; none only where there is none. Raises BusDown, Closed.
         """

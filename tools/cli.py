@@ -20,6 +20,7 @@ COMMANDS = {
     "budget": "every budget: spent, reserved, limit, end of its window",
     "events": "the event log: outcomes, changes, topologies",
     "graph": "the performance graph: eight questions, how far it is, rebuild, checksum",
+    "feedback": "what you think of an answer",
     "erase": "destroy what is kept of a conversation, for good",
     "bench": "measure what `up` starts",
     "consent": "who has agreed that their words go to which provider: give, withdraw, list",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import re
 import sys
@@ -15,7 +16,24 @@ import msgspec
 
 from understudy.actors.host.state_folder import taken
 from understudy.bus.client import AnswerFailed, Client
-from understudy.bus.port import BusError
+from understudy.bus.port import BusError, NotAllowed
+
+
+class Refused(Exception):
+    """What a command will not do: a stable code, and what would be right."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+def needs(module: str, extra: str) -> Any:
+    """A module that comes with an extra. Raises Refused, with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise Refused("missing_extra", f"{module} is not installed: pip install 'understudy[{extra}]'") from None
+
 
 DEFAULT_STATE = Path("state")
 
@@ -69,6 +87,15 @@ async def connect(args: argparse.Namespace, *, operator: bool = False) -> Client
     return await Client.connect(url, app=app, name="understudy-cli", user=user, password=password, timeout_s=3)
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: a log is read with it half again as fast."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def with_client(args: argparse.Namespace, job: Callable[[Client], Awaitable[int]], *, operator: bool = False) -> int:
     """Run a job with a connection; failures become one clear line and exit code 1."""
 
@@ -77,7 +104,10 @@ def with_client(args: argparse.Namespace, job: Callable[[Client], Awaitable[int]
             return await job(client)
 
     try:
-        return asyncio.run(go())
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(go())
+    except NotAllowed as error:
+        return complain(error.code, str(error), args)
     except AnswerFailed as failure:
         return complain(failure.failed.code, failure.failed.text, args)
     except BusError as error:

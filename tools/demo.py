@@ -155,7 +155,8 @@ class Demo:
             events = [c async for c in client.events() if getattr(c.event, "run_id", None) == answer.run_id]
         self.tell("\n\nThe request's events in the log:")
         for change in events:
-            self.tell(line(change))
+            assert change.event is not None
+            self.tell(line(change.seq, change.event))
         outcomes = [c.event for c in events if isinstance(c.event, RequestEnded)]
         return self._report(answer.finished, answer.text, pieces, outcomes, cut, killed)
 

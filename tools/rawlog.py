@@ -1,7 +1,8 @@
 """The log as an exported file, and as it is stored: byte for byte, whatever the events mean.
 
-An exported log has one line per event: `{"seq": 7, "subject": "tta.evt...", "payload": <the event's own bytes>}`;
-a payload that is not one line of JSON stands in `base64` instead. What is no event has `"foreign": true`, no payload.
+An exported log has one line per event: `{"seq": 7, "subject": "tta.evt...", "payload": <the event's own bytes>,
+"stored_ms": 1760000000000}` (Unix milliseconds, when the server stored it). A payload that is not one line of JSON
+stands in `base64` instead. What is no event has `"foreign": true`, no payload.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 
 from understudy.actors.selector.replay import Record
 from understudy.bus.port import Received
+from understudy.tools.common import needs
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -23,6 +25,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     payload: msgspec.Raw = msgspec.Raw()
     base64: bytes = b""
     foreign: bool = False
+    stored_ms: int = 0
 
 
 _line = msgspec.json.Decoder(Line)
@@ -34,15 +37,17 @@ def export(received: Received) -> bytes:
 
 
 def _as_line(received: Received) -> Line:
+    seq, subject, stored_ms = received.seq, received.subject, received.at_ms
     if received.foreign:
-        return Line(received.seq, received.subject, foreign=True)
+        return Line(seq, subject, foreign=True, stored_ms=stored_ms)
     try:
         msgspec.json.decode(received.payload)
+        whole = b"\n" not in received.payload
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Line(received.seq, received.subject, base64=received.payload)
-    if b"\n" in received.payload:
-        return Line(received.seq, received.subject, base64=received.payload)
-    return Line(received.seq, received.subject, msgspec.Raw(received.payload))
+        whole = False
+    if whole:
+        return Line(seq, subject, msgspec.Raw(received.payload), stored_ms=stored_ms)
+    return Line(seq, subject, base64=received.payload, stored_ms=stored_ms)
 
 
 def exported(data: bytes) -> Iterator[Record]:
@@ -59,5 +64,12 @@ def exported(data: bytes) -> Iterator[Record]:
 
 
 def exported_file(path: Path) -> Iterator[Record]:
-    """See `exported`."""
-    return exported(path.read_bytes())
+    """The same of a file, or of a folder of Parquet. Raises OSError; Refused without the extra `analysis`."""
+    return _parquet(path) if path.is_dir() else exported(path.read_bytes())
+
+
+def _parquet(folder: Path) -> Iterator[Record]:
+    parts = needs("pyarrow.dataset", "analysis").dataset(sorted(str(part) for part in folder.glob("part-*.parquet")))
+    for batch in parts.to_batches(columns=["seq", "subject", "payload", "foreign"]):
+        for row in batch.to_pylist():
+            yield Record(**row)

@@ -19,14 +19,14 @@ from understudy.bus.history import stored
 from understudy.bus.subjects import evt_stream, trace_stream
 from understudy.messages.events import SelectionMade
 from understudy.messages.wire import WireError, decode
-from understudy.tools.common import add_connection, complain, show, since_s, with_client
+from understudy.tools.common import Refused, add_connection, complain, show, since_s, with_client
 from understudy.tools.rawlog import exported_file
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("--since", metavar="1h", help="repeat only decisions younger than this (s, m, h, d)")
-    parser.add_argument("--file", type=Path, metavar="FILE", help="an exported log (`understudy events --json`)")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="an exported log: JSON lines, or a folder of Parquet")
     add_connection(parser)
 
 
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
             log = list(exported_file(args.file))
         except OSError as error:
             return complain("invalid", f"--file {args.file}: {error.strerror}", args)
+        except Refused as error:
+            return complain(error.code, error.text, args)
         return _tell(replay(log, (), since_ms), args)
 
     async def job(client: Client) -> int:

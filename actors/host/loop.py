@@ -37,6 +37,7 @@ from understudy.messages.step import (
     Deaf,
     EdgeReady,
     Effect,
+    FindEnd,
     Happened,
     Heard,
     Input,
@@ -368,7 +369,7 @@ class Host:
                 self._send(f"{self.app}.trace.selection.made.{self.seat.instance}", encode(effect.event), "")
             case Probe():
                 self._send(effect.subject, b"", "", self.questions.probe(effect))
-            case Recall() | Claim() | Consult():
+            case Recall() | FindEnd() | Claim() | Consult():
                 self.questions.put(effect)
             case Later():
                 raise TypeError("only a step may put something off")

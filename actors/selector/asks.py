@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.actors.selector import admit, answers, consent, estimate, keeping, repeats, vectors
+from understudy.actors.selector import admit, answers, consent, estimate, feedback, keeping, repeats, vectors
 from understudy.actors.selector.callers import Callers
 from understudy.actors.selector.choose import Decision, Question
 from understudy.actors.selector.conduct import Conduct
@@ -20,7 +20,6 @@ from understudy.actors.selector.text import Script
 from understudy.messages.base import Message
 from understudy.messages.catalogue import (
     DescribeModel,
-    FeedbackTaken,
     GiveFeedback,
     ListModels,
     PinModel,
@@ -30,7 +29,7 @@ from understudy.messages.catalogue import (
 from understudy.messages.consent import GiveConsent, ListConsents, WithdrawConsent
 from understudy.messages.cost import Estimate
 from understudy.messages.embed import Embed
-from understudy.messages.events import Event, FeedbackGiven, ModelCleared, ModelPinned, SelectionMade
+from understudy.messages.events import Event, ModelCleared, ModelPinned, SelectionMade
 from understudy.messages.generate import Cancel, Cancelled, Failed, Generate, Resend, Resent
 from understudy.messages.hashes import keyed_hash
 from understudy.messages.run import Attach
@@ -62,7 +61,7 @@ def asked_for(state: State, asked: Asked, settings: Settings) -> list[Effect]:
             case Attach():
                 return repeats.attach(state, asked.message, asked.at_ms)
             case GiveFeedback():
-                return _feedback(state, asked, asked.message, settings)
+                return feedback.asked(state, asked, asked.message, settings)
             case PinModel():
                 return _pin(state, asked, asked.message, settings)
             case GiveConsent() | WithdrawConsent():
@@ -235,17 +234,6 @@ def _resend(state: State, asked: Asked, order: Resend) -> list[Effect]:
     if run is None:
         return [Send(asked.reply, Resent(run_id=order.run_id, known=False))]
     return run.resend(asked.reply, order.from_seq)
-
-
-def _feedback(state: State, asked: Asked, given: GiveFeedback, settings: Settings) -> list[Effect]:
-    event = FeedbackGiven(
-        at_ms=int(asked.at_ms),
-        run_id=given.run_id,
-        rating=given.rating,
-        reason=given.reason,
-        user=keyed_hash(settings.hash_key, given.user_id),
-    )
-    return _put(state, asked, event, lambda seq: FeedbackTaken(run_id=given.run_id, seq=seq))
 
 
 def _pin(state: State, asked: Asked, order: PinModel, settings: Settings) -> list[Effect]:

@@ -211,6 +211,12 @@ def quality_of(declared: Model, task: str) -> float:
     return declared.quality.get(task, declared.quality.get("default", 0.5))
 
 
+def quality(view: ModelView, task: str) -> float:
+    """The operator's word, and what people and benchmarks have judged since: see `opinions`."""
+    declared, opinion = quality_of(view.declared, task), view.opinions.get(task)
+    return declared if opinion is None else opinion.quality(declared)
+
+
 def _weights(policy: Policy, balance: float | None) -> Weights:
     """The request's `balance` (0 = only speed and cost, 1 = only quality) overrides the topology's proportions."""
     w = policy.weights
@@ -223,9 +229,10 @@ def _weights(policy: Policy, balance: float | None) -> Weights:
 def score(model_id: str, view: ModelView, q: Question, policy: Policy, w: Weights) -> Candidate:
     """Weighted mean of the parts.
 
-    quality = declared quality x success ratio (1 before any outcome); speed = r / (r + first token ms) with the
-    policy's reference r, each x 0.9 while its figures have drifted (`DRIFTED`); cost = c / (c + USD per million
-    tokens), 0 where the price is unknown; fit = share of the window that stays free.
+    quality = declared quality, blended with judgements (`opinions`), x success ratio (1 before any outcome);
+    speed = r / (r + first token ms) with the policy's reference r, each x 0.9 while its figures have drifted
+    (`DRIFTED`); cost = c / (c + USD per million tokens), 0 where the price is unknown; fit = share of the window that
+    stays free.
     """
     steady = steady_parts(view, q.task, policy)
     fit = fit_of(q, view.declared.context_tokens)
@@ -253,10 +260,10 @@ def steady_parts(view: ModelView, task: str, policy: Policy) -> Steady:
     ratio = view.success_ratio()
     known = declared.price_known is not False
     price = (declared.usd_per_mtok_in + declared.usd_per_mtok_out) / 2 if known else math.inf
-    quality = DRIFTED if "error_ratio" in view.drifted or "score" in view.drifted else 1.0
+    steady = DRIFTED if "error_ratio" in view.drifted or "score" in view.drifted else 1.0
     speed = DRIFTED if "latency_ms" in view.drifted else 1.0
     return (
-        quality * quality_of(view.declared, task) * (1.0 if ratio is None else ratio),
+        steady * quality(view, task) * (1.0 if ratio is None else ratio),
         speed * policy.speed_reference_ms / (policy.speed_reference_ms + (view.first_token_ms or 0.0)),
         policy.cost_reference_usd_per_mtok / (policy.cost_reference_usd_per_mtok + price),
     )

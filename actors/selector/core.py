@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from understudy.actors.selector import answers, consent, estimate, hedge, keeping, paying, repeats, takeover
+from understudy.actors.selector import answers, consent, estimate, feedback, hedge, keeping, paying, repeats, takeover
 from understudy.actors.selector.asks import asked_for, begin
 from understudy.actors.selector.conduct import Conduct
 from understudy.actors.selector.order import Order
@@ -12,7 +12,7 @@ from understudy.actors.selector.state import LOG_FULL_MS, Settings, State, condu
 from understudy.actors.selector.views import Ended, Knowledge
 from understudy.actors.selector.where import Where, begins
 from understudy.messages.base import Ask, Message
-from understudy.messages.benchmarks import ModelDrifted
+from understudy.messages.benchmarks import BenchmarkMeasured, ModelDrifted
 from understudy.messages.brief import RequestBrief
 from understudy.messages.cache import CacheLooked, ConversationErased
 from understudy.messages.catalogue import DescribeModel, GiveFeedback, ListModels, PinModel, Select
@@ -107,6 +107,8 @@ FOLDS = (
     ConsentGiven,
     ConsentWithdrawn,
     ConversationErased,
+    FeedbackGiven,
+    BenchmarkMeasured,
 )
 EMITS = (
     AttemptEnded,
@@ -274,6 +276,7 @@ def _happened(state: State, happened: Happened) -> list[Effect]:
         return []
     if isinstance(event, RequestBrief) and not happened.payload:  # an old one: nobody waits for it any longer
         return []
+    feedback.ended(state, event.run_id, happened.seq)
     state.fresh.pop(event.claim, None)
     state.siblings.ended(event, happened.payload, happened.at_ms)
     run = state.runs.get(event.run_id)
@@ -371,6 +374,8 @@ def _recalled(state: State, answer: Recalled) -> list[Effect]:
     kind, _, rest = answer.key.partition(".")
     if kind in ("taken", "doubted"):
         return takeover.recalled(state, answer)
+    if kind == "rating":
+        return feedback.recalled(state, rest, answer)
     if kind == "repeat":
         return repeats.recalled(state, rest, answer)
     run = state.runs.get(rest)

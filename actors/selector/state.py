@@ -19,7 +19,7 @@ from understudy.actors.selector.views import BLAMELESS, Ended, Knowledge, accoun
 from understudy.actors.selector.where import Where
 from understudy.messages.base import Message
 from understudy.messages.cost import Estimates
-from understudy.messages.events import SelectionMade
+from understudy.messages.events import FeedbackGiven, SelectionMade
 from understudy.messages.step import Effect
 
 WINDOW_MS = 10_000.0
@@ -64,6 +64,13 @@ class Awaited(NamedTuple):
     done: Callable[[int], Message]
 
 
+class Rating(NamedTuple):
+    """Feedback whose run is being looked up: where to answer, and what is to be stored."""
+
+    reply: str
+    event: FeedbackGiven
+
+
 class Unanswered(NamedTuple):
     """An estimate that waits for the ledger's part."""
 
@@ -92,6 +99,8 @@ class State:
     hedges: Allowance = field(default_factory=Allowance)
     log_full_until_ms: float = 0.0  # the log refused an outcome a moment ago: nothing new is begun
     estimates: dict[str, Unanswered] = field(default_factory=dict[str, Unanswered])  # by id
+    ratings: dict[str, Rating] = field(default_factory=dict[str, Rating])  # by id of the ask
+    lately: dict[str, int] = field(default_factory=dict[str, int])  # run -> position of its end, oldest first
     awaited: dict[str, Awaited] = field(default_factory=dict[str, Awaited])  # facts that a caller waits for, by id
 
 

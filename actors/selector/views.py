@@ -8,8 +8,9 @@ from itertools import takewhile
 
 import msgspec
 
+from understudy.actors.selector.opinions import Opinion, judged
 from understudy.actors.selector.slowness import Slowness
-from understudy.messages.benchmarks import ModelDrifted
+from understudy.messages.benchmarks import BenchmarkMeasured, ModelDrifted
 from understudy.messages.brief import RequestBrief
 from understudy.messages.cache import ConversationErased
 from understudy.messages.catalogue_events import CatalogueEvent, ModelReturned
@@ -20,6 +21,7 @@ from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import (
     AttemptEnded,
     Event,
+    FeedbackGiven,
     Health,
     ModelCleared,
     ModelDegraded,
@@ -63,6 +65,7 @@ class ModelView:
     probed: Continuation = "none"
     probe_word: ProbeWord | None = None
     slowness: Slowness = field(default_factory=Slowness)
+    opinions: dict[str, Opinion] = field(default_factory=dict[str, Opinion])  # by task, the last judged last
     exhausted: bool = False  # a quota of its provider's account is used up
     price_refused: bool = False  # nobody knows what it costs, and the policy says nothing of that
     location: Location = "external"
@@ -154,6 +157,9 @@ class Knowledge:
                 self._failed(event)
             case RequestBrief() | RequestEnded():
                 self._ended(event)
+            case FeedbackGiven() | BenchmarkMeasured():
+                if (view := self.models.get(event.model)) is not None:
+                    judged(view.opinions, event)
             case ModelPinned():
                 self.pins.pop(event.conversation, None)
                 self.pins[event.conversation] = event.model

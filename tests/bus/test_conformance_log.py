@@ -208,6 +208,26 @@ def test_reading_from_a_time_on(play: Play) -> None:
     play(story)
 
 
+def test_stored_messages_from_a_time_on(play: Play) -> None:
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        await bus.store(events("old"), timeout_s=2)
+        old = await bus.get(EVT, 1)
+        assert old is not None
+        await asyncio.sleep(0.05)
+        since_ms = old.at_ms + 20
+        assert await bus.get(EVT, 0, since_ms=since_ms) is None
+        assert await bus.get_many(EVT, 0, "tta.evt.>", 9, since_ms=since_ms) == []
+        for n, subject in enumerate(("tta.evt.one.y", "tta.evt.other.x", "tta.evt.one.y")):
+            await bus.store(events(f"new{n}", subject=subject), timeout_s=2)
+        first, other = await bus.get(EVT, 0, since_ms=since_ms), await bus.get(EVT, 9, "tta.evt.other.>", since_ms=1)
+        assert first is not None and other is not None and (first.seq, other.seq) == (2, 3)
+        found = await bus.get_many(EVT, 0, "tta.evt.one.*", 9, since_ms=since_ms)
+        assert [one.seq for one in found] == [2, 4]
+
+    play(story)
+
+
 def test_many_stored_messages_of_a_subject_at_once(play: Play) -> None:
     async def story(world: World) -> None:
         bus = await world.connect()

@@ -261,7 +261,7 @@ class System:
 
     async def events(self) -> list[dict[str, Any]]:
         async with await self.operator() as client:
-            return [json.loads(encode(c.event)) | {"seq": c.seq} async for c in client.events()]
+            return [json.loads(encode(c.event)) | {"seq": c.seq} async for c in client.events() if c.event]
 
     async def outcomes(self, run_id: str) -> list[dict[str, Any]]:
         return [e for e in await self.events() if e["type"] == "request.ended.v1" and e["run_id"] == run_id]

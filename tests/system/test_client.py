@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from understudy.bus.client import AnswerFailed, Change, Client
+from understudy.bus.port import NotAllowed
 from understudy.messages.catalogue import Models
 from understudy.messages.events import ModelUnavailable
 from understudy.messages.generate import Delta, Finished, Seam, Started
@@ -127,6 +128,13 @@ async def watched(client: Client, kit: Any) -> AsyncIterator[list[Any]]:
         await asyncio.gather(watching, return_exceptions=True)
 
 
+async def test_a_guest_is_told_who_may_read_the_log(system: Any, client: Client) -> None:
+    with pytest.raises(NotAllowed, match="Only the operator may read the log"):
+        [entry async for entry in client.events()]
+    code, _, err = await system.cli("events", "--since", "1m", "--nats", system.url)
+    assert code == 1 and err.startswith("not_allowed: Only the operator")
+
+
 async def test_the_server_is_killed_in_mid_answer(system: Any, client: Client, kit: Any) -> None:
     pieces: list[Any] = []
     async with watched(client, kit) as changes:
@@ -143,7 +151,7 @@ async def test_the_server_is_killed_in_mid_answer(system: Any, client: Client, k
         assert outcomes.count("finished") == 1 and len(outcomes) == len(runs)
 
         async with await system.operator() as operator:
-            want = [c.seq async for c in operator.events() if ".model." in f".{type(c.event).__struct_config__.tag}"]
+            want = [c.seq async for c in operator.events(subjects="model.>")]
         after = [seq for seq in want if seq > changes[0].as_of_seq]
         await kit.until(lambda: [c.seq for c in changes[1:]] == after)
 

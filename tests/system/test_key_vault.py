@@ -105,7 +105,7 @@ class Up:
             return [
                 {f: getattr(c.event, f) for f in c.event.__struct_fields__}
                 async for c in client.events()
-                if type(c.event).__struct_config__.tag == kind
+                if c.event is not None and type(c.event).__struct_config__.tag == kind
             ]
 
 

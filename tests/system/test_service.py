@@ -156,11 +156,13 @@ async def test_models_are_listed_with_their_state(system: Any, talk: Any) -> Non
 
 
 async def test_feedback_is_stored(system: Any, talk: Any) -> None:
-    given = {"run_id": "run-1", "rating": 0.5, "user_id": "someone"}
+    answer = await talk.whole("Rate me.", model="ok@1")
+    given = {"run_id": answer["run_id"], "rating": 0.5, "user_id": "someone"}
     taken = await talk.raw(json.dumps(given).encode(), "tta.ask.feedback.give")
     assert taken["type"] == "feedback.taken.v1"
     (event,) = [e for e in await system.events() if e["seq"] == taken["seq"]]
-    assert (event["type"], event["run_id"], "someone" in json.dumps(event)) == ("feedback.given.v1", "run-1", False)
+    assert (event["type"], event["run_id"], event["model"]) == ("feedback.given.v1", answer["run_id"], "ok@1")
+    assert "someone" not in json.dumps(event)
 
 
 async def test_many_at_once(talk: Any, kit: Any) -> None:

@@ -51,19 +51,19 @@ async def measure(events: int = EVENTS) -> Result:
     with tempfile.TemporaryDirectory(prefix="understudy-coldstart-") as folder:
         _check_disk(Path(folder), events)
         async with fake_provider() as (url, _):
-            return await _measure(_topology(url, events), Path(folder), events)
+            return await _measure(topology_of(url, events), Path(folder), events)
 
 
 async def _measure(topology: Topology, state: Path, events: int) -> Result:
-    measured = await _measured_events(topology, state)
+    measured = await measured_events(topology, state)
     stream = evt_stream(topology.app)
     _tell(f"{len(measured.templates)} measured events: {measured.shares}")
     for folder in ("nats", "snapshots"):  # the log of copies begins anew, so that its times go one way
         shutil.rmtree(state / folder)
-    await _fill(measured, stream, state, int(events * SNAPSHOT_RATIO), events)
+    await fill_log(measured, stream, state, int(events * SNAPSHOT_RATIO), events)
     filled_at = time.monotonic()
     earlier = await _start(topology, state, "without a snapshot, to have one written at the stop")
-    await _fill(measured, stream, state, events, events)
+    await fill_log(measured, stream, state, events, events)
     if events >= MANY:
         await _let_age(filled_at + LOOK_BACK_S)
     with_snapshot = await _start(topology, state, "with a snapshot")
@@ -83,7 +83,7 @@ async def _measure(topology: Topology, state: Path, events: int) -> Result:
     return Result(bench="coldstart", bars=bars, detail=detail)
 
 
-def _topology(url: str, events: int) -> Topology:
+def topology_of(url: str, events: int) -> Topology:
     models: dict[str, dict[str, Any]] = {
         f"{fault}@{n}": {"continues": "native", "fallbacks": ["ok@healthy"]} for n, fault in enumerate(FAULTS)
     }
@@ -116,7 +116,7 @@ def _tell(text: str, end: str = "\n") -> None:
 
 
 @contextlib.asynccontextmanager
-async def _operator(url: str, supervisor: Supervisor | None = None) -> AsyncGenerator[NatsBus, None]:
+async def operator_of(url: str, supervisor: Supervisor | None = None) -> AsyncGenerator[NatsBus, None]:
     password = supervisor.operator_password if supervisor is not None else ""
     bus = await NatsBus.open(url, name="bench", user="operator" if password else "", password=password)
     try:
@@ -136,7 +136,7 @@ async def _let_age(until: float) -> None:
 # --- the log -------------------------------------------------------------------------------------------------------
 
 
-async def _measured_events(topology: Topology, state: Path) -> Measured:
+async def measured_events(topology: Topology, state: Path) -> Measured:
     """Run real requests, with some failovers among them, and read what they left in the log."""
     async with running(topology, state) as supervisor:
         async with await Client.connect(supervisor.url) as client:
@@ -145,7 +145,7 @@ async def _measured_events(topology: Topology, state: Path) -> Measured:
                 with contextlib.suppress(AnswerFailed):
                     async for _ in client.generate(f"Tell me about number {n}.", **({"model": model} if model else {})):
                         pass
-        async with _operator(supervisor.url, supervisor) as bus:
+        async with operator_of(supervisor.url, supervisor) as bus:
             return Measured(await _whole_log(bus, topology.app))
 
 
@@ -164,10 +164,10 @@ async def _whole_log(bus: NatsBus, app: str) -> list[Received]:
     return found
 
 
-async def _fill(measured: Measured, stream: str, state: Path, upto: int, events: int) -> None:
+async def fill_log(measured: Measured, stream: str, state: Path, upto: int, events: int) -> None:
     server = NatsServer(state / "nats", sync="2m").start()
     try:
-        async with _operator(server.url) as bus:
+        async with operator_of(server.url) as bus:
             await provision(
                 bus, BusSpec(evt_max_bytes=SPARE_BYTES + events * DISK_BYTES_PER_EVENT, trace_max_bytes=SPARE_BYTES)
             )

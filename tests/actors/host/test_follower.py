@@ -26,7 +26,7 @@ from understudy.bus.port import Bus, Outgoing
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer
 from understudy.messages.brief import RequestBrief
-from understudy.messages.events import AttemptEnded, Event, FeedbackGiven, ModelDegraded, RequestEnded
+from understudy.messages.events import AttemptEnded, Event, ModelDegraded, ModelSwitched, RequestEnded
 from understudy.messages.step import Happened
 from understudy.messages.wire import encode, tag_of
 
@@ -77,7 +77,7 @@ async def store(bus: MemoryBus, *events: Event) -> None:
 
 def test_only_what_is_folded_is_read_and_the_position_is_the_logs() -> None:
     async def story(broker: Broker, bus: MemoryBus) -> None:
-        note = FeedbackGiven(at_ms=1, id="n", run_id="r", rating=1.0)
+        note = ModelSwitched(at_ms=1, id="n", run_id="r", model="a", from_model="b", mode="continue", reason="gone")
         newer = Outgoing("tta.evt.request.ended.k", b'{"type":"request.ended.v9","at_ms":1}', "x")
         await store(bus, failed(1), note, failed(2))
         await bus.store([newer, Outgoing("tta.evt.moon.landed", b"not ours", "y")], timeout_s=5)

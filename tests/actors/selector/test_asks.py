@@ -11,17 +11,15 @@ from understudy.actors.selector import core
 from understudy.messages.catalogue import (
     Described,
     DescribeModel,
-    FeedbackTaken,
-    GiveFeedback,
     ListModels,
     Models,
     Select,
     Selected,
 )
 from understudy.messages.events import AttemptEnded, ModelUnavailable
-from understudy.messages.generate import Cancelled, Failed, Generate, Started
+from understudy.messages.generate import Cancelled, Generate, Started
 from understudy.messages.run import ModelLoad, RunnerBeat
-from understudy.messages.step import Stored, StoreFailed, Trace
+from understudy.messages.step import Trace
 
 TURNS = ({"role": "user", "content": "Hi"},)
 
@@ -103,24 +101,6 @@ def test_list_and_describe(stage: Any) -> None:
     assert described.card == card and described.declared["path"] == "p"
     s.put(make(DescribeModel, model="nope"))
     assert (s.ends()[0].code, s.ends()[0].path) == ("unknown_model", "$.model")
-
-
-def test_feedback_is_taken_when_the_log_has_it(stage: Any) -> None:
-    s = stage(settings={"hash_key": "k"})
-    given_ = make(GiveFeedback, run_id="r9", rating=0.5, user_id="bob")
-    store = s.put(given_, run="f1")[0]
-    assert store.msg_id == "order.f1" and store.event.rating == 0.5 and "bob" not in repr(store)
-    assert s.said() == []
-    s.feed(Stored(s.now, "order.f1", 7, False))
-    assert s.said() == [FeedbackTaken(run_id="r9", seq=7)]
-    s.put(given_, run="f2")
-    s.feed(StoreFailed(s.now, "order.f2", "log_full"))
-    assert s.said(Failed)[0].code == "log_full"
-    s.put(given_, run="f4")
-    s.feed(Stored(s.now, "order.f4", 8, False, synced=False))
-    assert s.said(Failed)[1].code == "bus_down", "the disk may not have it"
-    s.put(given_, run="f3", reply="")
-    assert s.feed(Stored(s.now, "order.f3", 8, False)) == [] and s.state.awaited == {}
 
 
 def test_cancel_says_whether_the_run_was_alive(stage: Any) -> None:

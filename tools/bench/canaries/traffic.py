@@ -192,6 +192,8 @@ class Traffic:
             await self.send(subject, payload)
             if len(payload) < 100_000:
                 await self._nc.publish(subject, payload)
+        await self.ask("able@openai", stream=False)
+        run_id = json.loads(self.answers[-1])["run_id"]
         hello = {"messages": [{"role": "user", "content": words.text}], **self.ids()}
         small: list[tuple[str, dict[str, Any]]] = [
             ("model.select", {**hello, "explain": True}),
@@ -199,7 +201,8 @@ class Traffic:
             ("model.pin", {"conversation_id": words.conversation, "model": "able@openai"}),
             ("model.pin", {"conversation_id": words.conversation}),
             ("consent.list", {"user_id": words.user, "conversation_id": words.conversation}),
-            ("feedback.give", {"run_id": "x", "rating": 0.5, "reason": words.stored, "user_id": words.user}),
+            ("feedback.give", {"run_id": run_id, "rating": 0.5, "reason": words.stored, "user_id": words.user}),
+            ("feedback.give", {"run_id": words.text, "rating": 0.5, "user_id": words.user}),
         ]
         for name, body in small:
             await self.send(f"tta.ask.{name}", json.dumps(body).encode())
