@@ -11,10 +11,11 @@ import pytest
 
 from understudy.actors.host.graph_check import faults
 from understudy.actors.host.graph_side import NO_SERVER, GraphSide
-from understudy.messages.topology import GraphPlan, Topology
+from understudy.bus.client import Client
+from understudy.messages.topology import ActorPlan, GraphPlan, Topology
 from understudy.tools.bench.graph.homes import Embedded, Missing
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
 
 def with_graph(kit: Any, url: str, tmp_path: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ async def test_what_was_asked_is_in_the_graph(fake: Any, kit: Any, tmp_path: Pat
         pytest.skip(str(why))
     system = await kit.System(fake, tmp_path, with_graph(kit, fake.url, tmp_path)).start()
     try:
-        async with system.client() as client:
+        async with await Client.connect(system.url) as client:
             for _ in range(3):
                 await client.generate("Look around.")
         status = await until_up_to_date(kit, tmp_path)
@@ -90,7 +91,7 @@ async def test_without_the_extra_all_else_works_and_it_says_what_is_missing(
     monkeypatch.setattr(util, "find_spec", lambda name, *a: None if name == "arcadedb_embedded" else found(name, *a))
     system = await kit.System(fake, tmp_path, with_graph(kit, fake.url, tmp_path)).start()
     try:
-        async with system.client() as client:
+        async with await Client.connect(system.url) as client:
             assert (await client.generate("Look around.")).model == "ok@1"
         code, out, _ = await kit.cli("graph", "--state", str(tmp_path))
         assert code == 3 and NO_SERVER in out
@@ -119,7 +120,7 @@ async def test_off_starts_no_projector(fake: Any, kit: Any, tmp_path: Path) -> N
         (GraphPlan(uri="embedded", password_file="p"), "$.graph.password_file"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused_without_showing_it(plan: GraphPlan, path: str) -> None:
+async def test_a_place_that_cannot_be_is_refused_without_showing_it(plan: GraphPlan, path: str) -> None:
     (fault,) = faults(plan)
     assert fault[0] == path and "secret" not in str(fault)
 
@@ -127,19 +128,13 @@ def test_a_place_that_cannot_be_is_refused_without_showing_it(plan: GraphPlan, p
 @pytest.mark.parametrize(
     "uri", ["embedded", "off", "bolt://127.0.0.1:7687", "bolt://[::1]:7687", "neo4j+s://far.example.com"]
 )
-def test_places_that_can_be(uri: str) -> None:
+async def test_places_that_can_be(uri: str) -> None:
     assert not list(faults(GraphPlan(uri=uri)))
 
 
 async def test_a_password_file_that_holds_nothing_is_told(tmp_path: Path) -> None:
     side = GraphSide(tmp_path, tmp_path, lambda *_, **__: None, lambda: None)
     plan = GraphPlan(uri="bolt://127.0.0.1:7687", password_file="nowhere")
-    topology = Topology(version=1, models={}, providers={}, graph=plan, actors={"projector": _plan()})
+    topology = Topology(version=1, models={}, providers={}, graph=plan, actors={"projector": ActorPlan()})
     with pytest.raises(Exception, match=r"graph.password_file: nowhere"):
         await side.apply(topology)
-
-
-def _plan() -> Any:
-    from understudy.messages.topology import ActorPlan
-
-    return ActorPlan()

@@ -86,7 +86,7 @@ async def measure(quick: bool = False, home_name: str = "") -> Result:
                     found[name] = msgspec.structs.replace(found[name], growth_us=growth)
             except Missing as why:
                 missing[name] = str(why)
-    return _result(found, missing, planted, await _broken_folds(outcomes // 10))
+    return _result(found, missing, planted, broken_folds(outcomes // 10))
 
 
 def _result(
@@ -238,7 +238,7 @@ def _moment(seen: list[tuple[float, int]], edge: int) -> float:
 # --- controls --------------------------------------------------------------------------------------------------------
 
 
-async def _broken_folds(outcomes: int) -> dict[str, int]:
+def broken_folds(outcomes: int) -> dict[str, int]:
     """Folds with a fault in them: rows that the reader finds wrong."""
     payloads = [one.payload for one in Log(outcomes, days=1.0, seed=3)]
     expected = read(payloads)

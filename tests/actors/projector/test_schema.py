@@ -1,0 +1,77 @@
+"""The graph's schema has a version: who changes what is written has to change that too, or old graphs stay wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import msgspec
+
+from tests.actors.projector.test_rows import AT, applied, ended
+from understudy.actors.projector import cypher
+from understudy.actors.projector.questions import QUESTIONS
+from understudy.actors.projector.rows import Folding
+from understudy.messages.benchmarks import BenchmarkMeasured, ModelDrifted, TaskScore
+from understudy.messages.buckets import DAY_MS
+from understudy.messages.cost import ProviderExhausted
+from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
+
+KNOWN = (1, "e7276af75fff77c0")
+"""Version, and what it comes to."""
+
+FACTS: tuple[Event, ...] = (
+    applied(AT, a=1.5, b=0.0),
+    ended(AT + 1, ("a", "stall_timeout"), ("x", "busy"), ("b", "ok")),
+    ModelSwitched(at_ms=AT + 2, model="b", from_model="a", run_id="r", mode="continue", reason="gone", task="t"),
+    FeedbackGiven(at_ms=AT + 3, run_id="r", rating=0.25, model="b", task="t"),
+    BenchmarkMeasured(at_ms=AT + 4, bench_id="b", model="a", suite="s", suite_hash="h", seed=1,
+                      tasks=(TaskScore(task="t", items=2, scored=2, score_u=1_500_000),)),
+    ModelUnavailable(at_ms=AT + 5, model="a", reason="gone", was="healthy", retry_at_ms=0),
+    ModelDrifted(at_ms=AT + 6, model="b", figure="latency_ms", direction="worse", since_ms=AT, until_ms=AT + 1,
+                 before=1.0, after=2.0),
+    ProviderExhausted(at_ms=AT + 7, provider="p", quota="free", until_ms=AT + 9),
+    ended(AT + DAY_MS, ("a", "ok")),
+)  # fmt: skip
+
+
+def digest() -> str:
+    """Of all that is written for these facts, and of what sweeps and sums it."""
+    fold = Folding()
+    for seq, fact in enumerate(FACTS, 1):
+        fold.take(seq, fact)
+    rows = fold.cut()
+    written = [rows.sweep, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.SUMMED]
+    return hashlib.sha256(msgspec.json.encode(written)).hexdigest()[:16]
+
+
+def test_what_is_written_is_that_of_its_version() -> None:
+    now = (cypher.VERSION, digest())
+    assert now == KNOWN, f"the graph is another one: raise cypher.VERSION and put {now} here"
+
+
+def test_statements_name_labels_of_the_first_half_alone() -> None:
+    texts = [text for text, _ in cypher.batch(_some())] + [*cypher.SWEEPS, *cypher.SUMMED.values(), cypher.DAILY]
+    texts += [one.cypher for one in QUESTIONS.values()]
+    for text in texts:
+        labels = set(re.findall(r"\(\w*:(\w+)", text))
+        assert labels and all(one.removeprefix("Pm") in cypher.LABELS for one in labels), labels
+        assert ":Pm2" not in text and cypher.of(text, "Pm") == text
+        other = cypher.of(text, "Pm2")
+        assert not re.search(r":Pm(?!2)", other) and other.replace(":Pm2", ":Pm") == text
+
+
+def _some():  # type: ignore[no-untyped-def]
+    fold = Folding()
+    for seq, fact in enumerate(FACTS, 1):
+        fold.take(seq, fact)
+    return fold.cut()
+
+
+def test_questions_name_their_columns_and_parameters() -> None:
+    for name, one in QUESTIONS.items():
+        last = one.cypher[one.cypher.rindex("RETURN") :]
+        returned = last.removeprefix("RETURN").split("ORDER BY")[0]
+        for column in one.columns:
+            assert re.search(rf"\b{column}\b", returned), (name, column)
+        used = set(re.findall(r"\$(\w+)", one.cypher)) - {"from", "to"}
+        assert used == set(one.parameters), name
