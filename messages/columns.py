@@ -171,6 +171,8 @@ def _light(tag: str | None, cls: type[Event]) -> type[Facts]:
 
 _TAGS = {_light(tag, cls): tag for tag, cls in REGISTRY.items() if issubclass(cls, Event)}
 _OTHER = _light(None, Event)
+_SAID = {_OTHER: set(_FIELDS)} | {light: set(REGISTRY[tag].__struct_fields__) for light, tag in _TAGS.items()}
+"""The fields that an event has: nobody looks for the others, of which most columns are made in most parts of a log."""
 _read: Callable[[bytes], Facts] = msgspec.json.Decoder(reduce(or_, _TAGS)).decode
 _read_other: Callable[[bytes], Facts] = msgspec.json.Decoder(_OTHER).decode
 _read_models = msgspec.json.Decoder(list[str | _Entry] | dict[str, msgspec.Raw]).decode
@@ -206,7 +208,10 @@ def values(facts: Sequence[Any], payloads: Sequence[bytes]) -> dict[str, list[An
         "completion_tokens": [None if one.usage is None else one.usage.completion_tokens for one in facts],
         "charge_usd": [None if one.charge is None else one.charge.cost_usd for one in facts],
     }
-    return {c.name: made[c.name] if c.name in made else list(map(attrgetter(c.name), facts)) for c in FACTS}
+    said = set[str]().union(*(_SAID[one] for one in set(map(type, facts))))
+    for name in (c.name for c in FACTS if c.name not in made):
+        made[name] = list(map(attrgetter(name), facts)) if name in said else [None] * len(facts)
+    return {c.name: made[c.name] for c in FACTS}
 
 
 def _first_token_ms(facts: Any) -> float | None:

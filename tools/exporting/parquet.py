@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import accumulate, chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,13 @@ BATCH_ROWS = 10_000
 """So many rows are taken apart at once: what is made for them stays in the processor's caches."""
 
 
-_FEW_VALUES = [one.name for one in COLUMNS if one.kind == "text" and one.name not in ("run_id", "conversation", "user")]
+_HOW = {
+    "use_dictionary": [
+        c.name for c in COLUMNS if c.kind == "text" and c.name not in ("run_id", "conversation", "user")
+    ],
+    "write_statistics": [c.name for c in COLUMNS if c.kind not in ("bytes", "words", "attempts")],
+}
+"""What costs time and helps nobody is left out: dictionaries of ids, the least and the greatest payload."""
 
 
 class ParquetWriter:
@@ -56,7 +64,7 @@ class ParquetWriter:
         table = self._pa.Table.from_batches(batches).replace_schema_metadata(about)
         place = self._folder / part_name(manifest.parts)
         draft = place.with_name(f"_{place.stem}.draft")
-        self._pq.write_table(table, draft, compression="zstd", compression_level=1, use_dictionary=_FEW_VALUES)
+        self._pq.write_table(table, draft, compression="zstd", compression_level=1, **_HOW)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(place)
@@ -85,15 +93,14 @@ class ParquetWriter:
 
     def _attempts(self, kind: Any, found: list[tuple[AttemptFacts, ...] | None]) -> Any:
         """A list array of flat columns: a dict for each attempt would take longer than all the rest."""
-        pa, offsets, at = self._pa, list[int | None](), 0
-        for attempts in found:
-            offsets.append(None if attempts is None else at)
-            at += len(attempts or ())
-        flat = [one for attempts in found if attempts for one in attempts]
+        pa = self._pa
+        ends = accumulate(0 if attempts is None else len(attempts) for attempts in found)
+        flat = list(chain.from_iterable(attempts for attempts in found if attempts))
         fields = [kind.value_type.field(one.name) for one in ATTEMPT]
-        parts = [self._array(field.type, [getattr(one, field.name) for one in flat]) for field in fields]
+        parts = [pa.array(list(map(attrgetter(field.name), flat)), field.type) for field in fields]
         inner = pa.StructArray.from_arrays(parts, fields=fields)
-        return pa.ListArray.from_arrays(pa.array([*offsets, at], pa.int32()), inner, type=kind)
+        absent = pa.array([attempts is None for attempts in found])
+        return pa.ListArray.from_arrays(pa.array([0, *ends], pa.int32()), inner, type=kind, mask=absent)
 
 
 def table_of(rows: Sequence[Received]) -> list[list[Any]]:
