@@ -62,7 +62,7 @@ WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.e
 WHERE ok >= $min_ok AND 1.0 * err / n <= $max_fail AND 1.0 * cost / ok / 1000000000000 <= $max_usd
 RETURN model, provider, n, 1.0 * err / n AS fail_ratio, {_score("u", "k")} AS score,
   1.0 * cost / ok / 1000000000000 AS usd_per_call,
-  [i IN range(0, {BINS - 1}) | reduce(s = 0, h IN hs | s + h[i])] AS hist ORDER BY score DESC, model""",
+  [i IN range(0, {BINS - 1}) | reduce(s = 0, h IN hs | s + h[i])] AS hist ORDER BY coalesce(score, -1.0) DESC, model""",
     ),
     "chains": Question(
         about="the most used chains of models, where the first one failed",
