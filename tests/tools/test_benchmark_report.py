@@ -73,15 +73,13 @@ def test_the_page_and_the_picture_hold_every_model_and_the_seed() -> None:
     from understudy.tools import benchmark_page
 
     both = (measured("lab/<one>", 9, 9), measured("lab/two", 0, 9, hardware={"cpu": "X", "gpus": []}))
-    state = BenchmarkState(bench_id="id-7", begun_ms=1_790_000_000_000, suite="mine", suite_hash="abc", seed=41, items=9,
+    state = BenchmarkState(bench_id="id-7", begun_ms=1_790_000_000_000, suite="m", suite_hash="abc", seed=41, items=9,
                            models=("lab/<one>", "lab/two"), measured=both, state="finished")  # fmt: skip
     html = benchmark_page.html(state)
     assert all(word in html for word in ("lab/&lt;one&gt;", "lab/two", "41", "abc", "id-7", "Wilson", "100 %"))
     assert "<one>" not in html
     assert benchmark_page.picture(state).png().startswith(b"\x89PNG")
-    empty = benchmark_page.html(
-        BenchmarkState(bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a",), items=1)
-    )
+    none = BenchmarkState(bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a",), items=1)
     assert "Nothing was measured yet" in benchmark_page.html(none)
 
 

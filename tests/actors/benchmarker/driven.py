@@ -21,14 +21,13 @@ from understudy.messages.step import (
     Happened,
     Heard,
     Input,
-    ReadSuite,
     Send,
     Store,
     Stored,
-    SuiteRead,
     Wake,
     Woke,
 )
+from understudy.messages.suites import ReadSuite, SuiteRead
 from understudy.messages.topology import Topology
 from understudy.messages.wire import encode, reader_of
 
