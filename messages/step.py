@@ -20,6 +20,7 @@ from understudy.messages.privacy import BlockReason, Outbound
 from understudy.messages.pulls import EndPull, PullOver, PullSaid, StartPull
 from understudy.messages.records import FetchRecord, RecordFetched
 from understudy.messages.run import RunModel
+from understudy.messages.suites import ReadSuite, SuiteRead
 from understudy.messages.tools import Kind, ToolCall, ToolPart
 
 
@@ -227,16 +228,6 @@ class FetchFailed(Struct, frozen=True):
     path: str = ""
 
 
-class SuiteRead(Struct, frozen=True):
-    """The answer to `ReadSuite`: the file, and the shipped ones that it may include; or why there is none."""
-
-    at_ms: float
-    key: str
-    content: bytes
-    shipped: dict[str, bytes]
-    problem: str = ""
-
-
 class EdgeReady(Struct, frozen=True):
     """The edge can serve now: the model is loaded, the client is up."""
 
@@ -383,13 +374,6 @@ class FetchList(Struct, frozen=True):
     """Runner's edge: read the provider's list of models. Comes back as one `Fetched` or `FetchFailed`."""
 
     list_id: str
-
-
-class ReadSuite(Struct, frozen=True):
-    """Benchmarker's edge: read the file of a suite, by its name or its path; comes back as `SuiteRead`."""
-
-    key: str
-    source: str
 
 
 class Later(Struct, frozen=True):
