@@ -65,7 +65,7 @@ def test_what_a_reader_must_know_is_said() -> None:
     )  # fmt: skip
     assert len(said) == 4
     assert "interim" in said[0] and "clinician" in said[0]
-    assert said[1].startswith("a: not whole") and "j/1, a model" in said[2] and said[3].startswith("c: 4 items")
+    assert said[1].startswith("a: not whole") and "j/1, a model" in said[2] and said[3].endswith("at once: c (4).")
 
 
 def test_the_page_and_the_picture_hold_every_model_and_the_seed() -> None:
