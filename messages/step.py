@@ -32,6 +32,7 @@ from understudy.messages.events import Event, SelectionMade
 from understudy.messages.graph import GraphSaid, GraphWork
 from understudy.messages.pulls import EndPull, PullOver, PullSaid, StartPull
 from understudy.messages.records import FetchRecord, RecordFetched
+from understudy.messages.suites import ReadSuite, SuiteRead
 
 
 class Booted(Struct, frozen=True):
@@ -146,16 +147,6 @@ class Consulted(Struct, frozen=True):
     at_ms: float
     key: str
     ok: bool
-
-
-class SuiteRead(Struct, frozen=True):
-    """The answer to `ReadSuite`: the file, and the shipped ones that it may include; or why there is none."""
-
-    at_ms: float
-    key: str
-    content: bytes
-    shipped: dict[str, bytes]
-    problem: str = ""
 
 
 class EdgeReady(Struct, frozen=True):
@@ -286,13 +277,6 @@ class Wake(Struct, frozen=True):
     at_ms: float
     key: str
     generation: int
-
-
-class ReadSuite(Struct, frozen=True):
-    """Benchmarker's edge: read the file of a suite, by its name or its path; comes back as `SuiteRead`."""
-
-    key: str
-    source: str
 
 
 class Later(Struct, frozen=True):

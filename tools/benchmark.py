@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb(benchmark_run, "run a suite on models", benchmark_run.add, benchmark_run.run),
     "list": Verb(benchmark_list, "what runs and what has run", benchmark_list.add, benchmark_list.run),
     "show": Verb(benchmark_list, "the report of one again", benchmark_list.add_one, benchmark_list.run_one),
+    "report": Verb(benchmark_list, "the same as show", benchmark_list.add_one, benchmark_list.run_one),
     "cancel": Verb(benchmark_list, "end one", benchmark_list.add_cancel, benchmark_list.run_cancel),
     "schedule": Verb(benchmark_schedule, "how often idle models are benchmarked", benchmark_schedule.add,
                      benchmark_schedule.run),

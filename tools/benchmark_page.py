@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from understudy.messages.benchmarks import BENCHMARK, BenchmarkMeasured, BenchmarkState
+from understudy.messages.benchmarks import BenchmarkMeasured, BenchmarkState
 from understudy.tools.benchmark_parts import stamp
-from understudy.tools.benchmark_report import STRONG, TIMES, WEAK, Row, Share, columns, facts, notes, rows_of
+from understudy.tools.benchmark_report import FIRST, STRONG, TIMES, WEAK, Row, Share, columns, facts, notes, rows_of
 from understudy.tools.report import charts, page
 
 
@@ -21,7 +21,8 @@ def picture(state: BenchmarkState) -> charts.Chart:
         charts.Panel(name[0].upper() + name[1:], {row.model: _shared(read(row)) for row in rows}, "", 1)
         for name, read in columns(rows)
     ]
-    return charts.panels([*speeds, *shares])
+    title = f"Benchmark {state.suite}: {state.items} items, seed {state.seed}, {stamp(state.begun_ms)} UTC"
+    return charts.panels([*speeds, *shares], title=title)
 
 
 def _point(value: float | None) -> charts.Point | None:
@@ -47,10 +48,10 @@ def html(state: BenchmarkState) -> str:
     return page.page(
         title,
         page.section("Models", _table(rows), *parts, lead=thresholds),
+        page.section("Tasks", _scores(rows), lead="The weighted mean of the items' scores; n: items scored."),
         page.section("Side by side", page.figure(picture(state).svg(), "Lines: 95 % intervals.")),
-        page.section("Tasks", _tasks(measured)),
         page.section("Speed", _speed(measured), lead="Median over items, as the selector saw them, queue included."),
-        page.section("What this holds for", page.facts(facts(state))),
+        page.section("What this holds for", page.facts(facts(state)), _counts(measured)),
         lead=whole,
         foot=f"Benchmark {state.bench_id}. Equal suite, seed, engine and machine: equal scores of a local model; speed "
         "varies with the hour.",
@@ -58,7 +59,8 @@ def html(state: BenchmarkState) -> str:
 
 
 def _table(rows: Sequence[Row]) -> page.Html:
-    named = columns(rows)
+    """The design's evaluation: what a model is like, in one line. Its tasks have a table of their own."""
+    named = [one for one in columns(rows) if one[0] in FIRST]
     head = ["model", "tokens/s", "first token", *(name for name, _ in named), "strengths", "weaknesses"]
     body: list[list[page.Content]] = []
     for row in rows:
@@ -68,6 +70,12 @@ def _table(rows: Sequence[Row]) -> page.Html:
         cells += [page.listing(row.strengths) or None, page.listing(row.weaknesses) or None]
         body.append(cells)
     return page.table(head, body, (len(head) - 2, len(head) - 1))
+
+
+def _scores(rows: Sequence[Row]) -> page.Html:
+    named = [one for one in columns(rows) if one[0] not in FIRST]
+    body: list[list[page.Content]] = [[row.model, *(_cell(read(row)) for _, read in named)] for row in rows]
+    return page.table(["model", *(name for name, _ in named)], body)
 
 
 def _cell(share: Share | None) -> page.Content:
@@ -80,15 +88,12 @@ def _cell(share: Share | None) -> page.Content:
     )
 
 
-def _tasks(measured: Sequence[BenchmarkMeasured]) -> page.Html:
+def _counts(measured: Sequence[BenchmarkMeasured]) -> page.Html:
     body: list[list[page.Content]] = []
     for one in measured:
-        for task in one.tasks:
-            if task.task != BENCHMARK:
-                score = f"{task.weighted_u / task.weight / 1e6:.3f}" if task.weight else None
-                counts = [str(n) if n else "0" for n in (task.items, task.scored, task.failed, task.skipped)]
-                body.append([one.model, task.task, score, *counts])
-    return page.table(["model", "task", "score", "items", "scored", "failed", "skipped"], body, (1,))
+        of = [sum(getattr(task, name) for task in one.tasks) for name in ("items", "scored", "failed", "skipped")]
+        body.append([one.model, *(str(count) for count in of)])
+    return page.table(["model", "items", "scored", "failed", "skipped"], body)
 
 
 def _speed(measured: Sequence[BenchmarkMeasured]) -> page.Html:

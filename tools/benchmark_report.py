@@ -92,7 +92,7 @@ def _words(shares: dict[str, Share]) -> tuple[list[str], list[str]]:
     for name, share in shares.items():
         good, bad = WORDS.get(name, (f"good at {name}", f"weak at {name}"))
         low, high = share.interval
-        said = f"({100 * share.value:.0f} % of {share.n})"
+        said = f"({100 * share.value:.0f}\u00a0% of\u00a0{share.n})"
         if low > STRONG:
             strong.append(f"{good} {said}")
         if high < WEAK:
@@ -134,12 +134,11 @@ def notes(measured: Sequence[BenchmarkMeasured]) -> list[str]:
         asked = sum(task.items for task in one.tasks)
         if not one.complete:
             found.append(f"{one.model}: not whole: {asked} items were asked, then it failed too often in a row.")
-        skipped = sum(task.skipped for task in one.tasks)
-        if skipped:
-            found.append(f"{one.model}: {skipped} items were skipped: it has no tools, or no room for so many at once.")
         if one.judge is not None:
             found.append(f"{one.model}: some items were judged by {one.judge}, a model, not by a formula.")
-    return found
+    skipped = {one.model: sum(task.skipped for task in one.tasks) for one in measured}
+    each = ", ".join(f"{model} ({count})" for model, count in skipped.items() if count)
+    return [*found, f"Skipped, for want of tools or of room for so many at once: {each}."] if each else found
 
 
 def table(measured: Sequence[BenchmarkMeasured]) -> list[str]:

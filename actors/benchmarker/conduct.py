@@ -24,7 +24,8 @@ from understudy.messages.events import Event
 from understudy.messages.generate import Failed, Finished
 from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
-from understudy.messages.step import Effect, ReadSuite, Send, Store, Wake
+from understudy.messages.step import Effect, Send, Store, Wake
+from understudy.messages.suites import ReadSuite
 
 TICK = "work"
 TOLD_MS, AGAIN_MS = 500.0, 1_000.0

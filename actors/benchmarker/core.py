@@ -42,11 +42,11 @@ from understudy.messages.step import (
     Send,
     Stored,
     StoreFailed,
-    SuiteRead,
     Unheard,
     Wake,
     Woke,
 )
+from understudy.messages.suites import SuiteRead
 
 ASKS: dict[str, type[Ask | Message]] = {
     "benchmark.compare": CompareModels,

@@ -14,7 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from understudy.messages.step import Input, ReadSuite, SuiteRead
+from understudy.messages.step import Input
+from understudy.messages.suites import ReadSuite, SuiteRead
 
 MOST_BYTES = 4_000_000
 

@@ -13,7 +13,7 @@ import msgspec
 from understudy.actors.benchmarker.drift import Cell, Detector, DriftPlan, Found
 from understudy.actors.benchmarker.runs import Runs
 from understudy.messages.benchmarks import BENCHMARK, BenchmarkMeasured, ModelDrifted
-from understudy.messages.buckets import DAY_MS, HOUR_MS, KINDS, Bucket, OutcomeBrief, count
+from understudy.messages.buckets import DAY_MS, HOUR_MS, Bucket, OutcomeBrief, count
 from understudy.messages.catalogue_events import CatalogueEvent
 from understudy.messages.comparison import Figure
 from understudy.messages.events import Event, FeedbackGiven, RequestEnded, TopologyApplied
@@ -21,22 +21,24 @@ from understudy.messages.known import Known
 from understudy.messages.topology import Thresholds
 
 DAY_H = DAY_MS // HOUR_MS
-_COUNTERS = tuple(name for name in Bucket.__struct_fields__ if name not in ("hist", "errors"))
+
+
+class _Packed(Bucket, array_like=True):
+    """A bucket whose fields have places instead of names."""
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[list[int], list[int], list[int]]).decode
+_decode = msgspec.msgpack.Decoder(_Packed).decode
 
 
 def pack(one: Bucket) -> bytes:
-    """A bucket as bytes: its counters, its histogram and its errors by kind, in fixed orders."""
-    counters = [getattr(one, name) for name in _COUNTERS]
-    return _encode((counters, one.hist, [one.errors.get(kind, 0) for kind in KINDS] if one.errors else []))
+    """A bucket as bytes: its fields in their order."""
+    return _encode(msgspec.structs.astuple(one))
 
 
 def unpack(packed: bytes) -> Bucket:
     """As it was."""
-    counters, hist, errors = _decode(packed)
-    by_kind = {kind: n for kind, n in zip(KINDS, errors, strict=True) if n} if errors else dict[str, int]()
-    return Bucket(**dict(zip(_COUNTERS, counters, strict=True)), hist=hist, errors=by_kind)
+    return _decode(packed)
 
 
 class Watched(msgspec.Struct):

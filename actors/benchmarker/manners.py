@@ -30,7 +30,7 @@ class Manners(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """See the module."""
 
     share: Ratio = 0.5
-    pace_ms: PositiveMs = 500
+    pace_ms: PositiveMs = 1_000
     quiet_ms: PositiveMs = 2_000
 
 

@@ -19,7 +19,8 @@ from understudy.messages.benchmarks import (
 from understudy.messages.generate import FailCode, Failed
 from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
-from understudy.messages.step import Asked, Effect, ReadSuite, Send, Store, StoreFailed, SuiteRead
+from understudy.messages.step import Asked, Effect, Send, Store, StoreFailed
+from understudy.messages.suites import ReadSuite, SuiteRead
 
 
 def run(state: State, asked: Asked, ask: RunBenchmark, settings: Settings) -> list[Effect]:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from understudy.actors.benchmarker.scorers import FORMULAS
 from understudy.actors.benchmarker.scorers.specs import Scorer, Speed, Tools, faults
 from understudy.messages import json_schema
 from understudy.messages.base import Part
@@ -247,5 +248,6 @@ def _question(item: Item, head: Head) -> Question:
 
 
 def hash_of(questions: Sequence[Question]) -> str:
-    """Over everything that a score depends on, in the order in which it is asked."""
-    return hashlib.sha256(msgspec.json.encode(questions, order="sorted")).hexdigest()[:HASH_CHARS]
+    """Over everything that a score depends on, in the order in which it is asked, and the version of the formulas."""
+    content = msgspec.json.encode((FORMULAS, questions), order="sorted")
+    return hashlib.sha256(content).hexdigest()[:HASH_CHARS]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from tests.waiting import until
 from understudy.tools.fake import __main__ as command
 from understudy.tools.fake import script as fakes
-from understudy.tools.fake.script import Fault, Message, split_tokens, struck
+from understudy.tools.fake.script import ChatRequest, Fault, Message, Reply, reply, script, split_tokens, struck
 from understudy.tools.fake.server import FakeProvider
 
 BUILT_IN = fakes.built_in_faults()
@@ -300,3 +301,18 @@ async def test_the_command_serves_merged_faults_until_told_to_stop(wire: Wire, t
     finally:
         process.terminate()
     assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_a_script_has_an_answer_for_each_prompt_and_the_story_for_others() -> None:
+    says = {"one": {"text": '{"n": 1}'}, "two": {"calls": [{"name": "go", "arguments": '{"to":"north"}'}]}}
+    record = msgspec.convert({"says": says}, Fault)
+
+    def planned(prompt: str, **more: Any) -> Reply:
+        request = {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
+        return reply(record, msgspec.convert(request, ChatRequest))
+
+    assert "".join(planned("one", response_format={"type": "json_object"}).tokens) == '{"n": 1}'
+    two = planned("two", tools=[{}])
+    assert two.tokens == () and two.finish == "tool_calls" and two.calls[0].name == "go"
+    assert planned("two").calls == ()
+    assert "".join(planned("three").tokens) == "".join(script([Message("user", "three")]))

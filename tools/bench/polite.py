@@ -28,7 +28,7 @@ from understudy.tools.bench.suite import operator
 from understudy.tools.benchmark_run import follow
 
 MODEL = "steady@1"
-FAULTS = {"steady": {"first_token_delay_ms": 15, "chunks": 8}}
+FAULTS = {"steady": {"first_token_delay_ms": 30, "chunks": 8}}
 ROUNDS, REQUESTS, CALLERS = 7, 2_000, 4
 QUICK_ROUNDS, QUICK_REQUESTS = 1, 300
 RUDE_CALLERS = 24

@@ -107,7 +107,7 @@ class Panel(NamedTuple):
     limit: float | None = None
 
 
-def panels(of: Sequence[Panel], columns: int = 4) -> Chart:
+def panels(of: Sequence[Panel], columns: int = 4, title: str = "") -> Chart:
     """The same names in every panel, a horizontal bar each; whiskers are intervals, no bar: there is no figure."""
     names = list(dict.fromkeys(name for panel in of for name in panel.values))
     columns = min(columns, max(1, len(of)))
@@ -120,6 +120,8 @@ def panels(of: Sequence[Panel], columns: int = 4) -> Chart:
         _bars(axes, of[n], names)
         if n % columns:
             axes.set_yticklabels([])
+    if title:
+        found.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold").set_gid("ink")
     return Chart(found)
 
 

@@ -12,6 +12,9 @@ from understudy.actors.benchmarker.scorers.specs import Checks, Exact, Json, Jud
 from understudy.messages.buckets import millionths
 from understudy.messages.tools import ToolCall
 
+FORMULAS = 1
+"""Raised whenever a formula changes: scores of before and after are not to be compared, so hashes of suites differ."""
+
 
 class Answer(NamedTuple):
     """What a model said, and what it had been asked (all turns, joined)."""

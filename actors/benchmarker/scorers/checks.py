@@ -1,7 +1,7 @@
 """Several checks of one text: the mean of those that are no factors, times each factor; no word at all has 0.
 
-A factor (`boundaries`, `privacy`, `tone`) is what no other merit makes up for: where somebody in need is spoken to, a
-good length is nothing without a word for them. Where there are only factors, their product is it.
+A factor (`boundaries`, `privacy`, `tone`, `continuity`) is what no other merit makes up for: a good length is nothing
+without a word for who is in need, nor without anything of the scene. Where there are only factors, their product is it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from understudy.actors.benchmarker.scorers.specs import (
 )
 from understudy.actors.benchmarker.scorers.words import words
 
-FACTORS = (Boundaries, Privacy, Tone)
+FACTORS = (Boundaries, Continuity, Privacy, Tone)
 
 
 def one(check: Check, text: str, prompt: str = "") -> float:

@@ -94,7 +94,7 @@ class Repetition(_Spec, frozen=True, kw_only=True, tag="repetition"):
 
 
 class Continuity(_Spec, frozen=True, kw_only=True, tag="continuity"):
-    """The share of the scene's `entities` that are kept; none of `strangers` (of other scenes) comes in."""
+    """A factor: the share of the scene's `entities` that are kept; none of `strangers` (of other scenes) comes in."""
 
     entities: Some
     strangers: Phrases = ()

@@ -68,6 +68,13 @@ def test_chance_and_a_daily_cycle_are_no_changes() -> None:
     assert max(abs(one.value - 0.5) for one in flat[24:-24]) < 0.1
 
 
+def test_failures_that_are_rare_are_no_changes_though_most_hours_are_equal() -> None:
+    luck = random.Random(3)
+    hours = [Sample(h, changes.stable(luck.random() < 0.2, 30), 30.0) for h in range(400)]
+    assert changes.noise(hours) == 0.0
+    assert changes.splits(hours, lambda *_: True) == []
+
+
 def test_a_slope_is_said_where_there_is_one() -> None:
     bench = Bench()
     bench.tell(days(12, 1_000, growth=0.03, seed=4))

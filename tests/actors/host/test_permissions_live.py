@@ -30,6 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GUEST_FAMILIES = ("model", "feedback", "consent")
 KEYS = {
+    "model.generate": "",
     "runner.run": ".*.*",
     "safety.judge": "",
     "ledger.reserve": "",
