@@ -161,7 +161,8 @@ def publishes(house: House, seat: Seat) -> list[str]:
     found += ["_INBOX_A.operator.>"] if "runner.pull.{provider}" in plan.asks else []
     found += ["_INBOX.>"] if {a.split(".")[0] for a in plan.asks} & set(GUEST_FAMILIES) else []
     found.append(f"tta.dead.{seat.actor}.{seat.instance}")
-    found += ["$JS.API.DIRECT.GET.TTA_EVT"] if plan.consults else []
+    found += ["$JS.API.DIRECT.GET.TTA_EVT"] if plan.consults or plan.projects else []
+    found += ["$JS.API.STREAM.INFO.TTA_EVT"] if plan.projects else []
     if plan.follows:
         found += ["$JS.API.STREAM.INFO.TTA_TRACE", "$JS.API.DIRECT.GET.TTA_TRACE"]
     for stream in ["TTA_EVT"] if plan.folds else []:
@@ -257,8 +258,8 @@ WIDE = (">", "tta.>", "tta.ask.>", "tta.evt.>", "tta.obs.>", "tta.live.>", "tta.
         "*.ask.model.generate")  # fmt: skip
 
 NAMES = ("selector-1", "selector-2", "runner-demo_story-lead", "runner-demo_story-second", "runner-lab", "runner-hub",
-         "health_tracker-1", "cost_ledger-1", "model_manager-1", "response_cache-1", "benchmarker-1",
-         "guest")  # fmt: skip
+         "health_tracker-1", "cost_ledger-1", "model_manager-1", "response_cache-1", "projector-1",
+         "benchmarker-1", "guest")  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["publish", "subscribe"])
