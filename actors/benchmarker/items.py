@@ -7,7 +7,7 @@ import hashlib
 from msgspec.structs import replace
 
 from understudy.actors.benchmarker.scorers import Answer, judge, score
-from understudy.actors.benchmarker.scorers.specs import Json, Judged, Speed
+from understudy.actors.benchmarker.scorers.specs import Json, Judged, Speed, Tools
 from understudy.actors.benchmarker.state import Asking, Work
 from understudy.actors.benchmarker.suite import Question
 from understudy.messages.base import Message
@@ -84,6 +84,10 @@ def scored(asking: Asking, now: float) -> BenchmarkScored:
     )  # fmt: skip
     if isinstance(spec, Json) and asking.failure == "invalid_output":  # it was held to JSON, and gave none
         return replace(fact, outcome="scored", figures={"json_valid": 0.0, "schema_ok": 0.0})
+    if (
+        isinstance(spec, Tools) and asking.failure == "invalid_output"
+    ):  # a tool that it was not offered, or no arguments
+        return replace(fact, outcome="scored", figures={"tool_right": 0.0, "arguments_right": 0.0})
     if asking.failure or not asking.ends:
         return fact
     first = asking.ends[0]

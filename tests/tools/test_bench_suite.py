@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from understudy.messages.benchmarks import BenchmarkScored
@@ -28,6 +29,8 @@ def test_an_item_that_is_missing_too_many_or_wrong_is_found() -> None:
     first = next(iter(expected))
     assert suite.differ(expected, {**found, first: scored(first, 1)}) == [first]
     assert suite.differ(expected, {item: one for item, one in found.items() if item != first}) == [first]
+    not_answered = msgspec.structs.replace(found[first], outcome="failed")
+    assert suite.differ(expected, {**found, first: not_answered}) == [first]
     assert suite.differ(expected, {**found, "more": scored("more", 0)}) == ["more"]
     assert suite.changed({"m": found}, {"m": found}) == 0
     assert suite.changed({"m": found}, {"m": {**found, first: scored(first, 1)}}) == 1

@@ -152,6 +152,15 @@ def test_json_is_asked_for_by_words_where_a_model_cannot_be_held_to_it() -> None
     assert bench.of(BenchmarkMeasured)[1].figures["json_valid"] == 0
 
 
+def test_a_tool_that_was_not_offered_is_a_wrong_one_and_no_failure() -> None:
+    item = {"id": "x", "prompt": "go", "tools": [TOOL], "score": {"kind": "tools", "calls": [{"name": "go"}]}}
+    bench = Bench(lambda _: failed("all_failed", "invalid_output"))
+    bench.files["./mine"] = suite(item)
+    bench.order_run(models=("b",))
+    assert bench.scores("b") == {"x": 0}
+    assert bench.of(BenchmarkMeasured)[0].figures["tool_right"] == 0
+
+
 def test_speed_at_four_is_of_all_four_together() -> None:
     bench = Bench(None)
     bench.files["./mine"] = suite({"id": "x", "prompt": "p", "score": {"kind": "speed", "at_once": 4}})

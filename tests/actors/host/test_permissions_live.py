@@ -158,7 +158,8 @@ def publishes(house: House, seat: Seat) -> list[str]:
             found += [f"tta.evt.{event}", f"tta.evt.{event}.*"]
     found += [f"tta.ask.{sent}{KEYS.get(sent, '.*')}" for sent in plan.sends]
     found += [f"_INBOX_A.{s.instance}.>" for s in asked_by(house, seat)]
-    found += ["_INBOX_A.operator.>"] if "runner.pull.{provider}" in plan.asks else []
+    in_parts = {"runner.pull.{provider}", "benchmark.run"} & set(plan.asks)
+    found += ["_INBOX_A.operator.>"] if in_parts else []
     found += ["_INBOX.>"] if {a.split(".")[0] for a in plan.asks} & set(GUEST_FAMILIES) else []
     found.append(f"tta.dead.{seat.actor}.{seat.instance}")
     found += ["$JS.API.DIRECT.GET.TTA_EVT"] if plan.consults or plan.projects else []
