@@ -13,6 +13,8 @@ from understudy.tools.report.charts import Chart, Panel, Point, lines, panels
 
 Row = dict[str, Any]
 HOUR = 3_600_000
+MOST = 20
+"""Rows of a picture; the table has all."""
 
 
 def draw(question: str, about: str, rows: Sequence[Row], file: Path) -> None:
@@ -39,8 +41,12 @@ def _panels(question: str, rows: Sequence[Row]) -> list[Panel]:
     """A bar per row, a panel per figure."""
 
     def of(title: str, name: str, unit: str = "", top: float | None = None, digits: int = 0) -> Panel:
-        values = {_name(question, row): _point(row[name]) for row in rows[:20]}
+        values = {_name(question, row): _point(row[name]) for row in rows[:MOST]}
         return Panel(title, values, unit, top, digits)
+
+    def share(title: str, name: str) -> Panel:
+        values = {_name(question, row): _point(100 * row[name]) for row in rows[:MOST]}
+        return Panel(title, values, "%", None, 1)
 
     match question:
         case "qualify":
@@ -48,7 +54,7 @@ def _panels(question: str, rows: Sequence[Row]) -> list[Panel]:
             return [
                 of("Quality", "score", top=1),
                 Panel("95th percentile", p95, "ms"),
-                of("Failed", "fail_ratio", top=1),
+                share("Failed", "fail_ratio"),
             ]
         case "chains":
             return [of("Runs", "n"), of("of these ended well", "ok")]
@@ -57,7 +63,12 @@ def _panels(question: str, rows: Sequence[Row]) -> list[Panel]:
         case "free":
             return [of("Quality", "score", top=1), of("Cost", "usd", "USD", digits=4), of("Good answers", "ok")]
         case "switches":
-            return [of("Before", "before_ms", "mean ms"), of("After", "after_ms", "mean ms"), of("Times", "n")]
+            top = 1.1 * max([row[name] or 0 for row in rows[:MOST] for name in ("before_ms", "after_ms")], default=1.0)
+            return [
+                of("Before", "before_ms", "mean ms", top),
+                of("After", "after_ms", "mean ms", top),
+                of("Times", "n"),
+            ]
         case "fate":
             return [of("Errors", "errors"), of("Models", "models")]
         case _:

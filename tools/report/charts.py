@@ -112,7 +112,8 @@ def panels(of: Sequence[Panel], columns: int = 4, title: str = "") -> Chart:
     names = list(dict.fromkeys(name for panel in of for name in panel.values))
     columns = min(columns, max(1, len(of)))
     rows = -(-len(of) // columns)
-    found, grid = blank(2.6 + 2.5 * columns, rows * (0.9 + 0.34 * len(names)), columns, rows)
+    words = max(1.0, 0.075 * max(map(len, names), default=0))  # so many inches the longest name takes
+    found, grid = blank(words + 2.5 * columns, rows * (0.9 + 0.34 * len(names)), columns, rows)
     for n, axes in enumerate(grid.flat):
         if n >= len(of):
             axes.set_visible(False)
