@@ -30,8 +30,10 @@ FAILURES = 3  # in a row, and it is not tried again
 class Adopted:
     """A process that something else started and that is now our child: the part of asyncio's `Process` that we use."""
 
-    def __init__(self, pid: int, stdin: asyncio.WriteTransport, stdout: asyncio.StreamReader) -> None:
-        self.pid, self.stdin, self.stdout = pid, stdin, stdout
+    def __init__(
+        self, pid: int, stdin: asyncio.WriteTransport, stdout: asyncio.StreamReader, pipe: asyncio.ReadTransport
+    ) -> None:
+        self.pid, self.stdin, self.stdout, self._pipe = pid, stdin, stdout, pipe
         self.returncode: int | None = None
         self._ended = asyncio.Event()
         self._fd = os.pidfd_open(pid)
@@ -41,15 +43,20 @@ class Adopted:
     async def take(cls, pid: int, stdin: int, stdout: int) -> Adopted:
         """Wraps our ends of its pipes."""
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdout, "rb", 0))
+        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdout, "rb", 0))
         writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(stdin, "wb", 0))
-        return cls(pid, writer, reader)
+        return cls(pid, writer, reader, pipe)
 
     async def wait(self) -> int:
         """The exit code, negative for a signal."""
         await self._ended.wait()
         assert self.returncode is not None
         return self.returncode
+
+    def release(self) -> None:
+        """Nobody reads on: the pipes are closed, with the loop's next turn."""
+        self.stdin.close()
+        self._pipe.close()
 
     def send_signal(self, number: int) -> None:
         """Sends a signal; raises ProcessLookupError when the process has ended."""

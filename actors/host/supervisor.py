@@ -28,7 +28,7 @@ from understudy.actors.host.keys import KeyMissing, hash_key, key_variables
 from understudy.actors.host.logs import Log
 from understudy.actors.host.operations import Operations
 from understudy.actors.host.seats import Process, runner_settings, seats_of
-from understudy.actors.host.spawn import Child, ForkServer, actor_environment, model_types, told
+from understudy.actors.host.spawn import Adopted, Child, ForkServer, actor_environment, model_types, told
 from understudy.actors.host.state_folder import Taken, take
 from understudy.actors.host.watch import Watch
 from understudy.bus.port import BusError
@@ -120,6 +120,8 @@ class Supervisor:
             for process in self.processes:  # one that was being started while the rest was stopped
                 if process.child is not None:
                     _signal(process.child, signal.SIGKILL)
+                    if isinstance(process.child, Adopted):
+                        process.child.release()
             await self.forks.stop()
             await self.graph_side.stop()
             await self.bus_side.stop()

@@ -34,7 +34,7 @@ async def test_stop_leaves_nothing_and_a_second_supervisor_is_refused(fake: Any,
     assert system.supervisor.bus_side.server is not None
     pids = {*system.pids, system.supervisor.bus_side.server.pid}
     assert all(kit.alive(pid) for pid in pids)
-    assert len(pids) == 8  # two selectors, a tracker, a ledger, a manager, the response cache, a runner, the server
+    assert len(pids) == 9  # two selectors, tracker, ledger, manager, response cache, benchmarker, a runner, the server
     run_file = tmp_path / "run.json"
     assert run_file.stat().st_mode & 0o077 == 0
     with pytest.raises(CannotStart, match="another"):
@@ -107,7 +107,7 @@ async def test_kill_9_of_the_supervisor_leaves_nothing_running(fake: Any, kit: A
     try:
         await kit.until(ready, 15)
         pids.append(int((tmp_path / "state" / "nats" / "nats.pid").read_text()))
-        assert len(pids) == 8 and all(map(kit.alive, pids))
+        assert len(pids) == 9 and all(map(kit.alive, pids))
         assert (await kit.cli("status", "--state", str(tmp_path / "state")))[0] == 0
     finally:
         supervisor.kill()

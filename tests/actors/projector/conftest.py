@@ -10,7 +10,7 @@ import pytest
 from understudy.tools.bench.graph.homes import Home, Missing, home
 
 
-@pytest.fixture(scope="session", params=["embedded", "neo4j"])
+@pytest.fixture(scope="module", params=["embedded", "neo4j"])  # two JVMs, that go with their tests
 def graph_home(request: Any) -> Iterator[Home]:
     try:
         running = home(request.param)
