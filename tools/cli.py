@@ -39,7 +39,12 @@ def main(argv: list[str] | None = None) -> None:
         epilog="Begin with `understudy demo`, then `understudy up` in one terminal and `understudy ask` in another.",
     )
     subs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    words = sys.argv[1:] if argv is None else argv
+    wanted = next((word for word in words if not word.startswith("-")), "")
     for name, about in COMMANDS.items():
+        if name != wanted:  # each command waits for its own imports alone
+            subs.add_parser(name, help=about)
+            continue
         module = importlib.import_module(f"understudy.tools.{name}")
         sub = subs.add_parser(
             name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
