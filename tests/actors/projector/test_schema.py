@@ -16,7 +16,7 @@ from understudy.messages.buckets import DAY_MS
 from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 
-KNOWN = (1, "e7276af75fff77c0")
+KNOWN = (2, "e7276af75fff77c0")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
