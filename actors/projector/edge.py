@@ -209,9 +209,7 @@ class ProjectorEdge:
             await asyncio.sleep(LOG_AGAIN_S)
             return LogTrouble(self._now_ms(), order.prefix, f"{error.code}: {error}")
         head = max(state.last_seq, seq)
-        return LogRead(
-            self._now_ms(), order.prefix, order.after_seq, tuple(facts), seq, head, state.first_seq, unknown
-        )
+        return LogRead(self._now_ms(), order.prefix, order.after_seq, tuple(facts), seq, head, state.first_seq, unknown)
 
     async def _catalogue(self, order: ReadCatalogue) -> Input:
         """Each kind by itself, as the server then passes over all others; in the log's order again."""

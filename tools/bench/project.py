@@ -246,17 +246,17 @@ def broken_folds(outcomes: int) -> dict[str, int]:
     class Drops(Folding):
         """Loses every thousandth event."""
 
-        def take(self, seq: int, event: Any) -> None:
+        def take(self, seq: int, event: Any, stored_ms: int = 0) -> None:
             if seq % 1_000:
-                super().take(seq, event)
+                super().take(seq, event, stored_ms)
 
     class Twice(Folding):
         """Takes every thousandth event twice, as one that is redelivered."""
 
-        def take(self, seq: int, event: Any) -> None:
-            super().take(seq, event)
+        def take(self, seq: int, event: Any, stored_ms: int = 0) -> None:
+            super().take(seq, event, stored_ms)
             if not seq % 1_000:
-                super().take(seq, event)
+                super().take(seq, event, stored_ms)
 
     found = {"the fold itself": not _wrong(expected, payloads, Folding())}
     found |= {f"fold: {one.__doc__}": _wrong(expected, payloads, one()) for one in (Drops, Twice)}
