@@ -19,7 +19,7 @@ from understudy.messages.base import Part
 from understudy.messages.benchmarks import BENCHMARK, BenchmarkMeasured
 from understudy.messages.brief import AttemptBrief
 from understudy.messages.events import Event, FeedbackGiven, RequestEnded
-from understudy.messages.money import pusd_of
+from understudy.messages.money import UsdText, pusd_of
 from understudy.messages.run import CALLERS_FAULT, NO_ROOM
 
 HOUR_MS = 3_600_000
@@ -28,6 +28,10 @@ BINS = 24
 BOUNDS_US: tuple[int, ...] = tuple(round(50_000 * 2 ** (n / 2)) for n in range(1, BINS))
 """Where the bins of a latency histogram begin, but the first, which begins at 0: half octaves from 50 ms, the last bin
 open from about 145 s. Bins of two hours add up, which percentiles do not."""
+
+MOST_MS, MOST_TOKENS, MOST_PUSD = 10**9, 10**9, 10**16
+"""The most that one attempt can have taken (eleven days), read and said, or cost (10,000 USD). What a broken clock or a
+vendor says beyond is counted as that: sums have to stay within the 64 bits that a graph has for them."""
 
 VOID: frozenset[str] = CALLERS_FAULT | NO_ROOM | {"hedged", "text_lost", "no_endpoints"}
 """Ends of an attempt that say nothing of its model: neither `ok` nor `err`."""
@@ -56,7 +60,7 @@ class ChargeBrief(Part, frozen=True, kw_only=True):
     """See `Charge`."""
 
     model: str
-    cost_usd: str
+    cost_usd: UsdText
 
 
 class OutcomeBrief(Event, tag="request.ended.v1", frozen=True, kw_only=True):
@@ -136,7 +140,7 @@ BucketOf = Callable[[str, str, int], Bucket]
 
 def us_of(ms: float) -> int:
     """Microseconds; what a clock that was set back made negative is nothing."""
-    return max(0, round(ms * 1000))
+    return round(min(max(ms, 0.0), MOST_MS) * 1000)
 
 
 def hour_of(at_ms: int) -> int:
@@ -176,13 +180,13 @@ def _outcome(event: RequestEnded | OutcomeBrief, bucket: BucketOf) -> None:
     for attempt in attempts:
         bucket(attempt.model, task, hour).attempt(attempt)
     for charge in event.charges:
-        bucket(charge.model, task, hour).cost_pusd += pusd_of(charge.cost_usd)
+        bucket(charge.model, task, hour).cost_pusd += min(pusd_of(charge.cost_usd), MOST_PUSD)
     speaker = event.model or (attempts[-1].model if attempts else None)
     usage = event.usage
     if speaker is not None and (usage.prompt_tokens or usage.completion_tokens):
         last = bucket(speaker, task, hour)
-        last.tokens_in += usage.prompt_tokens
-        last.tokens_out += usage.completion_tokens
+        last.tokens_in += min(usage.prompt_tokens, MOST_TOKENS)
+        last.tokens_out += min(usage.completion_tokens, MOST_TOKENS)
 
 
 def millionths(score: float) -> int:

@@ -94,13 +94,15 @@ class Half(Struct, frozen=True):
     seq: int = 0
     day: int = 0
     incidents: tuple[Incident, ...] = ()
+    written: dict[str, Any] = {}  # its models by id, as `actors/projector/rows.py`: Facts
 
 
 class Fact(Struct, frozen=True):
-    """One event of the log."""
+    """One event of the log. `stored_ms`: when the server stored it (Unix milliseconds); 0: nobody knows."""
 
     seq: int
     event: Event
+    stored_ms: int = 0
 
 
 class OpenGraph(Struct, frozen=True):
@@ -170,13 +172,15 @@ class ReadLog(Struct, frozen=True):
 
 
 class LogRead(Struct, frozen=True):
-    """Events in order, of those that the graph folds; `upto`: the last position that was looked at, `head`: the log's.
+    """Events in order, of those that the graph folds; `after_seq`: as it was asked for; `upto`: the last position that
+    was looked at, `head`: the log's.
 
     `first_seq`: where the log begins; `unknown`: events of these kinds that could not be read.
     """
 
     at_ms: float
     prefix: str
+    after_seq: int
     facts: tuple[Fact, ...]
     upto: int
     head: int

@@ -5,6 +5,7 @@ understudy graph questions                   # the eight questions, their parame
 understudy graph worse --window 1d           # models that got worse than the day before
 understudy graph qualify --set task=narrative --set max_usd=0 --json
 understudy graph cypher worse                # the same as Cypher, to go on from in a shell of your own
+understudy graph cypher > deploy/graph/questions.cypher   # all eight, as the documentation has them
 understudy graph shell-uri                   # what cypher-shell or the Neo4j browser need to connect
 understudy graph rebuild                     # from the log, beside the one that serves
 understudy graph sum                         # the checksum over all of it
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import json
 import sys
 import time
 from datetime import UTC, datetime
@@ -48,7 +50,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     words = [*ORDERS, *WORDS, *QUESTIONS]
     parser.add_argument("what", nargs="?", default="status", choices=words, metavar="WHAT",
                         help=f"one of {', '.join(words)} (default: status)")  # fmt: skip
-    parser.add_argument("of", nargs="?", default="", metavar="QUESTION", help="of `cypher`: which question")
+    parser.add_argument(
+        "of", nargs="?", default="", metavar="QUESTION", help="of `cypher`: which question (default: all)"
+    )
     parser.add_argument("--window", default="7d", metavar="7d", help="so far back: a number and s, m, h or d")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the question")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg (extra `analysis`)")
@@ -98,8 +102,8 @@ def _told(answer: Any) -> str:
         return f"{answer.checksum} at {answer.seq} of the log of {answer.epoch}\n{counts}"
     assert isinstance(answer, GraphStatus)
     lines = [f"{answer.state:12} {answer.home or '-'}  labels {answer.prefix or '-'}..., schema {answer.schema}"]
-    behind = f"{answer.lag_events} events, {answer.lag_s:g} s behind" if answer.lag_events else "up to date"
-    lines.append(f"{'position':12} {answer.seq} of {answer.head}: {behind}")
+    if answer.state == "projecting":  # nobody else knows where the graph is
+        lines.append(f"{'position':12} {answer.seq} of {answer.head}: {behind(answer)}")
     if answer.building:
         lines.append(f"{'building':12} {answer.building}...: {answer.building_seq} of {answer.head}")
     if answer.gaps:
@@ -107,6 +111,11 @@ def _told(answer: Any) -> str:
     if answer.trouble:
         lines.append(f"{'trouble':12} {answer.trouble}")
     return "\n".join(lines)
+
+
+def behind(answer: GraphStatus) -> str:
+    """The lag of a graph that is being projected to, in words."""
+    return f"{answer.lag_events} events, {answer.lag_s:g} s behind" if answer.lag_events else "up to date"
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
@@ -124,9 +133,26 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def documented() -> str:
+    """All questions as Cypher for the first half, over the last seven days: what `deploy/graph/questions.cypher` is."""
+    found = [
+        "// Made by `understudy graph cypher > deploy/graph/questions.cypher`. Times are Unix milliseconds.",
+        "// After a rebuild labels begin with Pm2, after the next with Pm: `understudy graph cypher QUESTION` knows.",
+    ]
+    for name, one in QUESTIONS.items():
+        defaults = {key: json.dumps(default) for key, (default, _) in one.parameters.items()}
+        hours = {"from": f"(timestamp() / {HOUR} + 1 - 7 * 24) * {HOUR}", "to": f"(timestamp() / {HOUR} + 1) * {HOUR}"}
+        given = [f":param {key} => {value};" for key, value in (hours | defaults).items()]
+        found += ["", f"// {name}: {one.about}", *given, f"{one.cypher};"]
+    return "\n".join(found)
+
+
 def _cypher(args: argparse.Namespace) -> int:
+    if not args.of:
+        print(documented())
+        return 0
     if args.of not in QUESTIONS:
-        return complain("unknown_question", f"{args.of or 'nothing'}; name one of {', '.join(QUESTIONS)}", args)
+        return complain("unknown_question", f"{args.of}; name one of {', '.join(QUESTIONS)}", args)
     found = run_file(args.state) or {}
     home = found.get("graph") or {}
     prefix = "Pm" if not home or home.get("missing") else asyncio.run(_prefix(home)) or "Pm"
@@ -134,7 +160,7 @@ def _cypher(args: argparse.Namespace) -> int:
     if args.json:
         show({"cypher": of(QUESTIONS[args.of].cypher, prefix), "parameters": given})
     else:
-        print(*(f"// :param {key} => {value!r};" for key, value in given.items()), sep="\n")
+        print(*(f":param {key} => {json.dumps(value)};" for key, value in given.items()), sep="\n")
         print(of(QUESTIONS[args.of].cypher, prefix) + ";")
     return 0
 
@@ -152,12 +178,13 @@ def _home(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _shell(home: dict[str, Any], args: argparse.Namespace) -> int:
-    """What somebody's own shell needs. The password is this machine's user's to see: it is in run.json."""
+    """What somebody's own shell needs. The password is this machine's user's to see: it is in run.json. As a variable,
+    since anybody may read the arguments of a process."""
     if args.json:
         show(home)
     else:
-        login = f"-u {home['user']} -p {home['password']}" if home["user"] else ""
-        print(f"cypher-shell -a {home['uri']} {login} -d {home['database']}")
+        login = f"NEO4J_USERNAME={home['user']} NEO4J_PASSWORD={home['password']} " if home["user"] else ""
+        print(f"{login}cypher-shell -a {home['uri']} -d {home['database']}")
     return 0
 
 

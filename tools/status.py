@@ -11,10 +11,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from understudy.actors.host.watch import KEEPER_GONE
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.port import BusError
+from understudy.messages.graph import AskGraphStatus, GraphStatus
+from understudy.messages.wire import WireError, decode, encode
 from understudy.tools.common import DEFAULT_STATE, complain, run_file, show
+from understudy.tools.graph import behind
 from understudy.tools.models import providers, providers_table
 
 ANSWER_S = 2.0
@@ -31,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     found = run_file(args.state)
     if found is None:
         return complain("not_running", f"nothing runs on {args.state}; start it with `understudy up`", args)
-    found.pop("password", None)
+    password = found.pop("password", "")
+    found.get("graph", {}).pop("password", None)
     found["providers"] = asyncio.run(_load(found["url"], found["app"]))
+    found["graph"]["status"] = asyncio.run(_graph(found, password))
     if args.json:
         show(found)
     else:
@@ -49,11 +56,32 @@ async def _load(url: str, app: str) -> dict[str, dict[str, int]] | None:
         return None
 
 
+async def _graph(found: dict[str, Any], password: str) -> Any:
+    """What the projector says; None where none answers."""
+    try:
+        user = "operator" if password else ""
+        connecting = Client.connect(found["url"], app=found["app"], timeout_s=ANSWER_S, user=user, password=password)
+        async with asyncio.timeout(ANSWER_S), await connecting as client:
+            asked = client.bus.request(f"{client.app}.ask.graph.status", encode(AskGraphStatus()), timeout_s=ANSWER_S)
+            answer = decode((await asked).payload)
+            return msgspec.to_builtins(answer) if isinstance(answer, GraphStatus) else None
+    except (AnswerFailed, BusError, TimeoutError, WireError):
+        return None
+
+
+def _graph_line(graph: dict[str, Any]) -> str:
+    if graph["status"] is None:
+        return f"graph: {graph['missing'] or 'no projector answers'}"
+    status = msgspec.convert(graph["status"], GraphStatus)
+    return f"graph: {status.state}, {behind(status) if status.state == 'projecting' else status.trouble}"
+
+
 def _print(found: dict[str, Any]) -> None:
     print(f"nats-server {found['url']}, supervisor pid {found['pid']}")
     print(_log_line(found["log"]), _cache_line(found["cache"]), f"dead letters so far: {found['dead']}", sep="; ")
     if not found["keeper"]:
         print(KEEPER_GONE)
+    print(_graph_line(found["graph"]))
     for p in found["processes"]:
         state = "ready" if p["ready"] else (p["trouble"] or "starting")
         print(f"{p['instance']:30} pid {p['pid']:<8} restarts {p['restarts']:<3} {state}")

@@ -52,14 +52,18 @@ class GraphSide:
     async def apply(self, topology: Topology) -> None:
         """Make what the topology says; nothing is waited for but the end of a server that is no longer wanted. Raises
         KeyMissing."""
-        plan = topology.graph if "projector" in topology.actors else GraphPlan(uri="off")
+        plan = _plan(topology)
         if plan == self._plan:
             return
+        home = self._home(plan)  # where that raises, all stays as it was
         await self.stop()
-        self._plan = plan
-        self.home = self._home(plan)
+        self._plan, self.home = plan, home
         if plan.uri == "embedded" and not self.home.missing:
             self._keeping = asyncio.create_task(self._keep(plan))
+
+    def check(self, topology: Topology) -> None:
+        """What would keep `apply` from it, before anything is changed. Raises KeyMissing."""
+        self._password(_plan(topology))
 
     def _home(self, plan: GraphPlan) -> Home:
         if plan.uri == "off":
@@ -71,7 +75,8 @@ class GraphSide:
             return Home(uri=plan.uri, user=user, password=self._password(plan), database=plan.database)
         if importlib.util.find_spec("arcadedb_embedded") is None:
             return Home(missing=NO_SERVER)
-        (self._state / "graph").mkdir(parents=True, exist_ok=True)
+        (self._state / "graph").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._state / "graph").chmod(0o700)
         password = secret_file(self._state / "graph" / "root.key")
         return Home(uri=f"bolt://127.0.0.1:{_free_port()}", user="root", password=password, database=DATABASE)
 
@@ -136,6 +141,10 @@ class GraphSide:
             if said.get("ready"):
                 self._say("graph_ready", uri=self.home.uri, s=round(time.monotonic() - began, 2))
         return await process.wait()
+
+
+def _plan(topology: Topology) -> GraphPlan:
+    return topology.graph if "projector" in topology.actors else GraphPlan(uri="off")
 
 
 def _free_port() -> int:

@@ -202,6 +202,7 @@ class Operations:
                     f"the variable {fresh[0]} stands in the environment of all that runs: restart `up` to use its key"
                 )
                 raise KeyMissing(text)
+            of.graph_side.check(wanted)
             change = plan_change(of.topology, of.processes, wanted, of.key_ids, await of.desk.ids(wanted))
         except TopologyError as error:
             operation.refused, operation.problems = True, tuple(map(str, error.problems))

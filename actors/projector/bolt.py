@@ -18,7 +18,7 @@ from neo4j.exceptions import DriverError, Neo4jError
 
 from understudy.actors.projector import cypher
 from understudy.actors.projector.place import Held, NotOurs, Place, Retention
-from understudy.actors.projector.rows import Rows
+from understudy.actors.projector.rows import Facts, Rows
 from understudy.messages.buckets import DAY_MS, KINDS, Bucket
 from understudy.messages.graph import Half, Incident
 
@@ -127,6 +127,10 @@ class Graph:
         found = await self.rows(cypher.of(cypher.OPEN_INCIDENTS, prefix))
         return tuple(Incident(key, subject, kind, reason, at, 0, n) for key, subject, kind, reason, at, n in found)
 
+    async def written(self, prefix: str) -> dict[str, Facts]:
+        """The models of a half."""
+        return {key: Facts(*facts) for key, *facts in await self.rows(cypher.of(cypher.WRITTEN, prefix))}
+
     # --- batches ---------------------------------------------------------------------------------------------------
 
     async def write(self, prefix: str, fence: int, have: int, upto: int, day: int, rows: Rows) -> None:
@@ -198,7 +202,7 @@ class Graph:
 
     async def empty(self, prefix: str, fence: int) -> None:
         """Delete every node of a half that does not serve, a part at a time."""
-        for label in cypher.LABELS:
+        for label in cypher.EMPTIED:
             text = cypher.of(cypher.EMPTY.replace("LABEL", label), prefix)
 
             async def work(tx: AsyncManagedTransaction, text: str = text) -> int:

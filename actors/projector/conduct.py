@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from understudy.actors.projector import rows as folding
 from understudy.actors.projector.rows import Folding, Rows
-from understudy.actors.projector.state import Settings, State, Work, in_hand
+from understudy.actors.projector.state import Settings, State, Work, forget, in_hand
 from understudy.messages.graph import (
     HALVES,
     BeginHalf,
@@ -34,7 +34,8 @@ from understudy.messages.step import Effect, Input, Send, Wake
 
 def opened(state: State, message: GraphOpened, settings: Settings) -> list[Effect]:
     """The lease is ours: which halves are to be written, and which is to be built?"""
-    state.word, state.trouble, state.place = "projecting", "", message
+    forget(state, "projecting", "")
+    state.place = message
     state.head, state.serving = message.head, message.serving.prefix
     for half in (message.serving, message.building):
         if half is not None and half.prefix and _is_ours(half, message, settings):
@@ -42,7 +43,11 @@ def opened(state: State, message: GraphOpened, settings: Settings) -> list[Effec
     if message.building is not None and message.building.prefix not in state.works:
         state.rebuild = True  # it was begun for a schema or a log that is no longer ours
     state.kept_ms = message.at_ms
-    return [*go_on(state, message.at_ms, settings), _wake(state, message.at_ms, settings)]
+    out: list[Effect] = []
+    if state.serving in state.works and message.building is None and not state.rebuild:
+        state.busy = "empty"  # who was here before may have been killed while emptying it
+        out.append(EmptyHalf(_other(state), message.fence))
+    return [*out, *go_on(state, message.at_ms, settings), _wake(state, message.at_ms, settings)]
 
 
 def _is_ours(half: Half, place: GraphOpened, settings: Settings) -> bool:
@@ -80,7 +85,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
             work = state.works.get(message.prefix)
             if work is not None and work.fold is None:
                 work.reading, half = False, _half(state, message.prefix)
-                work.fold = folding.at_position(message.facts, half.day, half.incidents)
+                work.fold = folding.at_position(message.facts, half)
         case LogRead():
             _take(state, message)
         case LogTrouble():
@@ -105,14 +110,16 @@ def _half(state: State, prefix: str) -> Half:
 
 def _take(state: State, read: LogRead) -> None:
     work = state.works.get(read.prefix)
-    if work is None or work.fold is None:
-        return
+    if work is None or work.fold is None or read.after_seq != work.read:
+        return  # of an order for what was written here before
     work.reading, state.trouble = False, ""
     if read.first_seq > work.read + 1:
         state.gaps += read.first_seq - work.read - 1
     state.head, state.unknown = max(state.head, read.head), state.unknown + read.unknown
     work.left.extend(read.facts)
     work.read, work.at_head = max(work.read, read.upto), read.upto >= read.head
+    if work.at_head and work.near < 0:
+        work.near = work.read
     _fold(work)
 
 
@@ -123,10 +130,10 @@ def _fold(work: Work) -> None:
         return
     taken = 0
     for fact in work.left:
-        if fold.starts_a_day(fact.event) and len(fold.rows):
+        if fold.starts_a_day(fact) and len(fold.rows):
             work.full = True
             break
-        fold.take(fact.seq, fact.event)
+        fold.take(fact.seq, fact.event, fact.stored_ms)
         work.folded, work.at_ms = fact.seq, max(work.at_ms, fact.event.at_ms)
         taken += 1
     del work.left[:taken]
@@ -171,13 +178,12 @@ def _halves(state: State, settings: Settings) -> list[Effect]:
     if state.sums and not in_hand(state):
         state.busy = "sum"
         return [SumHalf(state.serving)]
-    building = next((one for one in state.works.values() if one.prefix != state.serving), None)
-    if building is not None and building.at_head and _is_written(building) and not in_hand(state):
+    building = _building(state)
+    if building is not None and _is_built(building) and not in_hand(state):
         return _swap(state, building.prefix, building.seq)
     if building is None and (state.rebuild or state.serving not in state.works):
         state.busy = "begin"
-        prefix = next(one for one in HALVES if one != state.serving)
-        return [BeginHalf(prefix, state.place.fence, state.place.epoch, settings.schema())]
+        return [BeginHalf(_other(state), state.place.fence, state.place.epoch, settings.schema())]
     return []
 
 
@@ -187,9 +193,24 @@ def _swap(state: State, prefix: str, have: int) -> list[Effect]:
     return [SwapHalves(prefix, state.place.fence, have)]
 
 
-def _is_written(work: Work) -> bool:
-    """All that was read is in the graph."""
-    return not work.left and not work.writing and work.seq == work.folded
+def _other(state: State) -> str:
+    """The half that does not serve."""
+    return next(one for one in HALVES if one != state.serving)
+
+
+def _building(state: State) -> Work | None:
+    return next((one for one in state.works.values() if one.prefix != state.serving), None)
+
+
+def _is_built(work: Work) -> bool:
+    """It has been at the log's head. Where that is now is not asked: on a busy log it would never be there."""
+    return 0 <= work.near <= work.seq
+
+
+def _holds(state: State) -> bool:
+    """Nothing more is written until what is under way is there: a sum, or a swap, waits for it."""
+    building = _building(state)
+    return bool(state.sums) or (building is not None and _is_built(building))
 
 
 def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Effect]:
@@ -203,7 +224,7 @@ def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Eff
         return found
     ready = work.full or work.left or len(work.fold.rows) >= settings.rows_at_once
     due = ready or (flush or not work.at_head or work.prefix != state.serving)
-    if not work.writing and not state.sums and work.folded > work.seq and due:
+    if not work.writing and not _holds(state) and work.folded > work.seq and due:
         found.append(_write(state, work, settings))
         _fold(work)  # what belonged behind it
     if not work.reading and not work.at_head and not work.full and len(work.fold.rows) < settings.rows_at_once:

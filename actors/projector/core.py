@@ -55,7 +55,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             return _asked(state, message, settings)
         case Stopping():
             forget(state, "off", "stopping")  # the edge gives the lease back
-            return []
+            return _tell_sums(state)
         case GraphHeld():
             forget(state, "held", f"{message.holder} projects; its lease ends at {message.until_ms}")
             return _again(state, message.at_ms, settings)
@@ -80,12 +80,14 @@ def _open(state: State, settings: Settings) -> list[Effect]:
 
 def _again(state: State, at_ms: float, settings: Settings) -> list[Effect]:
     state.generation += 1
-    told: list[Effect] = [
-        Send(reply, Failed(code="internal", text=f"the graph was lost meanwhile: {state.trouble}"))
-        for reply in state.sums
-    ]
-    state.sums.clear()
-    return [*told, Wake(at_ms + settings.again_ms, "open", state.generation)]
+    return [*_tell_sums(state), Wake(at_ms + settings.again_ms, "open", state.generation)]
+
+
+def _tell_sums(state: State) -> list[Effect]:
+    """Who waits for a checksum waits in vain."""
+    waiting, state.sums = state.sums, []
+    failed = Failed(code="internal", text=f"the graph was lost meanwhile: {state.trouble}")
+    return [Send(reply, failed) for reply in waiting if reply]
 
 
 # --- asks ------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ makes a statement that of the other.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from understudy.actors.projector.rows import Rows
 from understudy.messages.buckets import BINS, KINDS, Bucket
 from understudy.messages.graph import HALVES
 
-VERSION = 1
+VERSION = 2
 """Of nodes, relations and what they count. Another one is built beside the graph that serves, which it then replaces.
 `tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
 
@@ -29,6 +30,9 @@ SUMS = (
 """A bucket's counters, named as in `messages/buckets.py`; beside them `lat_max_us`, `e_<kind>` and the histogram."""
 COUNTERS = (*SUMS, *(f"e_{kind}" for kind in KINDS))
 
+MOST_KEY = 2_000
+"""Bytes of a key."""
+
 _LABEL = re.compile(f":{HALVES[0]}(?=[A-Z])")
 _KEYS = {
     **dict.fromkeys(("Model", "Bucket", "Chain", "Change", "Incident"), "key"),
@@ -36,6 +40,8 @@ _KEYS = {
     "Hour": "at",
 }
 LABELS = tuple(_KEYS)
+EMPTIED = sorted(LABELS, key=lambda label: label in ("Model", "Task", "Provider"))
+"""In this order: what everything is related to goes last, or its deletion would be one transaction over all of it."""
 _INDEXED = (("Bucket", "at"), ("Chain", "last_at"), ("Change", "at"), ("Incident", "until"))
 
 
@@ -155,6 +161,10 @@ MERGE (i)-[:ON]->(p)"""
 OPEN_INCIDENTS = """MATCH (i:PmIncident) WHERE i.until = 0
 RETURN i.key AS key, i.subject AS subject, i.kind AS kind, i.reason AS reason, i.at AS at, i.n AS n"""
 
+WRITTEN = """MATCH (m:PmModel) RETURN m.key, m.provider, m.local, m.free, m.context_tokens, m.price_in_pusd,
+m.price_out_pusd"""
+"""In the order of `rows.Facts`."""
+
 
 def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[str, Any]:
     """A bucket's parameters. Ids hold no spaces, so its key can be told apart again; a day's ends in `d`."""
@@ -162,6 +172,12 @@ def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[
     row |= {f"e_{kind}": one.errors.get(kind, 0) for kind in KINDS}
     row |= {"key": f"{model} {task} {at}{'d' if hours == 24 else ''}", "model": model, "task": task, "at": at}
     return row | {"hours": hours, "lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
+
+
+def _key(*parts: Any) -> str:
+    """Of what stands for a node. An index of Neo4j takes some 8 kB, which a chain of long ids may exceed."""
+    text = " ".join(map(str, parts))
+    return text if len(text.encode()) <= MOST_KEY else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -182,7 +198,7 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             CHAINS,
             [
                 {
-                    "key": " ".join(key),
+                    "key": _key(*key),
                     "task": key[0],
                     "steps": [{"i": i, "model": model} for i, model in enumerate(key[1:])],
                     "n": one.n,
@@ -194,7 +210,7 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         ),
         (
             CHANGES,
-            [{"key": " ".join(map(str, key)), **key._asdict(), "n": one.n} for key, one in rows.switches.items()],
+            [{"key": _key(*key), **key._asdict(), "n": one.n} for key, one in rows.switches.items()],
         ),
         (INCIDENTS, incidents),
         (ON_MODELS, [one for one in incidents if not one["key"].startswith("quota ")]),

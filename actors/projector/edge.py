@@ -4,6 +4,7 @@ opening the graph ends whatever was under way: what comes of it is of no use any
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from understudy.actors.host.logs import Log
-from understudy.actors.projector.place import Held, NotOurs, Place, Retention
+from understudy.actors.projector.place import Held, NotOurs, Retention
 from understudy.actors.projector.rows import CATALOGUE, FOLDS
 from understudy.actors.projector.state import Settings
 from understudy.bus.port import Bus, BusError, Received
@@ -50,6 +51,11 @@ if TYPE_CHECKING:
     from understudy.actors.projector.bolt import Graph
 
 LET_GO_S, LOG_AGAIN_S = 1.0, 0.1
+STUCK_S = 30.0
+"""A graph that takes longer to renew a lease has stopped without saying so, and whatever else it was asked for with it.
+"""
+OPEN_S = 120.0
+MOST_AT_MS = 2**53
 PAGE = 1_000
 """Events that are asked for at once."""
 _BRIEF = (OutcomeBrief, *(cls for cls in FOLDS if cls is not RequestEnded), *CATALOGUE)
@@ -66,7 +72,7 @@ class ProjectorEdge:
         self._names = {f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in (*FOLDS, *CATALOGUE)}
         self._tasks: set[asyncio.Task[None]] = set()
         self._feed: Callable[[Input], None] = lambda _: None
-        self._fence = 0
+        self._fence, self._epoch = 0, ""
         self._prepared = False
         self._told = ""  # the last trouble
 
@@ -82,9 +88,10 @@ class ProjectorEdge:
             if self._fence:
                 try:
                     await asyncio.wait_for(self._graph.renew(self._fence, 0), LET_GO_S)
-                except (NotOurs, TimeoutError, *self._graph.errors) as error:
+                except Exception as error:  # noqa: BLE001 - it ends by itself, whatever was wrong
                     self._log.line("lease_kept", why=_told(error))
-            await self._graph.close()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._graph.close(), LET_GO_S)
 
     def perform(self, effect: GraphWork) -> None:
         """Begin; what comes of it is fed."""
@@ -104,7 +111,7 @@ class ProjectorEdge:
             said = await self._work(graph, effect)
         except Held as held:
             said = GraphHeld(self._now_ms(), held.holder, held.until_ms)
-        except (NotOurs, BusError, *graph.errors) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: a step that gets no answer stands still for good
             self._trouble(type(effect).__name__, _told(error))
             said = GraphTrouble(self._now_ms(), _told(error))
         if said is not None:
@@ -119,7 +126,7 @@ class ProjectorEdge:
     def _work(self, graph: Graph, effect: GraphWork) -> Coroutine[Any, Any, Input | None]:
         match effect:
             case OpenGraph():
-                return self._open(graph, effect)
+                return _within(OPEN_S, self._open(graph, effect))
             case ReadCatalogue():
                 return self._catalogue(effect)
             case ReadLog():
@@ -127,7 +134,7 @@ class ProjectorEdge:
             case WriteRows():
                 return self._write(graph, effect)
             case RenewLease():
-                return self._renew(graph, effect)
+                return _within(STUCK_S, self._renew(graph, effect))
             case _:
                 return self._half(graph, effect)
 
@@ -145,19 +152,17 @@ class ProjectorEdge:
             raise
         self._fence, self._told = place.fence, ""
         state = await self._bus.stream_state(self._stream)
+        self._epoch = state.created
         return GraphOpened(
             at_ms=self._now_ms(),
             fence=place.fence,
-            serving=await _with_incidents(graph, place.half),
-            building=await self._building(graph, place),
+            serving=await _whole(graph, place.half),
+            building=None if place.building is None else await _whole(graph, place.building),
             stream=self._stream,
             epoch=state.created,
             first_seq=state.first_seq,
             head=state.last_seq,
         )
-
-    async def _building(self, graph: Graph, place: Place) -> Half | None:
-        return None if place.building is None else await _with_incidents(graph, place.building)
 
     async def _write(self, graph: Graph, order: WriteRows) -> Input:
         await graph.write(order.prefix, order.fence, order.have, order.upto, order.day, order.rows)
@@ -186,6 +191,8 @@ class ProjectorEdge:
     async def _log_part(self, order: ReadLog) -> Input:
         try:
             state = await self._bus.stream_state(self._stream)
+            if state.created != self._epoch or state.last_seq < order.after_seq:
+                raise NotOurs("the log is another one than when the graph was opened")
             facts, unknown, seq = list[Fact](), 0, order.after_seq
             while seq < state.last_seq and seq - order.after_seq < order.at_most:
                 page = await self._bus.get_many(self._stream, seq + 1, f"{self._app}.evt.>", PAGE)
@@ -202,7 +209,7 @@ class ProjectorEdge:
             await asyncio.sleep(LOG_AGAIN_S)
             return LogTrouble(self._now_ms(), order.prefix, f"{error.code}: {error}")
         head = max(state.last_seq, seq)
-        return LogRead(self._now_ms(), order.prefix, tuple(facts), seq, head, state.first_seq, unknown)
+        return LogRead(self._now_ms(), order.prefix, order.after_seq, tuple(facts), seq, head, state.first_seq, unknown)
 
     async def _catalogue(self, order: ReadCatalogue) -> Input:
         """Each kind by itself, as the server then passes over all others; in the log's order again."""
@@ -240,7 +247,9 @@ class ProjectorEdge:
             event = self._read(received.payload)
         except WireError:
             return None
-        return Fact(received.seq, event) if isinstance(event, Event) else None
+        if not isinstance(event, Event) or not 0 <= event.at_ms < MOST_AT_MS:
+            return None
+        return Fact(received.seq, event, received.at_ms)
 
 
 def edge_of(settings: Settings, bus: Bus, app: str, now_ms: Callable[[], float], log: Log) -> ProjectorEdge:
@@ -257,8 +266,16 @@ def edge_of(settings: Settings, bus: Bus, app: str, now_ms: Callable[[], float],
     return ProjectorEdge(graph, bus, app, now_ms, log)
 
 
-async def _with_incidents(graph: Graph, half: Half) -> Half:
-    return replace(half, incidents=await graph.incidents(half.prefix)) if half.prefix else half
+async def _whole(graph: Graph, half: Half) -> Half:
+    """With what the graph itself knows of it."""
+    if not half.prefix:
+        return half
+    return replace(half, incidents=await graph.incidents(half.prefix), written=await graph.written(half.prefix))
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, Input | None]) -> Input | None:
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 def _told(error: BaseException) -> str:

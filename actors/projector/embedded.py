@@ -39,6 +39,7 @@ def serve(errand: EmbeddedErrand) -> Any:
     """Start the server and its database. Its recovery after a crash happens here."""
     from arcadedb_embedded.server import ArcadeDBServer  # pyright: ignore[reportMissingTypeStubs]
 
+    os.umask(0o077)  # databases and logs are this user's alone
     Path(errand.folder).mkdir(parents=True, exist_ok=True)
     os.chdir(errand.folder)  # its logs go to ./log
     server: Any = ArcadeDBServer(
@@ -46,6 +47,7 @@ def serve(errand: EmbeddedErrand) -> Any:
         root_password=errand.password,
         jvm_kwargs={"heap_size": f"{errand.heap_mb}m"},
         config={
+            "mode": "production",  # its page says nothing to guests, its errors hold no stack traces
             "host": "127.0.0.1",
             "http_port": errand.http_port,
             "server_plugins": PLUGIN,

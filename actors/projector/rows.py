@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -35,9 +35,11 @@ from understudy.messages.events import (
     RequestEnded,
     TopologyApplied,
 )
-from understudy.messages.graph import Incident
+from understudy.messages.graph import Fact, Half, Incident
 from understudy.messages.known import Known, about
 
+MOST_USD_PER_MTOK, MOST_CONTEXT = 1e9, 2**53
+"""Nonsense beyond these is written as these: a graph's integers have 64 bits."""
 UNKNOWN = "unknown"
 """The provider of a model that no topology and no list has."""
 
@@ -150,13 +152,13 @@ class Folding:
     day: int = 0
     rows: Rows = field(default_factory=Rows)
 
-    def starts_a_day(self, event: Event) -> bool:
+    def starts_a_day(self, fact: Fact) -> bool:
         """Then what was folded before belongs into a batch of its own."""
-        return event.at_ms // DAY_MS > self.day
+        return _told_at(fact.event, fact.stored_ms) // DAY_MS > self.day
 
-    def take(self, seq: int, event: Event) -> None:
+    def take(self, seq: int, event: Event, stored_ms: int = 0) -> None:
         """Fold one fact into `rows`."""
-        day = event.at_ms // DAY_MS
+        day = _told_at(event, stored_ms) // DAY_MS
         if day > self.day:
             self.rows.sweep, self.day = (day if self.day else 0), day
         match event:
@@ -283,18 +285,28 @@ def facts_of(known: Known, model: str) -> Facts | None:
         provider=declared.provider,
         local=standing.location == "local",
         free=standing.free,
-        context_tokens=declared.context_tokens or 0,
-        price_in_pusd=round(declared.usd_per_mtok_in * 1_000_000) if priced else -1,
-        price_out_pusd=round(declared.usd_per_mtok_out * 1_000_000) if priced else -1,
+        context_tokens=min(declared.context_tokens or 0, MOST_CONTEXT),
+        price_in_pusd=_pusd(declared.usd_per_mtok_in) if priced else -1,
+        price_out_pusd=_pusd(declared.usd_per_mtok_out) if priced else -1,
     )
 
 
-def at_position(facts: Iterable[Any], day: int, incidents: Iterable[Incident]) -> Folding:
-    """The fold as it was when a graph was left: `facts` about models up to there, what the graph itself says."""
+def _pusd(usd_per_mtok: float) -> int:
+    return round(min(usd_per_mtok, MOST_USD_PER_MTOK) * 1_000_000)
+
+
+def _told_at(event: Event, stored_ms: int) -> int:
+    """When it was, but never after the log stored it: a writer whose clock is ahead must not have a graph swept."""
+    return min(event.at_ms, stored_ms) if stored_ms else event.at_ms
+
+
+def at_position(facts: Iterable[Fact], half: Half) -> Folding:
+    """The fold as it was when a graph was left: `facts` about models up to there, and what the graph itself says. The
+    log may have lost the oldest of these facts; what is written of a model stays until there is a newer one."""
     found = Folding()
     for fact in facts:
         found.learn(fact.seq, fact.event)
-    found.day = day
-    for one in incidents:
+    found.day, found.written = half.day, dict(half.written)
+    for one in half.incidents:
         found.open[one.key.rpartition(" ")[0]] = one
     return found

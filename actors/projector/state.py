@@ -55,6 +55,7 @@ class Work:
     full: bool = False  # a batch is to end here
     at_ms: int = 0  # of the newest event that is in the graph
     at_head: bool = False
+    near: int = -1  # the log's head when it was reached for the first time; -1: not yet
 
 
 @dataclass(slots=True)

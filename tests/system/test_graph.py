@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from understudy.actors.host.graph_check import faults
 from understudy.actors.host.graph_side import NO_SERVER, GraphSide
 from understudy.bus.client import Client
+from understudy.bus.port import BusError
 from understudy.messages.topology import ActorPlan, GraphPlan, Topology
 from understudy.tools.bench.graph.homes import Embedded, Missing
 
@@ -70,6 +72,14 @@ async def test_what_was_asked_is_in_the_graph(fake: Any, kit: Any, tmp_path: Pat
         assert (after["checksum"], after["counts"]) == (before["checksum"], before["counts"])
         assert "PmBucket" not in (await graph_cli(kit, tmp_path, "cypher", "hourly"))["cypher"], "it names what serves"
         shell = await graph_cli(kit, tmp_path, "shell-uri")
+        _, out, _ = await kit.cli("status", "--state", str(tmp_path), "--json")
+        assert json.loads(out)["graph"]["status"]["state"] == "projecting" and shell["password"] not in out
+        assert "graph: projecting, " in (await kit.cli("status", "--state", str(tmp_path)))[1]
+        others = [file for file in (tmp_path / "graph").rglob("*") if file.stat().st_mode & 0o077]
+        assert not others and (tmp_path / "graph").stat().st_mode & 0o777 == 0o700, "this user's alone"
+        async with await Client.connect(system.url) as guest:
+            with pytest.raises(BusError):
+                await guest.bus.request("tta.ask.graph.rebuild", b"{}", timeout_s=1)
         assert shell["uri"].startswith("bolt://127.0.0.1:") and shell["password"]
         code, out, _ = await kit.cli("graph", "worse", "--state", str(tmp_path))
         assert code == 0 and "nothing in this window" in out
@@ -137,4 +147,13 @@ async def test_a_password_file_that_holds_nothing_is_told(tmp_path: Path) -> Non
     plan = GraphPlan(uri="bolt://127.0.0.1:7687", password_file="nowhere")
     topology = Topology(version=1, models={}, providers={}, graph=plan, actors={"projector": ActorPlan()})
     with pytest.raises(Exception, match=r"graph.password_file: nowhere"):
-        await side.apply(topology)
+        side.check(topology)
+    (tmp_path / "nowhere").write_text("x")
+    side.check(topology)
+    await side.apply(topology)
+    (tmp_path / "nowhere").unlink()
+    moved = structs.replace(topology, graph=structs.replace(plan, database="other"))
+    for _ in range(2):  # also the second time: what was refused is not taken for done
+        with pytest.raises(Exception, match=r"graph.password_file: nowhere"):
+            await side.apply(moved)
+    assert side.home.database == "neo4j" and not side.home.missing

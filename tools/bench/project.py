@@ -28,7 +28,7 @@ from understudy.actors.projector.core import PROJECTS
 from understudy.actors.projector.rows import Folding, Rows
 from understudy.messages.buckets import OutcomeBrief
 from understudy.messages.events import RequestEnded
-from understudy.messages.graph import RebuildGraph
+from understudy.messages.graph import Fact, RebuildGraph
 from understudy.messages.wire import reader_of
 from understudy.tools.bench.graph.dump import dump, faulty, projections
 from understudy.tools.bench.graph.ground import Projecting, fill, projecting
@@ -177,7 +177,7 @@ def prepared(payloads: list[bytes], at_once: int, fold: Folding | None = None) -
     fold, count = fold or Folding(), 0
     for seq, payload in enumerate(payloads, 1):
         event: Any = decode(payload)
-        if count and (count >= at_once or fold.starts_a_day(event)):
+        if count and (count >= at_once or fold.starts_a_day(Fact(seq, event))):
             yield fold.cut()
             count = 0
         fold.take(seq, event)
@@ -246,17 +246,17 @@ def broken_folds(outcomes: int) -> dict[str, int]:
     class Drops(Folding):
         """Loses every thousandth event."""
 
-        def take(self, seq: int, event: Any) -> None:
+        def take(self, seq: int, event: Any, stored_ms: int = 0) -> None:
             if seq % 1_000:
-                super().take(seq, event)
+                super().take(seq, event, stored_ms)
 
     class Twice(Folding):
         """Takes every thousandth event twice, as one that is redelivered."""
 
-        def take(self, seq: int, event: Any) -> None:
-            super().take(seq, event)
+        def take(self, seq: int, event: Any, stored_ms: int = 0) -> None:
+            super().take(seq, event, stored_ms)
             if not seq % 1_000:
-                super().take(seq, event)
+                super().take(seq, event, stored_ms)
 
     found = {"the fold itself": not _wrong(expected, payloads, Folding())}
     found |= {f"fold: {one.__doc__}": _wrong(expected, payloads, one()) for one in (Drops, Twice)}

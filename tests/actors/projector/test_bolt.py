@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.actors.projector.test_rows import applied
 from understudy.actors.projector import cypher
 from understudy.actors.projector.bolt import Graph, bucket_of
 from understudy.actors.projector.place import Held, NotOurs, Retention
@@ -231,3 +234,24 @@ async def test_what_others_keep_in_the_database_stays(graph: Graph) -> None:
         await graph.begin("Pm2", fence, "e", "s")
         await graph.empty("Pm2", fence)
     assert await graph.rows("MATCH (w:World) RETURN w.name") == [["theirs"]]
+
+
+async def test_the_documented_cypher_runs_as_it_stands(graph: Graph) -> None:
+    """Every statement, with the defaults that stand before it; as a shell sets parameters."""
+    text = re.sub(r"^//.*$", "", Path("deploy/graph/questions.cypher").read_text(encoding="utf-8"), flags=re.M)
+    given: dict[str, Any] = {}
+    asked = 0
+    for statement in filter(None, map(str.strip, text.split(";"))):
+        if statement.startswith(":param "):
+            name, value = statement.removeprefix(":param ").split(" => ")
+            ((given[name],),) = await graph.rows(f"RETURN {value}")
+        else:
+            assert await graph.rows(statement, **given) == []
+            asked += 1
+    assert asked == 8 and (given["to"] - given["from"], given["to"] % HOUR_MS) == (7 * DAY_MS, 0)
+
+
+async def test_the_models_of_a_half_are_told_as_they_were_written(graph: Graph) -> None:
+    fence, fold = await begun(graph), Folding()
+    await graph.write("Pm", fence, 0, 1, 20_000, rows(applied(AT, a=1.5), ended(AT, "a", "x"), fold=fold))
+    assert await graph.written("Pm") == fold.written and set(fold.written) == {"a", "x"}

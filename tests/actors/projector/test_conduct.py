@@ -23,6 +23,7 @@ from understudy.messages.graph import (
     GraphTrouble,
     Half,
     HalfBegun,
+    HalfEmptied,
     HalfSummed,
     HalvesSwapped,
     LogRead,
@@ -70,7 +71,7 @@ class Play:
 
     def read(self, first: int, count: int, head: int = 99, prefix: str = "Pm", at: int = AT) -> list[Effect]:
         last = first + count - 1
-        return self.tell(LogRead(self.now, prefix, facts(first, count, at), last, head, 1))
+        return self.tell(LogRead(self.now, prefix, first - 1, facts(first, count, at), last, head, 1))
 
     def ask(self, message: Any) -> list[Effect]:
         return self.tell(Asked(self.now, "ask", "tta.ask.graph.x", "_INBOX.me", message))
@@ -84,6 +85,7 @@ class Play:
         """At 7, the fold is known, a page of the log is on its way."""
         self.tell(EdgeReady(1.0, {}))
         self.opened()
+        self.tell(HalfEmptied(self.now, "Pm2"))
         self.tell(CatalogueRead(self.now, "Pm", ()))
         return self
 
@@ -132,7 +134,7 @@ def test_it_reads_while_it_writes_and_writes_one_batch_at_a_time() -> None:
 def test_a_batch_ends_with_its_day() -> None:
     play = Play().going_on()
     today, tomorrow = facts(8, 2), facts(10, 2, AT + DAY_MS)
-    (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", (*today, *tomorrow), 11, 11, 1)))
+    (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, (*today, *tomorrow), 11, 11, 1)))
     assert (write.upto, write.day, write.rows.sweep) == (9, 20_000, 0)
     play.tell(RowsWritten(play.now, "Pm", 9))
     (after,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
@@ -148,7 +150,7 @@ def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
 
 def test_positions_without_a_fact_of_ours_move_on_too() -> None:
     play = Play().going_on()
-    play.tell(LogRead(play.now, "Pm", (), 30, 30, 1))
+    play.tell(LogRead(play.now, "Pm", 7, (), 30, 30, 1))
     (write,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
     assert (write.have, write.upto, len(write.rows)) == (7, 30, 0)
 
@@ -208,6 +210,8 @@ def test_a_rebuild_goes_on_beside_the_one_that_serves_until_it_has_all() -> None
     assert (built.prefix, built.have, built.upto) == ("Pm2", 0, 9)
     assert play.status().building == "Pm2"
     assert of(SwapHalves, play.tell(RowsWritten(play.now, "Pm2", 9))) == [], "the other is being written"
+    play.tell(Woke(play.now, "tick", 1))
+    assert of(WriteRows, play.read(10, 1, head=10, prefix="Pm2")) == [], "nor is this one, until then"
     assert of(SwapHalves, play.tell(RowsWritten(play.now, "Pm", 9))) == [SwapHalves("Pm2", 3, 9)]
     assert of(EmptyHalf, play.tell(HalvesSwapped(play.now, "Pm2"))) == [EmptyHalf("Pm", 3)]
     assert (play.status().prefix, play.status().building) == ("Pm2", "")
@@ -222,6 +226,54 @@ def test_a_half_that_was_being_built_is_gone_on_with() -> None:
 def test_a_half_that_was_being_built_for_another_schema_is_begun_anew() -> None:
     out = Play().opened(SERVING, Half(prefix="Pm2", epoch="e", schema="0", seq=4))
     assert [one.prefix for one in of(BeginHalf, out)] == ["Pm2"]
+
+
+def test_what_was_read_for_an_earlier_life_of_a_half_is_not_taken() -> None:
+    """A slow answer of the log, to who wrote this half before it was swapped out, emptied and begun again."""
+    play = Play().going_on()
+    play.ask(RebuildGraph())
+    play.tell(HalfBegun(play.now, "Pm2"))
+    assert play.tell(LogRead(play.now, "Pm2", 40, facts(41, 2), 42, 42, 1)) == []
+    (built,) = of(WriteRows, play.read(1, 9, head=42, prefix="Pm2"))
+    assert (built.have, built.upto) == (0, 9)
+
+
+def test_a_half_that_was_left_half_empty_is_emptied_by_the_next() -> None:
+    assert of(EmptyHalf, Play().opened(SERVING)) == [EmptyHalf("Pm2", 3)]
+
+
+def test_a_rebuild_ends_on_a_busy_log_with_a_slow_graph() -> None:
+    """A batch takes longer than a tick, so there is always something that was folded and is not written."""
+    play = Play().going_on()
+    play.ask(RebuildGraph())
+    play.tell(HalfBegun(play.now, "Pm2"))
+    head, orders = 20, play.read(1, 20, head=20, prefix="Pm2")
+    for _ in range(10):
+        writes = of(WriteRows, orders)
+        if not writes:
+            break
+        play.tell(Woke(play.now, "tick", 1))
+        head += 1
+        play.read(head, 1, head=head, prefix="Pm2")
+        orders = play.tell(RowsWritten(play.now, "Pm2", writes[0].upto))
+    assert of(SwapHalves, orders) == [SwapHalves("Pm2", 3, 20)]
+    done = play.tell(HalvesSwapped(play.now, "Pm2"))
+    assert [(one.prefix, one.have) for one in of(WriteRows, [*done, *play.tell(Woke(play.now, "tick", 1))])] == [
+        ("Pm2", 20)
+    ], "what was folded meanwhile comes behind"
+
+
+def test_opened_twice_forgets_what_was_under_way() -> None:
+    play = Play()
+    play.opened(NOTHING)
+    assert of(BeginHalf, play.opened(NOTHING, fence=4)), "the edge has ended the first order"
+
+
+def test_who_waits_for_a_sum_hears_of_the_end() -> None:
+    play = Play().going_on()
+    play.ask(SumGraph())
+    (said,) = [one.message for one in of(Send, play.tell(Stopping(play.now)))]
+    assert isinstance(said, Failed)
 
 
 def test_nothing_is_written_while_the_sum_is_made() -> None:
@@ -245,7 +297,7 @@ def test_who_waits_for_a_sum_hears_of_the_trouble() -> None:
 
 def test_gaps_that_retention_left_are_counted() -> None:
     play = Play().going_on()
-    play.tell(LogRead(play.now, "Pm", facts(100, 2), 101, 101, 100))
+    play.tell(LogRead(play.now, "Pm", 7, facts(100, 2), 101, 101, 100))
     assert play.status().gaps == 92
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from understudy.actors.projector import cypher
 from understudy.actors.projector.rows import Fall, Folding, Rows, Switch, at_position
 from understudy.messages.brief import AttemptBrief
-from understudy.messages.buckets import DAY_MS, HOUR_MS, OutcomeBrief
+from understudy.messages.buckets import DAY_MS, HOUR_MS, ChargeBrief, OutcomeBrief, UsageBrief
 from understudy.messages.cost import ProviderExhausted, ProviderRestored
 from understudy.messages.events import (
     Event,
@@ -22,7 +22,7 @@ from understudy.messages.events import (
     ModelUnavailable,
     TopologyApplied,
 )
-from understudy.messages.graph import Fact
+from understudy.messages.graph import Fact, Half
 from understudy.messages.topology import Model, Provider, Topology
 
 AT = 20_000 * DAY_MS
@@ -102,9 +102,41 @@ def test_a_new_day_begins_a_batch_and_sweeps() -> None:
     found = Folding()
     assert fold(ended(AT, ("a", "ok")), into=found).sweep == 0, "the first day has nothing before it"
     late, next_day = ended(AT - HOUR_MS, ("a", "ok")), ended(AT + DAY_MS, ("a", "ok"))
-    assert not found.starts_a_day(late) and found.starts_a_day(next_day)
+    assert not found.starts_a_day(Fact(2, late)) and found.starts_a_day(Fact(2, next_day))
     assert fold(next_day, into=found).sweep == AT // DAY_MS + 1
     assert fold(late, into=found).sweep == 0, "what comes late belongs to the past"
+
+
+def test_a_writer_whose_clock_is_ahead_begins_no_day_before_the_log_does() -> None:
+    found = Folding()
+    found.take(1, ended(AT, ("a", "ok")), AT)
+    ahead = ended(AT + 900 * DAY_MS, ("a", "ok"))
+    assert not found.starts_a_day(Fact(2, ahead, AT + 5))
+    found.take(2, ahead, AT + 5)
+    assert (found.day, found.cut().sweep) == (AT // DAY_MS, 0)
+    found.take(3, ended(AT + DAY_MS, ("a", "ok")), AT + DAY_MS + 5)
+    assert found.cut().sweep == AT // DAY_MS + 1, "days go on as they were"
+
+
+def test_what_was_read_of_a_model_outlives_the_log_it_was_read_from() -> None:
+    """A topology that retention has taken from the log: the model is in the graph as it was, not unknown again."""
+    first = Folding()
+    fold(applied(AT, a=1.5), into=first)
+    again = at_position((), Half("Pm", day=first.day, written=first.written))
+    assert not fold(ended(AT, ("a", "ok")), into=again).models
+
+
+def test_nonsense_of_vendors_and_clocks_stays_within_what_a_graph_can_hold() -> None:
+    tried = (AttemptBrief(model="a", outcome="ok", total_ms=1e300),)
+    usage, charges = UsageBrief(prompt_tokens=10**30), (ChargeBrief(model="a", cost_usd="999999999"),)
+    one = OutcomeBrief(at_ms=AT, run_id="r", outcome="finished", task="t", model="a", attempts=tried, usage=usage,
+                       charges=charges)  # fmt: skip
+    ids = [f"{n}" + "\N{SNOWMAN}" * 190 for n in range(20)]
+    rows = fold(*[one] * 900, applied(AT, a=1e300), ended(AT, *((name, "ok") for name in ids)))
+    for _, some in cypher.batch(rows):
+        for row in some:
+            assert all(abs(value) < 2**63 for value in row.values() if isinstance(value, int)), row
+            assert len(row.get("key", "").encode()) <= cypher.MOST_KEY
 
 
 events = st.lists(
@@ -180,12 +212,11 @@ def test_who_goes_on_folds_as_who_never_stopped(some: list[Event], cut: int) -> 
         first.take(one.seq, one.event)
     first.cut()
     known = [one for one in facts[:cut] if isinstance(one.event, TopologyApplied)]
-    again = at_position(known, first.day, [replace(one) for one in first.open.values()])
+    incidents = tuple(replace(one) for one in first.open.values())
+    again = at_position(known, Half("Pm", day=first.day, incidents=incidents, written=first.written))
     for one in facts[cut:]:
         first.take(one.seq, one.event)
         again.take(one.seq, one.event)
     a, b = first.cut(), again.cut()
-    for name in ("buckets", "hours", "falls", "chains", "switches", "incidents", "sweep"):
+    for name in ("buckets", "hours", "falls", "chains", "switches", "incidents", "sweep", "models"):
         assert getattr(a, name) == getattr(b, name), name
-    # Who goes on may write a model again that is in the graph already; it never writes anything else of it.
-    assert all(b.models.get(model) == facts_ for model, facts_ in a.models.items())

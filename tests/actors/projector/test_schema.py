@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 import msgspec
 
@@ -15,8 +16,9 @@ from understudy.messages.benchmarks import BenchmarkMeasured, ModelDrifted, Task
 from understudy.messages.buckets import DAY_MS
 from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
+from understudy.tools.graph import documented
 
-KNOWN = (1, "e7276af75fff77c0")
+KNOWN = (2, "e7276af75fff77c0")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
@@ -75,3 +77,8 @@ def test_questions_name_their_columns_and_parameters() -> None:
             assert re.search(rf"\b{column}\b", returned), (name, column)
         used = set(re.findall(r"\$(\w+)", one.cypher)) - {"from", "to"}
         assert used == set(one.parameters), name
+
+
+def test_the_documented_cypher_is_that_of_the_questions() -> None:
+    text = Path("deploy/graph/questions.cypher").read_text(encoding="utf-8")
+    assert text == f"{documented()}\n", "understudy graph cypher > deploy/graph/questions.cypher"
