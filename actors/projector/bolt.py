@@ -3,7 +3,7 @@
 Whatever may happen twice or half is decided here: a batch is one transaction, which first writes to the Projection
 node (so that any other writer waits), then compares fence and position with what the caller expects, and whose last
 statement moves the position on. A batch whose answer was lost is therefore either in the graph, and the position says
-so, or it is not.
+so, or it is not. What has become too old goes in a transaction of its own before the first batch of a day.
 """
 
 from __future__ import annotations
@@ -134,35 +134,37 @@ class Graph:
     # --- batches ---------------------------------------------------------------------------------------------------
 
     async def write(self, prefix: str, fence: int, have: int, upto: int, day: int, rows: Rows) -> None:
-        """A batch, whole: from position `have` to `upto`. Raises NotOurs where the half is elsewhere."""
+        """A batch, whole: from position `have` to `upto`. Raises NotOurs where the half is elsewhere.
+
+        What is too old goes before it, in a transaction of its own: a second time it finds nothing, and a batch that
+        is written beside 10,000 deletions takes half as long again.
+        """
         statements = [(cypher.of(text, prefix), some) for text, some in cypher.batch(rows)]
 
-        async def work(tx: AsyncManagedTransaction) -> None:
-            place = await _lock(tx, fence)
-            part, half = _part(place, prefix)
-            if half.seq == upto:
-                return  # it is there: the driver runs this again where an answer was lost
-            if half.seq != have:
-                raise NotOurs(f"the graph is at {half.seq}, not at {have}")
-            if rows.sweep:
+        async def swept(tx: AsyncManagedTransaction) -> None:
+            if await _stands(tx, prefix, fence, have, upto) is not None:
                 await self._sweep(tx, prefix, rows.sweep)
+
+        async def work(tx: AsyncManagedTransaction) -> None:
+            part = await _stands(tx, prefix, fence, have, upto)
+            if part is None:
+                return
             for text, some in statements:
                 for at in range(0, len(some), AT_ONCE):
                     await _run(tx, text, {"rows": some[at : at + AT_ONCE]})
             await _one(tx, cypher.advance(part), fence=fence, have=have, upto=upto, day=day)
 
+        if rows.sweep:
+            await self._in_transaction(swept)
         await self._in_transaction(work)
 
     async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int) -> None:
         """What is older than it is kept: hours become days, days and what was rare go."""
         before = (day - self._keep.hourly_days) * DAY_MS
-        days: dict[tuple[str, str, int], Bucket] = {}
         result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=before)
-        async for record in result:
-            found = record.data()
-            key = (found["model"], found["task"], found["at"] - found["at"] % DAY_MS)
-            days.setdefault(key, Bucket()).add(bucket_of(found))
-        rows = [cypher.bucket_row(*key, 24, one) for key, one in sorted(days.items())]
+        found = [record.data() async for record in result]
+        days = [cypher.bucket_row(one["model"], one["task"], one["at"], 24, bucket_of(one)) for one in found]
+        rows = sorted(days, key=lambda row: row["key"])
         for at in range(0, len(rows), AT_ONCE):
             await _run(tx, cypher.of(cypher.DAILY, prefix), {"rows": rows[at : at + AT_ONCE]})
         limits = {
@@ -253,6 +255,15 @@ def _part(place: Place, prefix: str) -> tuple[str, Half]:
     if place.building is not None and place.building.prefix == prefix:
         return "next_", place.building
     raise NotOurs(f"nobody builds {prefix} any longer")
+
+
+async def _stands(tx: AsyncManagedTransaction, prefix: str, fence: int, have: int, upto: int) -> str | None:
+    """The properties that say where the half is, which is at `have`; None where it is at `upto`: the driver runs a
+    transaction again where its answer was lost. Raises NotOurs where it is elsewhere."""
+    part, half = _part(await _lock(tx, fence), prefix)
+    if half.seq not in (have, upto):
+        raise NotOurs(f"the graph is at {half.seq}, not at {have}")
+    return None if half.seq == upto else part
 
 
 async def _lock(tx: AsyncManagedTransaction, fence: int | None = None, serving: str = "") -> Place:

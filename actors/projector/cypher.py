@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from understudy.actors.projector.rows import Rows
-from understudy.messages.buckets import BINS, KINDS, Bucket
+from understudy.messages.buckets import BINS, DAY_MS, KINDS, Bucket
 from understudy.messages.graph import HALVES
 
 VERSION = 2
@@ -221,8 +221,13 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 # --- what goes out with time -----------------------------------------------------------------------------------------
 
-_BUCKET = ", ".join(f"b.{name} AS {name}" for name in (*COUNTERS, "lat_max_us", "h", "model", "task", "at"))
-OLD_HOURS = f"MATCH (b:PmBucket) WHERE b.at < $before AND b.hours = 1 RETURN {_BUCKET}"
+_SUMMED = ", ".join(f"sum(b.{name}) AS {name}" for name in COUNTERS)
+_BINS = ", ".join(f"sum(b.h[{i}])" for i in range(BINS))
+OLD_HOURS = f"""MATCH (b:PmBucket) WHERE b.at < $before AND b.hours = 1
+WITH b, b.model AS model, b.task AS task, b.at - b.at % {DAY_MS} AS at
+RETURN model, task, at, {_SUMMED}, max(b.lat_max_us) AS lat_max_us, [{_BINS}] AS h"""
+"""Hours as the days that they become. The server adds up: to read some thousand rows took longer than to delete them."""
+
 SWEEPS = (
     "MATCH (b:PmBucket) WHERE b.at < $before AND b.hours = 1 DETACH DELETE b",
     "MATCH (b:PmBucket) WHERE b.at < $long_before DETACH DELETE b",

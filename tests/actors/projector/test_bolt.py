@@ -186,6 +186,29 @@ async def test_a_day_holds_what_its_hours_held(graph: Graph) -> None:
     assert bucket_of(record) == total
 
 
+async def test_a_sweep_without_its_batch_is_done_once(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep is done and the batch is not: both come again."""
+    fence, fold = await begun(graph), Folding()
+    await graph.write("Pm", fence, 0, 1, 20_000, rows(*(ended(AT + n * HOUR_MS, "a") for n in range(5)), fold=fold))
+    third_day = rows(ended(AT + 3 * DAY_MS, "z"), fold=fold)
+
+    transact, begun_before = graph._in_transaction, list[None]()  # pyright: ignore[reportPrivateUsage]
+
+    async def breaks_off(work: Any) -> Any:
+        if begun_before:
+            raise OSError("gone")
+        begun_before.append(None)
+        return await transact(work)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr(graph, "_in_transaction", breaks_off)
+        await graph.write("Pm", fence, 1, 2, 20_003, third_day)
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}d", 5, 24]]
+    for _ in range(2):
+        await graph.write("Pm", fence, 1, 2, 20_003, third_day)
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}d", 5, 24], [f"z t {AT + 3 * DAY_MS}", 1, 1]]
+
+
 async def test_a_half_is_built_beside_the_one_that_serves(graph: Graph) -> None:
     fence = await begun(graph)
     await graph.write("Pm", fence, 0, 5, 20_000, rows(ended(AT, "a")))
