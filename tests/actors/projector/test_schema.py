@@ -18,7 +18,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (2, "e7276af75fff77c0")
+KNOWN = (2, "6b7d7d4a9cb3e451")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
