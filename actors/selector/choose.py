@@ -277,18 +277,18 @@ def steady_score(steady: Steady, w: Weights) -> float:
 
 def fit_of(q: Question, window: int) -> float:
     """The share of a context window that a request leaves free."""
-    return max(0.0, 1.0 - min(1.0, (q.prompt_tokens + q.max_tokens) / window))
+    taken = q.prompt_tokens + q.max_tokens
+    return 1.0 - taken / window if taken < window else 0.0
 
 
 def total_score(steady: float, fit: float, w: Weights) -> float:
     """The whole score: never falls when `steady` rises, also not by rounding."""
-    more, of = score_terms(fit, w)
-    return round((steady + more) / of, 9)
+    return round((steady + w.fit * fit) / weight_of(w), 9)
 
 
-def score_terms(fit: float, w: Weights) -> tuple[float, float]:
-    """What `total_score` adds to the steady score, and what it divides by."""
-    return w.fit * fit, w.quality + w.speed + w.cost + w.fit or 1.0
+def weight_of(w: Weights) -> float:
+    """What `total_score` divides by."""
+    return w.quality + w.speed + w.cost + w.fit or 1.0
 
 
 def _chain(

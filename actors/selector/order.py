@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -119,12 +120,13 @@ class Order:
             kind.resighted.clear()
         if kind.all_rejected is None or kind.all_rejected.reasons is not kind.rejected:
             kind.all_rejected = Rejected.of(kind.rejected)
-        fits = _Fits(question, kind.weights)
+        fits, scores = _Fits(question, kind.weights), dict[str, float]()
         if kind.named:
             models = [model for model in kind.named if model in kind.filed][: topology.policy.chain_length]
         else:
-            models = _chain(kind, fits, knowledge, topology, question)
-        chain = tuple([_candidate(kind, fits, model) for model in models])
+            scores = _best(kind, fits, topology.policy.chain_length)
+            models = _chain(kind, list(scores), knowledge, topology, question)
+        chain = tuple([_candidate(kind, fits, model, scores.get(model)) for model in models])
         return Decision(chain=chain, others=kind.all_rejected), kind.seen
 
     # --- keeping books ---------------------------------------------------------------------------------------------
@@ -267,30 +269,33 @@ def _drop(kind: _Kind, gone: set[str]) -> None:
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-class _Fits(dict[int, tuple[float, float, float]]):
-    """By context window, what a request's length does to scores: the fit as a candidate shows it, and
-    `choose.score_terms`."""
+class _Fits(dict[int, tuple[float, float]]):
+    """By context window, what a request's length does to scores: the fit as a candidate shows it, and what
+    `choose.total_score` adds for it to the steady score."""
 
     def __init__(self, q: Question, weights: Weights) -> None:
         super().__init__()
         self._question, self._weights = q, weights
+        self.of = choose.weight_of(weights)  # what it divides by
 
-    def __missing__(self, window: int) -> tuple[float, float, float]:
+    def __missing__(self, window: int) -> tuple[float, float]:
         fit = choose.fit_of(self._question, window)
-        found = self[window] = round(fit, 9), *choose.score_terms(fit, self._weights)
+        found = self[window] = round(fit, 9), self._weights.fit * fit
         return found
 
 
-def _candidate(kind: _Kind, fits: _Fits, model: str) -> Candidate:
+def _candidate(kind: _Kind, fits: _Fits, model: str, score: float | None) -> Candidate:
+    """`score`: where it has been worked out already."""
     (_, window, _), (steady, _), parts = kind.filed[model]
-    fit, more, of = fits[window]
-    return Candidate(model=model, score=round((more - steady) / of, 9), parts={**parts, "fit": fit})
+    fit, more = fits[window]
+    if score is None:
+        score = round((more - steady) / fits.of, 9)
+    return Candidate(model=model, score=score, parts={**parts, "fit": fit})
 
 
-def _chain(kind: _Kind, fits: _Fits, knowledge: Knowledge, topology: Topology, q: Question) -> list[str]:
+def _chain(kind: _Kind, ordered: list[str], knowledge: Knowledge, topology: Topology, q: Question) -> list[str]:
     """Best first; then the operator's fallbacks in declared order; then by score, another provider before the same."""
     length = topology.policy.chain_length
-    ordered = _best(kind, fits, length)
     if len(ordered) < 2:
         return ordered
     chain = [ordered[0]]
@@ -307,8 +312,8 @@ def _chain(kind: _Kind, fits: _Fits, knowledge: Knowledge, topology: Topology, q
     return chain[:length]
 
 
-def _best(kind: _Kind, fits: _Fits, length: int) -> list[str]:
-    """The best of each provider in their order: whatever a chain of that length may take, it takes from these."""
+def _best(kind: _Kind, fits: _Fits, length: int) -> dict[str, float]:
+    """The best of each provider in their order, with their scores: a chain of that length takes from these alone."""
     heads: dict[str, list[Key]] = {}
     for group, entries in kind.groups.items():
         heads.setdefault(group[2], []).extend(_heads(group, entries, fits, length))
@@ -317,16 +322,16 @@ def _best(kind: _Kind, fits: _Fits, length: int) -> list[str]:
         keys.sort()
         found += [(rank, round(score, 9), model) for rank, score, model in keys[: _cut(keys, length)]]
     found.sort()
-    return [model for _, _, model in found]
+    return {model: -score for _, score, model in found}
 
 
 def _heads(group: Group, entries: list[Entry], fits: _Fits, length: int) -> list[Key]:
     """A group's best for this length, and all that may be equal to the last of them. Rounding (as in
     `choose.total_score`) is most of a decision's cost, so it is left for those that are taken."""
     rank, window, _ = group
-    _, more, of = fits[window]
+    (_, more), of = fits[window], fits.of
     found = [(rank, (steady - more) / of, model) for steady, model in entries[:length]]
-    for steady, model in entries[length:]:
+    for steady, model in islice(entries, length, None):
         score = (steady - more) / of
         if score > found[-1][1] + NEAR:
             break
