@@ -40,7 +40,11 @@ BACKED_UP_BYTES = 8 << 20
 """Bytes that wait for the socket before a `post` is refused: the server takes nothing."""
 
 _YIELD_EVERY = 64
-_NOT_IN_SUBJECTS = frozenset(" \t\r\n")
+
+
+def _breaks_line(subject: str) -> bool:
+    """Would it end its word of a protocol line? (Faster than a set or an expression.)"""
+    return " " in subject or "\n" in subject or "\r" in subject or "\t" in subject
 
 
 _DELIVERY = b"$JS.ACK."
@@ -67,7 +71,7 @@ class FastClient(Client):
 
         Raises OutboundBufferLimitError while the socket takes nothing, BadSubjectError, BadHeaderError.
         """
-        if not subject or not _NOT_IN_SUBJECTS.isdisjoint(subject) or not _NOT_IN_SUBJECTS.isdisjoint(reply):
+        if not subject or _breaks_line(subject) or _breaks_line(reply):
             raise BadSubjectError
         if self.backed_up:
             raise OutboundBufferLimitError

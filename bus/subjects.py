@@ -18,6 +18,7 @@ KINDS = ("ask", "evt", "live", "obs", "trace", "dead")
 
 GUEST_INBOX, ACTOR_INBOX = "_INBOX", "_INBOX_A"
 """First tokens of the subjects on which components, and actors, wait for answers."""
+_OF_GUESTS, _OF_ANYBODY = f"{GUEST_INBOX}.", (f"{GUEST_INBOX}.", f"{ACTOR_INBOX}.")
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -79,7 +80,7 @@ def matches(pattern: str, subject: str) -> bool:
 
 def is_guest_inbox(reply: str) -> bool:
     """Whether an answer to `reply` goes to a component's inbox, or the operator's, and nowhere else."""
-    return reply.startswith(f"{GUEST_INBOX}.")
+    return reply.startswith(_OF_GUESTS)
 
 
 def is_inbox(reply: str) -> bool:
@@ -88,7 +89,7 @@ def is_inbox(reply: str) -> bool:
     Nobody but the one who answers can see to that: the server checks no reply subject, and an answer is published with
     the rights of whoever answers.
     """
-    return is_guest_inbox(reply) or reply.startswith(f"{ACTOR_INBOX}.")
+    return reply.startswith(_OF_ANYBODY)
 
 
 def evt_stream(app: str) -> str:

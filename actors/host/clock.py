@@ -35,6 +35,7 @@ class SystemClock:
         self._wall_ms = time.time() * 1000
         self._mono = time.monotonic()
         self._luck = ""  # characters drawn ahead
+        self._stamped = 0, ""  # the last millisecond, as ids begin with it
 
     def now_ms(self) -> float:
         """Now."""
@@ -45,7 +46,10 @@ class SystemClock:
         if not self._luck:
             self._luck = os.urandom(LUCK).translate(_CROCKFORD_OF_BYTE).decode()
         luck, self._luck = self._luck[:16], self._luck[16:]
-        return _stamp(int(now_ms)) + luck
+        ms = int(now_ms)
+        if self._stamped[0] != ms:
+            self._stamped = ms, _stamp(ms)
+        return self._stamped[1] + luck
 
 
 def ulid(now_ms: float, luck: int) -> str:

@@ -46,11 +46,14 @@ def no_model(rejected: dict[str, int], unnamed: bool) -> Refusal:
 
 def check(ask: Generate) -> None:
     """What types cannot say: control characters, an empty conversation end. Raises Refusal `invalid` with the path."""
+    is_empty = True
     for i, turn in enumerate(ask.messages):
-        refuse_control(turn.content, f"$.messages[{i}].content")
+        if not turn.content.isprintable():
+            refuse_control(turn.content, f"$.messages[{i}].content")
+        is_empty = is_empty and (turn.role == "system" or not turn.content.strip())
     for i, stop in enumerate(ask.stop):
         refuse_control(stop, f"$.stop[{i}]")
-    if not any(turn.content.strip() for turn in ask.messages if turn.role != "system"):
+    if is_empty:
         raise refuse("invalid", "No message has any content.", "$.messages")
     fault = structured.fault(ask)
     if fault is not None:
