@@ -83,6 +83,18 @@ def test_the_page_and_the_picture_hold_every_model_and_the_seed() -> None:
     assert "Nothing was measured yet" in benchmark_page.html(none)
 
 
+def test_a_name_that_looks_like_a_formula_is_a_name() -> None:
+    pytest.importorskip("matplotlib")
+    from understudy.tools import benchmark_page
+
+    both = (measured(r"lab/$\frac$", 9, 9), measured("lab/$x$", 0, 9))
+    state = BenchmarkState(
+        bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a", "b"), items=9, measured=both
+    )
+    assert r"lab/$\frac$" in benchmark_page.picture(state).svg() and "lab/$x$" in benchmark_page.picture(state).svg()
+    assert benchmark_page.picture(state).png().startswith(b"\x89PNG")
+
+
 def test_a_line_of_progress() -> None:
     said = BenchmarkProgress(bench_id="b", model="m", nth_model=2, models=3, done=5, items=10, failed=1, scored=4,
                              score_u=3_000_000, waits="busy")  # fmt: skip
