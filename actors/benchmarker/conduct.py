@@ -83,7 +83,7 @@ def _work_on(state: State, entry: Entry, now: float, settings: Settings) -> list
         work.reading.add(begun.bench_id)
         return [ReadSuite(begun.bench_id, begun.source)]
     model = next((m for m in begun.models if m not in entry.measured), None)
-    if model is None:
+    if model is None or (begun.bench_id, "", "") in work.storing.values():  # its end is on its way to the log
         return []
     todo = _todo(state, entry, model, suite.questions, settings)
     away = any(one.bench_id == begun.bench_id for one in work.asking.values())
@@ -115,16 +115,23 @@ def _ask_some(
     """As many as may be asked now. What cannot be asked at all is skipped."""
     begun, work = entry.begun, state.work
     declared = state.history.known.declared(model)
+    again = [(n, one) for n, one in work.asking.items() if not one.open and one.judging is None]
     if declared is None or (is_priced(declared) and not begun.allow_cost):
         reason = "unknown_model" if declared is None else "price"
-        return _skip(state, entry, model, todo, reason, now)
+        for n, _ in again:
+            del work.asking[n]
+        return _skip(state, entry, model, [*(one.question for _, one in again), *todo], reason, now)
     topology = state.history.known.topology
     provider = topology.providers.get(declared.provider) if topology is not None else None
     local = provider is not None and provider.kind == "local"
     out: list[Effect] = []
-    for asking_no, asking in list(work.asking.items()):
-        if not asking.open and asking.judging is None and now >= asking.retry_ms:
-            out += items.ask(work, asking_no, asking, entry.begun, declared, settings.item_ms, now)
+    for n, asking in again:
+        if now < asking.retry_ms:
+            continue
+        work.waits = work.room.may(model, declared.slots, local, asking.question.at_once, now, settings.manners)
+        if work.waits:
+            return out
+        out += items.ask(work, n, asking, begun, declared, settings.item_ms, now)
     for question in todo:
         if not set(question.needs) <= set(declared.capabilities):
             out += _skip(state, entry, model, [question], "no_capability", now)
@@ -163,7 +170,7 @@ def store(state: State, fact: Event, item: str = "") -> Store:
     """Into the log, once: an item of a model of a benchmark has one id, whoever scores it."""
     bench_id: str = getattr(fact, "bench_id", "")
     model: str = getattr(fact, "model", "")
-    msg_id = f"bench.{bench_id}.{slug(model)}.{item or 'measured'}"
+    msg_id = f"bench.{bench_id}.{slug(model)}.{f'item.{item}' if item else 'measured'}"
     state.work.storing[msg_id] = bench_id, model, item
     return Store(fact, msg_id, key=slug(model))
 
@@ -282,8 +289,8 @@ def _progress(work: Work, entry: Entry, its_turn: bool) -> BenchmarkProgress:
 
 
 def watch(state: State, bench_id: str, reply: str) -> None:
-    """Tell `reply` from now on."""
-    if reply:
+    """Tell `reply` from now on, once each time, however often it has asked."""
+    if reply and all(one.reply != reply for one in state.work.watchers.get(bench_id, ())):
         state.work.watchers.setdefault(bench_id, []).append(Watcher(reply))
 
 
@@ -295,4 +302,6 @@ def cancel(state: State, entry: Entry, reason: str, now: float) -> list[Effect]:
         for _ in asking.open:
             state.work.room.end(asking.model, now)
     fact = BenchmarkCancelled(at_ms=int(now), bench_id=bench_id, reason=reason)  # pyright: ignore[reportArgumentType]
-    return [Store(fact, f"bench.{bench_id}.cancelled.{entry.seq}", key=slug(bench_id))]
+    msg_id = f"bench.{bench_id}.cancelled.{entry.seq}"
+    state.work.storing[msg_id] = bench_id, "", ""
+    return [Store(fact, msg_id, key=slug(bench_id))]

@@ -35,6 +35,11 @@ class Entry(msgspec.Struct):
     )  # model, item
     measured: dict[str, BenchmarkMeasured] = msgspec.field(default_factory=dict[str, BenchmarkMeasured])
 
+    def end(self) -> None:
+        """Finished once all is measured, whatever came between."""
+        if len(self.measured) == len(set(self.begun.models)):
+            self.state, self.reason = "finished", ""
+
     def told(self, whole: bool = True) -> BenchmarkState:
         """For who asks."""
         begun = self.begun
@@ -79,8 +84,10 @@ class Runs(msgspec.Struct):
             case BenchmarkBegun():
                 self._begin(seq, event)
             case BenchmarkScored():
-                entry = self.entries.get(event.bench_id)
-                if entry is not None and entry.state == "running" and event.model not in entry.measured:
+                entry = self.entries.get(
+                    event.bench_id
+                )  # a cancelled one too: the order to end it may be stored before
+                if entry is not None and entry.state != "finished" and event.model not in entry.measured:
                     entry.done.setdefault(event.model, {}).setdefault(event.item, event)
             case BenchmarkMeasured():
                 self._measured(event)
@@ -106,19 +113,19 @@ class Runs(msgspec.Struct):
         entry = Entry(event, seq)
         if before is not None:  # gone on with
             entry.done, entry.measured = before.done, before.measured
+            entry.end()
         self.entries[event.bench_id] = entry
 
     def _measured(self, event: BenchmarkMeasured) -> None:
         suites = self.last_ms.setdefault(event.model, {})
         suites[event.suite] = max(event.at_ms, suites.get(event.suite, 0))
         entry = self.entries.get(event.bench_id)
-        if entry is None or entry.state != "running" or event.model not in entry.begun.models:
+        if entry is None or entry.state == "finished" or event.model not in entry.begun.models:
             return
         entry.measured.setdefault(event.model, event)
         entry.done.pop(event.model, None)
-        if len(entry.measured) == len(set(entry.begun.models)):
-            entry.state = "finished"
-            self._forget()
+        entry.end()
+        self._forget()
 
     def _forget(self) -> None:
         over = [name for name, entry in self.entries.items() if entry.state != "running"]

@@ -36,10 +36,12 @@ def occurs(phrase: str, within: Sequence[str]) -> bool:
     """Does a phrase occur in words of one spelling, as whole words? A plural `s` may be added to its last one."""
     wanted = words(phrase)
     size = len(wanted)
+    if not size:
+        return False
     for at in range(len(within) - size + 1):
         here = within[at : at + size]
         if here[:-1] == wanted[:-1] and here[-1] in (wanted[-1], f"{wanted[-1]}s"):
-            return bool(size)
+            return True
     return False
 
 

@@ -186,6 +186,7 @@ TABLE: list[tuple[dict[str, Any], str, float]] = [
     ({"kind": "include", "words": ["old mill", "fox"]}, "A fox at the old mill", 1),
     ({"kind": "include", "words": ["old mill"]}, "an old house, a mill", 0),
     ({"kind": "avoid", "words": ["dark", "suddenly"]}, "It was bright.", 1),
+    ({"kind": "avoid", "words": ["...", "suddenly"]}, "It was bright...", 1),
     ({"kind": "avoid", "words": ["dark", "suddenly"]}, "Suddenly, light.", 0.5),
     ({"kind": "repetition", "n": 2}, "one two three four", 1),
     ({"kind": "repetition", "n": 1}, "no no no no", 0.25),
