@@ -89,7 +89,8 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case Stored() | StoreFailed():
             return _stored(state, message, settings)
         case SuiteRead():
-            return orders.suite_read(state, message, settings)
+            read = schedule.suites_known if message.key in state.work.planning else orders.suite_read
+            return read(state, message, settings)
         case Booted():
             state.work.app, state.work.inbox = message.app, message.inbox
             return []

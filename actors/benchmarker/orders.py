@@ -97,6 +97,8 @@ def suite_read(state: State, found: SuiteRead, settings: Settings) -> list[Effec
         suite = _suite(found)
     except SuiteFault as fault:
         if order is not None:
+            if order.scheduled:  # nobody waits for this refusal, and others are due
+                work.unreadable.add(order.ask.suite)
             return _refuse(state, bench_id, "invalid", str(fault), "$.suite")
         return conduct.cancel(state, entry, "bad_suite", found.at_ms) if entry is not None else []
     if order is not None:

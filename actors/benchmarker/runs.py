@@ -70,12 +70,14 @@ class Engine(msgspec.Struct):
 
 
 class Runs(msgspec.Struct):
-    """All of it. `last_ms` and `first_ms`: when a suite was last measured on a model, and a model first seen."""
+    """All of it. `last_ms`, `tried_ms` and `first_ms`: when a suite was last measured on a model, when one that was
+    scheduled was cancelled, and when a model was first seen."""
 
     entries: dict[str, Entry] = msgspec.field(default_factory=dict[str, Entry])
     engines: dict[str, Engine] = msgspec.field(default_factory=dict[str, Engine])
     scheduled: BenchmarksScheduled | None = None
     last_ms: dict[str, dict[str, int]] = msgspec.field(default_factory=dict[str, dict[str, int]])  # model, suite
+    tried_ms: dict[str, dict[str, int]] = msgspec.field(default_factory=dict[str, dict[str, int]])  # model, suite
     first_ms: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
     def apply(self, seq: int, event: Event) -> None:
@@ -84,9 +86,7 @@ class Runs(msgspec.Struct):
             case BenchmarkBegun():
                 self._begin(seq, event)
             case BenchmarkScored():
-                entry = self.entries.get(
-                    event.bench_id
-                )  # a cancelled one too: the order to end it may be stored before
+                entry = self.entries.get(event.bench_id)  # cancelled or not: the order to end it may be stored first
                 if entry is not None and entry.state != "finished" and event.model not in entry.measured:
                     entry.done.setdefault(event.model, {}).setdefault(event.item, event)
             case BenchmarkMeasured():
@@ -95,6 +95,7 @@ class Runs(msgspec.Struct):
                 entry = self.entries.get(event.bench_id)
                 if entry is not None and entry.state == "running":
                     entry.state, entry.reason = "cancelled", event.reason
+                    self._tried(entry, event.at_ms)
                     self._forget()
             case BenchmarksScheduled():
                 self.scheduled = event
@@ -115,6 +116,13 @@ class Runs(msgspec.Struct):
             entry.done, entry.measured = before.done, before.measured
             entry.end()
         self.entries[event.bench_id] = entry
+
+    def _tried(self, entry: Entry, at_ms: int) -> None:
+        """What was cancelled is not due again at once."""
+        left = [model for model in entry.begun.models if model not in entry.measured] if entry.begun.scheduled else []
+        for model in left:
+            suites = self.tried_ms.setdefault(model, {})
+            suites[entry.begun.suite] = max(at_ms, suites.get(entry.begun.suite, 0))
 
     def _measured(self, event: BenchmarkMeasured) -> None:
         suites = self.last_ms.setdefault(event.model, {})

@@ -1,4 +1,4 @@
-"""Every benchmark comes to its end: whatever is taken away, stored out of order, ordered twice or refused by the log."""
+"""Every benchmark comes to its end: whatever is taken away, stored late, ordered twice or refused by the log."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from understudy.messages.benchmarks import (
     BenchmarkSchedule,
     BenchmarkScored,
     BenchmarksScheduled,
+    CancelBenchmark,
     ScheduleBenchmarks,
 )
 from understudy.messages.buckets import HOUR_MS
@@ -189,6 +190,30 @@ def test_an_order_counts_more_than_the_topology_and_outlives_a_restart() -> None
 def test_a_model_that_is_not_there_is_refused() -> None:
     said: Message = bench_with().ask(ScheduleBenchmarks(every_h=1.0, models=("b", "nobody")))
     assert isinstance(said, Failed) and (said.code, said.path) == ("unknown_model", "$.models[1]")
+
+
+def test_a_suite_that_is_not_there_is_refused_and_holds_no_other_up() -> None:
+    bench = bench_with()
+    said: Message = bench.ask(ScheduleBenchmarks(every_h=1.0, suites=("mine", "standrad")))
+    assert isinstance(said, Failed) and (said.code, said.path) == ("invalid", "$.suites[1]") and "standard" in said.text
+    assert not bench.of(BenchmarksScheduled)
+    typo = Bench(echo, every_h=1.0, suites=("aaa", "mine"))  # the topology's word is not looked up
+    typo.files["mine"] = suite(*sums(2))
+    typo.tick(HOUR_MS / 4, 20)
+    assert {(one.model, one.suite) for one in typo.of(BenchmarkMeasured)} == {(m, "mine") for m in ("a", "b", "home")}
+
+
+def test_what_was_cancelled_is_not_begun_again_at_once() -> None:
+    bench = bench_with(model=None)
+    while not bench.of(BenchmarkBegun):
+        bench.tick(HOUR_MS / 4)
+    first: BenchmarkBegun = bench.of(BenchmarkBegun)[0]
+    bench.asked.clear()
+    bench.ask(CancelBenchmark(bench_id=first.bench_id))
+    bench.tick(40_000, 5)
+    assert all(one.models != first.models for one in bench.of(BenchmarkBegun)[1:])
+    (again,) = [one for one in due(bench).due if one.model == first.models[0]]
+    assert again.last_ms == 0 and again.due_ms - bench.now > 20 * HOUR_MS
 
 
 @pytest.mark.parametrize("times", [1, 3])
