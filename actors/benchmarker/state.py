@@ -68,6 +68,7 @@ class Asking:
     failure: str = ""  # of a part, or of the ask
     retry_ms: float = 0.0  # asked again then
     judging: BenchmarkScored | None = None
+    judged_ms: float = 0.0  # when the judge was asked; 0: not yet
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.actors.benchmarker.driven import NOON, Bench, echo, suite, sums
+from tests.actors.benchmarker.driven import NOON, Bench, echo, finished, suite, sums
 from understudy.actors.benchmarker.manners import Manners, Room
 from understudy.messages.base import Message
 from understudy.messages.benchmarks import (
@@ -124,6 +124,43 @@ def test_beside_people_on_another_model_it_keeps_its_pace() -> None:
             bench.answer(bench.asked[0], echo(bench.order(bench.asked[0])), ms=1)
         bench.tick(100)
     assert 9 <= len(bench.of(BenchmarkScored)) <= 12  # one a second, and the first at once
+
+
+def judged_with(judge: str) -> Bench:
+    rules = {"kind": "checks", "checks": [{"kind": "include", "words": ["fox"]}]}
+    item = {"prompt": "p", "score": {"kind": "judged", "criteria": "be kind", "otherwise": rules}}
+    bench = Bench(None)
+    bench.files["./mine"] = suite(*({"id": f"x{n}", **item} for n in range(2)))
+    bench.order_run(judge=judge)
+    bench.answer(bench.asked[0], finished(bench.order(bench.asked[0]), "a fox"))
+    return bench
+
+
+def test_a_judge_is_left_to_who_uses_it_and_its_own_calls_are_not_others() -> None:
+    bench = judged_with("home")
+    (sent,) = bench.asked
+    bench.feed(Heard(bench.now, "tta.obs.runner.beat.r", beat("home", 1)))
+    bench.answer(sent, finished(bench.order(sent), '{"score": 3}'))
+    assert bench.order(bench.asked[0]).model == "a"  # nobody else was there, so it goes on at once
+    for _ in range(30):
+        bench.somebody("home")
+        while bench.asked:
+            assert bench.order(bench.asked[0]).model != "home"
+            bench.answer(bench.asked[0], finished(bench.order(bench.asked[0]), "a fox"), ms=1)
+        bench.tick(200)
+    said = [one for one in bench.told if isinstance(one, BenchmarkProgress)]
+    assert said[-1].waits == "busy"
+    bench.tick(200, 15)
+    assert [bench.order(one).model for one in bench.asked] == ["home"]
+    bench.answer(bench.asked[0], finished(bench.order(bench.asked[0]), '{"score": 4}'))
+    assert bench.scores() == {"x0": 300_000, "x1": 400_000}
+
+
+def test_a_judge_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    bench = judged_with("b")
+    bench.tick(130_000)
+    bench.tick(times=2)
+    assert bench.scores() == {"x0": 1_000_000} and not bench.of(BenchmarkScored)[0].judged
 
 
 # --- the schedule ----------------------------------------------------------------------------------------------------
