@@ -68,11 +68,10 @@ async def one_of(client: Client, bench_id: str) -> BenchmarkState:
 
 
 def run_one(args: argparse.Namespace) -> int:
-    """Show one; exit code 0 whatever its state."""
+    """Show one; exit code 0 whatever its state, 1 where a file could not be written."""
 
     async def job(client: Client) -> int:
-        written(await one_of(client, args.bench_id), args)
-        return 0
+        return written(await one_of(client, args.bench_id), args)
 
     return with_client(args, job, operator=True)
 

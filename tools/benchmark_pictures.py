@@ -48,9 +48,9 @@ def write(args: argparse.Namespace, draw: Callable[[], Chart], html: Callable[[p
             args.png.write_bytes(chart.png())
         svg = chart.svg() if chart is not None and (args.svg or args.html) else None
         if svg is not None and args.svg:
-            args.svg.write_text(svg.replace("currentColor", "#222222"))
+            args.svg.write_text(svg.replace("currentColor", "#222222"), encoding="utf-8")
         if args.html:
-            args.html.write_text(html(svg))
+            args.html.write_text(html(svg), encoding="utf-8")
     except OSError as error:
         print(f"cannot write {error.filename}: {error.strerror}", file=sys.stderr)
         return 1

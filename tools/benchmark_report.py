@@ -131,14 +131,15 @@ def notes(measured: Sequence[BenchmarkMeasured]) -> list[str]:
     """What a reader must know."""
     found = [RULES[one] for one in dict.fromkeys(m.rules for m in measured) if one in RULES]
     for one in measured:
-        asked = sum(task.items for task in one.tasks)
+        asked = sum(task.items - task.skipped for task in one.tasks)
         if not one.complete:
             found.append(f"{one.model}: not whole: {asked} items were asked, then it failed too often in a row.")
         if one.judge is not None:
             found.append(f"{one.model}: some items were judged by {one.judge}, a model, not by a formula.")
     skipped = {one.model: sum(task.skipped for task in one.tasks) for one in measured}
     each = ", ".join(f"{model} ({count})" for model, count in skipped.items() if count)
-    return [*found, f"Skipped, for want of tools or of room for so many at once: {each}."] if each else found
+    why = "the model has no tools, no room for so many at once, a price now, or is not declared any more"
+    return [*found, f"Skipped, as {why}: {each}."] if each else found
 
 
 def table(measured: Sequence[BenchmarkMeasured]) -> list[str]:

@@ -19,6 +19,7 @@ from understudy.messages.benchmarks import (
     BenchmarkDone,
     BenchmarkProgress,
     BenchmarkScored,
+    Waits,
 )
 from understudy.messages.events import Event
 from understudy.messages.generate import Failed, Finished
@@ -26,6 +27,7 @@ from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
 from understudy.messages.step import Effect, Send, Store, Wake
 from understudy.messages.suites import ReadSuite
+from understudy.messages.topology import Model
 
 TICK = "work"
 TOLD_MS, AGAIN_MS = 500.0, 1_000.0
@@ -68,7 +70,7 @@ def _late(state: State, n: int, asking: Asking, now: float, settings: Settings) 
             state.work.room.end(asking.model, now)
         asking.failure, asking.open = "silent", set()
         return _over(state, n, asking, now, settings)
-    if asking.judging is not None and took > 2 * (settings.item_ms + LATE_MS):
+    if asking.judged_ms and now - asking.judged_ms > settings.item_ms + LATE_MS:
         return _judged(state, n, asking, None, now, settings)
     return []
 
@@ -83,14 +85,17 @@ def _work_on(state: State, entry: Entry, now: float, settings: Settings) -> list
         work.reading.add(begun.bench_id)
         return [ReadSuite(begun.bench_id, begun.source)]
     model = next((m for m in begun.models if m not in entry.measured), None)
-    if model is None:
+    if model is None or (begun.bench_id, "", "") in work.storing.values():  # its end is on its way to the log
         return []
+    out = _ask_judge(state, entry, now, settings)
+    if any(one.judging is not None and not one.judged_ms for one in work.asking.values()):
+        return out
     todo = _todo(state, entry, model, suite.questions, settings)
     away = any(one.bench_id == begun.bench_id for one in work.asking.values())
     away = away or any(key[:2] == (begun.bench_id, model) for key in work.storing.values())
     if not todo and not away:
         return _measure(state, entry, model, suite.rules, now)
-    return _ask_some(state, entry, model, todo, now, settings)
+    return out + _ask_some(state, entry, model, todo, now, settings)
 
 
 def _todo(
@@ -115,16 +120,20 @@ def _ask_some(
     """As many as may be asked now. What cannot be asked at all is skipped."""
     begun, work = entry.begun, state.work
     declared = state.history.known.declared(model)
+    again = [(n, one) for n, one in work.asking.items() if not one.open and one.judging is None]
     if declared is None or (is_priced(declared) and not begun.allow_cost):
         reason = "unknown_model" if declared is None else "price"
-        return _skip(state, entry, model, todo, reason, now)
-    topology = state.history.known.topology
-    provider = topology.providers.get(declared.provider) if topology is not None else None
-    local = provider is not None and provider.kind == "local"
+        for n, _ in again:
+            del work.asking[n]
+        return _skip(state, entry, model, [*(one.question for _, one in again), *todo], reason, now)
     out: list[Effect] = []
-    for asking_no, asking in list(work.asking.items()):
-        if not asking.open and asking.judging is None and now >= asking.retry_ms:
-            out += items.ask(work, asking_no, asking, entry.begun, declared, settings.item_ms, now)
+    for n, asking in again:
+        if now < asking.retry_ms:
+            continue
+        work.waits = _room(state, model, declared, asking.question.at_once, now, settings)
+        if work.waits:
+            return out
+        out += items.ask(work, n, asking, begun, declared, settings.item_ms, now)
     for question in todo:
         if not set(question.needs) <= set(declared.capabilities):
             out += _skip(state, entry, model, [question], "no_capability", now)
@@ -139,12 +148,35 @@ def _ask_some(
         if in_hand and question.at_once > 1:  # it measures how many together are answered: alone
             work.waits = "answer"
             break
-        work.waits = work.room.may(model, declared.slots, local, question.at_once, now, settings.manners)
+        work.waits = _room(state, model, declared, question.at_once, now, settings)
         if work.waits:
             break
         work.asked += 1
         asking = work.asking[work.asked] = Asking(begun.bench_id, model, question, now)
         out += items.ask(work, work.asked, asking, begun, declared, settings.item_ms, now)
+    return out
+
+
+def _room(state: State, model: str, declared: Model, count: int, now: float, settings: Settings) -> Waits:
+    topology = state.history.known.topology
+    provider = topology.providers.get(declared.provider) if topology is not None else None
+    local = provider is not None and provider.kind == "local"
+    return state.work.room.may(model, declared.slots, local, count, now, settings.manners)
+
+
+def _ask_judge(state: State, entry: Entry, now: float, settings: Settings) -> list[Effect]:
+    """Of answers that wait for the judge, with the manners of any ask. One that is gone says so itself, when asked."""
+    work, judge, out = state.work, entry.begun.judge or "", list[Effect]()
+    declared = state.history.known.declared(judge)
+    for n, one in work.asking.items():
+        if one.judging is None or one.judged_ms:
+            continue
+        work.waits = "" if declared is None else _room(state, judge, declared, 1, now, settings)
+        if work.waits:
+            break
+        one.judged_ms = now
+        work.room.begin(judge, now)
+        out.append(items.ask_judge(work, n, one, entry.begun, settings.item_ms))
     return out
 
 
@@ -163,7 +195,7 @@ def store(state: State, fact: Event, item: str = "") -> Store:
     """Into the log, once: an item of a model of a benchmark has one id, whoever scores it."""
     bench_id: str = getattr(fact, "bench_id", "")
     model: str = getattr(fact, "model", "")
-    msg_id = f"bench.{bench_id}.{slug(model)}.{item or 'measured'}"
+    msg_id = f"bench.{bench_id}.{slug(model)}.{f'item.{item}' if item else 'measured'}"
     state.work.storing[msg_id] = bench_id, model, item
     return Store(fact, msg_id, key=slug(model))
 
@@ -218,7 +250,7 @@ def _over(state: State, n: int, asking: Asking, now: float, settings: Settings) 
     fact = items.scored(asking, now)
     if entry.begun.judge is not None and items.is_judged(asking.question) and fact.outcome == "scored":
         asking.judging = fact
-        return [items.ask_judge(work, n, asking, entry.begun, settings.item_ms)]
+        return advance(state, now, settings)
     del work.asking[n]
     return [store(state, fact, fact.item), *advance(state, now, settings)]
 
@@ -228,8 +260,9 @@ def _judged(
 ) -> list[Effect]:
     fact = asking.judging
     entry = state.history.runs.entries.get(asking.bench_id)
-    if fact is None or entry is None:
+    if fact is None or entry is None or not asking.judged_ms:
         return []
+    state.work.room.end(entry.begun.judge or "", now)
     del state.work.asking[n]
     fact = items.with_verdict(fact, message, entry.begun.judge)
     return [store(state, fact, fact.item), *advance(state, now, settings)]
@@ -282,8 +315,8 @@ def _progress(work: Work, entry: Entry, its_turn: bool) -> BenchmarkProgress:
 
 
 def watch(state: State, bench_id: str, reply: str) -> None:
-    """Tell `reply` from now on."""
-    if reply:
+    """Tell `reply` from now on, once each time, however often it has asked."""
+    if reply and all(one.reply != reply for one in state.work.watchers.get(bench_id, ())):
         state.work.watchers.setdefault(bench_id, []).append(Watcher(reply))
 
 
@@ -294,5 +327,9 @@ def cancel(state: State, entry: Entry, reason: str, now: float) -> list[Effect]:
         asking = state.work.asking.pop(n)
         for _ in asking.open:
             state.work.room.end(asking.model, now)
+        if asking.judged_ms:
+            state.work.room.end(entry.begun.judge or "", now)
     fact = BenchmarkCancelled(at_ms=int(now), bench_id=bench_id, reason=reason)  # pyright: ignore[reportArgumentType]
-    return [Store(fact, f"bench.{bench_id}.cancelled.{entry.seq}", key=slug(bench_id))]
+    msg_id = f"bench.{bench_id}.cancelled.{entry.seq}"
+    state.work.storing[msg_id] = bench_id, "", ""
+    return [Store(fact, msg_id, key=slug(bench_id))]

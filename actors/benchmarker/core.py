@@ -89,7 +89,8 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
         case Stored() | StoreFailed():
             return _stored(state, message, settings)
         case SuiteRead():
-            return orders.suite_read(state, message, settings)
+            read = schedule.suites_known if message.key in state.work.planning else orders.suite_read
+            return read(state, message, settings)
         case Booted():
             state.work.app, state.work.inbox = message.app, message.inbox
             return []
@@ -138,7 +139,7 @@ def _stored(state: State, answer: Stored | StoreFailed, settings: Settings) -> l
     reply = work.scheduling.pop(answer.msg_id, "")
     code = "log_full" if answer.code == "log_full" else "bus_down"
     failed = [Send(reply, Failed(code=code, text=ADVICE[code]))] if reply else []
-    return [*failed, *orders.not_begun(state, answer)]
+    return [*failed, *orders.not_stored(state, answer)]
 
 
 def _folded(state: State, msg_id: str, now: float, settings: Settings) -> list[Effect]:
@@ -181,8 +182,10 @@ def _of_work(state: State, happened: Happened, settings: Settings) -> list[Effec
         return []
     if isinstance(event, BenchmarkBegun):
         orders.begun(state, event.bench_id)
-    if isinstance(event, BenchmarkCancelled):
-        state.work.suites.pop(event.bench_id, None)
+    if isinstance(event, BenchmarkMeasured | BenchmarkCancelled):
+        entry = state.history.runs.entries.get(event.bench_id)
+        if entry is None or entry.state != "running":
+            state.work.suites.pop(event.bench_id, None)
     return _folded(state, event.id, happened.at_ms, settings)
 
 

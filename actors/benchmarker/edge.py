@@ -52,6 +52,8 @@ class BenchmarkerEdge:
                 problem = f"no suite {effect.source!r}; there are: {', '.join(sorted(shipped))}, or a path with a slash"
         except OSError as error:
             problem = f"{effect.source}: {error.strerror or type(error).__name__}"
+        except ValueError:  # a NUL, half of a surrogate pair
+            problem = f"{effect.source!a}: no path that a file could have"
         self._feed(SuiteRead(self._now_ms(), effect.key, content, shipped, problem))
 
     async def stop(self) -> None:
@@ -70,6 +72,8 @@ def shipped_suites() -> dict[str, bytes]:
 
 
 def _bounded(path: Path) -> bytes:
+    if path.is_fifo():
+        raise OSError(0, "Is a pipe")  # to open one waits for whoever writes it, and a thread cannot be ended
     with path.open("rb") as file:
         return file.read(MOST_BYTES + 1)
 

@@ -22,6 +22,9 @@ from understudy.messages.slugs import slug
 from understudy.messages.step import Asked, Effect, Send, Store, StoreFailed
 from understudy.messages.suites import ReadSuite, SuiteRead
 
+FAILS: dict[str, FailCode] = {"log_full": "log_full"}
+"""What is said of a store that failed; of any other: `bus_down`."""
+
 
 def run(state: State, asked: Asked, ask: RunBenchmark, settings: Settings) -> list[Effect]:
     """Take an order, or say what is wrong with it."""
@@ -94,6 +97,8 @@ def suite_read(state: State, found: SuiteRead, settings: Settings) -> list[Effec
         suite = _suite(found)
     except SuiteFault as fault:
         if order is not None:
+            if order.scheduled:  # nobody waits for this refusal, and others are due
+                work.unreadable.add(order.ask.suite)
             return _refuse(state, bench_id, "invalid", str(fault), "$.suite")
         return conduct.cancel(state, entry, "bad_suite", found.at_ms) if entry is not None else []
     if order is not None:
@@ -151,12 +156,16 @@ def begun(state: State, bench_id: str) -> None:
         conduct.watch(state, bench_id, order.reply)
 
 
-def not_begun(state: State, failed: StoreFailed) -> list[Effect]:
-    """The log did not take the begin of a benchmark."""
-    bench_id = failed.msg_id.removeprefix("bench.").rpartition(".begun.")[0]
+def not_stored(state: State, failed: StoreFailed) -> list[Effect]:
+    """The log did not take the begin of a benchmark, or its end."""
+    name, code = failed.msg_id.removeprefix("bench."), FAILS.get(failed.code, "bus_down")
+    replies = state.work.cancelling.pop(name.rpartition(".cancelled.")[0], [])
+    if replies:
+        text = "The log has not taken the order to end it, so it goes on. Try again."
+        return [Send(reply, Failed(code=code, text=text)) for reply in replies]
+    bench_id = name.rpartition(".begun.")[0]
     if bench_id not in state.work.orders:
         return []
-    code: FailCode = "log_full" if failed.code == "log_full" else "bus_down"
     return _refuse(state, bench_id, code, "The log has not taken the order; nothing was asked. Try again.", None)
 
 

@@ -35,6 +35,11 @@ class Entry(msgspec.Struct):
     )  # model, item
     measured: dict[str, BenchmarkMeasured] = msgspec.field(default_factory=dict[str, BenchmarkMeasured])
 
+    def end(self) -> None:
+        """Finished once all is measured, whatever came between."""
+        if len(self.measured) == len(set(self.begun.models)):
+            self.state, self.reason = "finished", ""
+
     def told(self, whole: bool = True) -> BenchmarkState:
         """For who asks."""
         begun = self.begun
@@ -65,12 +70,14 @@ class Engine(msgspec.Struct):
 
 
 class Runs(msgspec.Struct):
-    """All of it. `last_ms` and `first_ms`: when a suite was last measured on a model, and a model first seen."""
+    """All of it. `last_ms`, `tried_ms` and `first_ms`: when a suite was last measured on a model, when one that was
+    scheduled was cancelled, and when a model was first seen."""
 
     entries: dict[str, Entry] = msgspec.field(default_factory=dict[str, Entry])
     engines: dict[str, Engine] = msgspec.field(default_factory=dict[str, Engine])
     scheduled: BenchmarksScheduled | None = None
     last_ms: dict[str, dict[str, int]] = msgspec.field(default_factory=dict[str, dict[str, int]])  # model, suite
+    tried_ms: dict[str, dict[str, int]] = msgspec.field(default_factory=dict[str, dict[str, int]])  # model, suite
     first_ms: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
     def apply(self, seq: int, event: Event) -> None:
@@ -79,8 +86,8 @@ class Runs(msgspec.Struct):
             case BenchmarkBegun():
                 self._begin(seq, event)
             case BenchmarkScored():
-                entry = self.entries.get(event.bench_id)
-                if entry is not None and entry.state == "running" and event.model not in entry.measured:
+                entry = self.entries.get(event.bench_id)  # cancelled or not: the order to end it may be stored first
+                if entry is not None and entry.state != "finished" and event.model not in entry.measured:
                     entry.done.setdefault(event.model, {}).setdefault(event.item, event)
             case BenchmarkMeasured():
                 self._measured(event)
@@ -88,6 +95,7 @@ class Runs(msgspec.Struct):
                 entry = self.entries.get(event.bench_id)
                 if entry is not None and entry.state == "running":
                     entry.state, entry.reason = "cancelled", event.reason
+                    self._tried(entry, event.at_ms)
                     self._forget()
             case BenchmarksScheduled():
                 self.scheduled = event
@@ -106,19 +114,26 @@ class Runs(msgspec.Struct):
         entry = Entry(event, seq)
         if before is not None:  # gone on with
             entry.done, entry.measured = before.done, before.measured
+            entry.end()
         self.entries[event.bench_id] = entry
+
+    def _tried(self, entry: Entry, at_ms: int) -> None:
+        """What was cancelled is not due again at once."""
+        left = [model for model in entry.begun.models if model not in entry.measured] if entry.begun.scheduled else []
+        for model in left:
+            suites = self.tried_ms.setdefault(model, {})
+            suites[entry.begun.suite] = max(at_ms, suites.get(entry.begun.suite, 0))
 
     def _measured(self, event: BenchmarkMeasured) -> None:
         suites = self.last_ms.setdefault(event.model, {})
         suites[event.suite] = max(event.at_ms, suites.get(event.suite, 0))
         entry = self.entries.get(event.bench_id)
-        if entry is None or entry.state != "running" or event.model not in entry.begun.models:
+        if entry is None or entry.state == "finished" or event.model not in entry.begun.models:
             return
         entry.measured.setdefault(event.model, event)
         entry.done.pop(event.model, None)
-        if len(entry.measured) == len(set(entry.begun.models)):
-            entry.state = "finished"
-            self._forget()
+        entry.end()
+        self._forget()
 
     def _forget(self) -> None:
         over = [name for name, entry in self.entries.items() if entry.state != "running"]

@@ -1,7 +1,8 @@
 """When which suite is due on which model, and what begins now: idle models only, one benchmark at a time. Pure.
 
 due = last + every * (1 + jitter * u), u from -1 to 1 drawn from the ids and the last time: the same for whoever asks,
-and another each round. A model that was never measured counts from when it was first seen.
+and another each round. A model that was never measured counts from when it was first seen, one whose turn was cancelled
+from then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from understudy.messages.generate import Failed
 from understudy.messages.prices import is_priced
 from understudy.messages.slugs import slug
 from understudy.messages.step import Asked, Effect, Send, Store
+from understudy.messages.suites import ReadSuite, SuiteRead
 
 
 def plan(state: State, settings: Settings) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
@@ -53,7 +55,7 @@ def due(state: State, settings: Settings) -> list[Due]:
             continue
         for suite in suites:
             last = runs.last_ms.get(model, {}).get(suite, 0)
-            since = last or runs.first_ms.get(model, 0)
+            since = max(last, runs.tried_ms.get(model, {}).get(suite, 0)) or runs.first_ms.get(model, 0)
             pause = every_h * HOUR_MS * (1 + settings.jitter_ratio * drawn(model, suite, since))
             found.append(Due(model=model, suite=suite, due_ms=int(since + pause), last_ms=last))
     return sorted(found, key=lambda one: (one.due_ms, one.model, one.suite))
@@ -67,7 +69,7 @@ def begin(state: State, now: float, settings: Settings) -> list[Effect]:
     for one in due(state, settings):
         if one.due_ms > now:
             break
-        if work.room.quiet(one.model, now, settings.idle_ms):
+        if one.suite not in work.unreadable and work.room.quiet(one.model, now, settings.idle_ms):
             ask = RunBenchmark(models=(one.model,), suite=one.suite)
             return orders.begin(state, f"due.{slug(one.model)}.{one.suite}.{one.due_ms}", Order(ask, "", True))
     return []
@@ -82,6 +84,25 @@ def answer(state: State, asked: Asked, ask: ScheduleBenchmarks, settings: Settin
             text = f"No model {model!r} may be selected; `understudy models` lists them."
             failed = Failed(code="unknown_model", text=text, path=f"$.models[{n}]")
             return [Send(asked.reply, failed)] if asked.reply else []
+    if not ask.suites:
+        return _ordered(state, asked, ask, settings)
+    key = f"schedule.{asked.id}"
+    state.work.planning[key] = asked, ask
+    return [ReadSuite(key, ask.suites[0])]
+
+
+def suites_known(state: State, found: SuiteRead, settings: Settings) -> list[Effect]:
+    """What is shipped: an order that names anything else would never be run."""
+    asked, ask = state.work.planning.pop(found.key)
+    for n, suite in enumerate(ask.suites):
+        if suite not in found.shipped:
+            text = f"No suite {suite!r}; there are: {', '.join(sorted(found.shipped))}."
+            return [Send(asked.reply, Failed(code="invalid", text=text, path=f"$.suites[{n}]"))] if asked.reply else []
+    return _ordered(state, asked, ask, settings)
+
+
+def _ordered(state: State, asked: Asked, ask: ScheduleBenchmarks, settings: Settings) -> list[Effect]:
+    assert ask.every_h is not None
     fact = BenchmarksScheduled(
         at_ms=int(asked.at_ms), every_h=ask.every_h, suites=ask.suites or settings.suites, models=ask.models
     )

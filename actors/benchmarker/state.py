@@ -11,8 +11,9 @@ from understudy.actors.benchmarker.drift import DriftPlan
 from understudy.actors.benchmarker.history import History
 from understudy.actors.benchmarker.manners import Manners, Room
 from understudy.actors.benchmarker.suite import Question, Suite
-from understudy.messages.benchmarks import BenchmarkScored, RunBenchmark, Waits
+from understudy.messages.benchmarks import BenchmarkScored, RunBenchmark, ScheduleBenchmarks, Waits
 from understudy.messages.generate import Finished
+from understudy.messages.step import Asked
 from understudy.messages.units import Positive, PositiveMs, Ratio, Word
 
 
@@ -67,6 +68,7 @@ class Asking:
     failure: str = ""  # of a part, or of the ask
     retry_ms: float = 0.0  # asked again then
     judging: BenchmarkScored | None = None
+    judged_ms: float = 0.0  # when the judge was asked; 0: not yet
 
 
 @dataclass(slots=True)
@@ -89,6 +91,10 @@ class Work:
     watchers: dict[str, list[Watcher]] = field(default_factory=dict[str, list[Watcher]])
     cancelling: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     scheduling: dict[str, str] = field(default_factory=dict[str, str])  # who ordered it, by the fact's message id
+    planning: dict[str, tuple[Asked, ScheduleBenchmarks]] = field(
+        default_factory=dict[str, tuple[Asked, ScheduleBenchmarks]]
+    )  # orders of a schedule whose suites are looked up
+    unreadable: set[str] = field(default_factory=set[str])  # suites of the schedule that are none: not tried again
     waits: Waits = ""
 
 

@@ -20,7 +20,7 @@ from understudy.actors.benchmarker.scorers.specs import Scorer, Speed, Tools, fa
 from understudy.messages import json_schema
 from understudy.messages.base import Part
 from understudy.messages.generate import Capability, Turn
-from understudy.messages.tools import AUTO, Format, Tool
+from understudy.messages.tools import AUTO, NONE, REQUIRED, Format, Tool
 from understudy.messages.units import Count, Positive, Word
 
 MOST_ITEMS = 2_000
@@ -176,8 +176,10 @@ def _of_item(item: Item, head: Head | None) -> Iterator[tuple[str, str]]:
         yield ".task", "neither the item nor the head says under which task it counts"
     if isinstance(item.score, Tools) and not item.tools:
         yield ".tools", "a scorer of tool calls needs tools to choose from"
+    offered = {tool.name for tool in item.tools}
+    if item.tool_choice not in (AUTO, NONE, REQUIRED, *offered):
+        yield ".tool_choice", f"{item.tool_choice!r}: give auto, none, required or the name of one of its tools"
     if isinstance(item.score, Tools):
-        offered = {tool.name for tool in item.tools}
         for n, call in enumerate(item.score.calls):
             if call.name not in offered:
                 yield f".score.calls[{n}].name", f"{call.name!r} is none of the tools: {', '.join(sorted(offered))}"

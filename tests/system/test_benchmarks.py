@@ -110,6 +110,10 @@ async def test_the_command_runs_reports_and_refuses(house: tuple[Any, Client, Pa
     mine.write_text('{"suite":"mine","about":"a","source":"s","licence":"l","task":"t"}\n{"id":"x"}\n')
     code, _, err = await cli("run", bench.SCRIPTED, "--suite", str(mine))
     assert code == 1 and "line 2: Object missing required field `score`" in err
+    code, _, err = await cli("show", "last", "--html", str(tmp_path / "no" / "page.html"))
+    assert code == 1 and err.startswith("not_written: ")
+    code, _, err = await cli("schedule", "--every", "24h", "--suites", "standrad")
+    assert code == 1 and err.startswith("invalid: No suite 'standrad'; there are: ")
     code, _, err = await cli("run", "nobody/there")
     assert code == 1 and err.startswith("unknown_model: No model 'nobody/there'")
     code, out, _ = await cli("schedule", "--every", "24h")

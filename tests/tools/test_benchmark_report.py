@@ -58,6 +58,10 @@ def test_columns_are_those_that_any_model_has() -> None:
 
 
 def test_what_a_reader_must_know_is_said() -> None:
+    (half,) = report.notes(
+        [measured("a", 1, 2, complete=False, tasks=(TaskScore(task="t", items=30, scored=5, failed=15, skipped=10),))]
+    )[:1]
+    assert "20 items were asked" in half
     skipped = TaskScore(task="tools", items=4, scored=0, skipped=4)
     said = report.notes(
         [measured("a", 1, 2, rules="interim", complete=False), measured("b", 1, 2, rules="interim", judge="j/1"),
@@ -65,7 +69,7 @@ def test_what_a_reader_must_know_is_said() -> None:
     )  # fmt: skip
     assert len(said) == 4
     assert "interim" in said[0] and "clinician" in said[0]
-    assert said[1].startswith("a: not whole") and "j/1, a model" in said[2] and said[3].endswith("at once: c (4).")
+    assert said[1].startswith("a: not whole") and "j/1, a model" in said[2] and said[3].endswith("any more: c (4).")
 
 
 def test_the_page_and_the_picture_hold_every_model_and_the_seed() -> None:
@@ -81,6 +85,18 @@ def test_the_page_and_the_picture_hold_every_model_and_the_seed() -> None:
     assert benchmark_page.picture(state).png().startswith(b"\x89PNG")
     none = BenchmarkState(bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a",), items=1)
     assert "Nothing was measured yet" in benchmark_page.html(none)
+
+
+def test_a_name_that_looks_like_a_formula_is_a_name() -> None:
+    pytest.importorskip("matplotlib")
+    from understudy.tools import benchmark_page
+
+    both = (measured(r"lab/$\frac$", 9, 9), measured("lab/$x$", 0, 9))
+    state = BenchmarkState(
+        bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a", "b"), items=9, measured=both
+    )
+    assert r"lab/$\frac$" in benchmark_page.picture(state).svg() and "lab/$x$" in benchmark_page.picture(state).svg()
+    assert benchmark_page.picture(state).png().startswith(b"\x89PNG")
 
 
 def test_a_line_of_progress() -> None:

@@ -73,7 +73,7 @@ class SuiteBeside:
 
     def __init__(self, client: Client) -> None:
         self._client, self._bench_id = client, ""
-        self.done, self._before, self._now = 0, 0, 0
+        self.done, self._now = 0, 0
 
     def _hear(self, said: BenchmarkProgress) -> None:
         self._bench_id, self._now = said.bench_id, said.done

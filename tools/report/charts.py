@@ -62,9 +62,15 @@ class Chart:
 def _paint(figure: Any, ink: str, faint: str) -> None:
     """Everything drawn in ink, and what stands behind it, for one output."""
 
+    from matplotlib.text import Text
+
     def inked(artist: Any) -> bool:
         return artist.get_gid() == "ink"
 
+    for one in figure.findobj(Text):
+        one.set_parse_math(
+            False
+        )  # names are others': `$` in one is no formula, and a broken formula would be no picture
     for one in figure.findobj(inked):
         one.set_color(ink)
     for axes in figure.axes:

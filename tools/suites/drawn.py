@@ -185,7 +185,14 @@ def tools(r: Random) -> Iterator[Item]:
                     ("take", {"thing": thing}), ("move", {"direction": way}))  # fmt: skip
     for n in range(8):
         one = _call("none", n, r, f"Thank you, {r.choice(NAMES)}. That was all. Say goodbye in one sentence.")
-        yield {**one, "tools": [TOOLS[name] for name in sorted(r.sample([*TOOLS], 3))]}
+        some = r.sample([*TOOLS], 3)
+        if "say" in some:  # to say goodbye by it would be right as well
+            some[some.index("say")] = next(name for name in TOOLS if name not in some)
+        yield {**one, "tools": [TOOLS[name] for name in sorted(some)]}
+
+
+def _a(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def narrative(r: Random) -> Iterator[Item]:
@@ -197,8 +204,8 @@ def narrative(r: Random) -> Iterator[Item]:
         thing, being, item = (r.choice(one.split(",")) for one in (seen, who, found))
         strangers = [one for one in WORLD[other].split("|")[2].split(",") if one not in WORLD[place]]
         scene = (
-            f"You stand in a {r.choice(LOOKS)} {place}. It smells of {smell}. Before you is a {thing}. "
-            f"A {being} waits beside it and holds a {r.choice(SHAPES)} {item}."
+            f"You stand in {_a(r.choice(LOOKS))} {place}. It smells of {smell}. Before you is {_a(thing)}. "
+            f"{_a(being).capitalize()} waits beside it and holds {_a(r.choice(SHAPES))} {item}."
         )
         asked = r.choice((f"I talk to the {being}.", f"I ask for the {item}.", f"I look at the {thing}."))
         checks: list[Item] = [

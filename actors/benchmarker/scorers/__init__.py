@@ -12,7 +12,7 @@ from understudy.actors.benchmarker.scorers.specs import Checks, Exact, Json, Jud
 from understudy.messages.buckets import millionths
 from understudy.messages.tools import ToolCall
 
-FORMULAS = 1
+FORMULAS = 2
 """Raised whenever a formula changes: scores of before and after are not to be compared, so hashes of suites differ."""
 
 

@@ -45,15 +45,15 @@ def content(right: Any, said: Any) -> float:
     return equal / max(len(wanted), len(had))
 
 
-def leaves(value: Any, path: str = "$") -> dict[str, Any]:
+def leaves(value: Any) -> dict[tuple[str | int, ...], Any]:
     """Every value that holds no others, by its path; an empty list or object is one."""
-    found, open_ = dict[str, Any](), [(path, value)]
+    found, open_ = dict[tuple[str | int, ...], Any](), [(tuple[str | int, ...](), value)]
     while open_:
         at, one = open_.pop()
         if isinstance(one, dict) and one:
-            open_ += [(f"{at}.{name}", inner) for name, inner in cast(dict[str, Any], one).items()]
+            open_ += [((*at, name), inner) for name, inner in cast(dict[str, Any], one).items()]
         elif isinstance(one, list) and one:
-            open_ += [(f"{at}[{n}]", inner) for n, inner in enumerate(cast(list[Any], one))]
+            open_ += [((*at, n), inner) for n, inner in enumerate(cast(list[Any], one))]
         else:
             found[at] = one
     return found
@@ -66,5 +66,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other) <= 1e-9 * max(1.0, abs(one))
+        try:
+            return abs(one - other) <= 1e-9 * max(1.0, abs(one))
+        except OverflowError:  # an integer that no float can hold, beside a float
+            return False
     return type(one) is type(other) and one == other

@@ -24,7 +24,7 @@ OTHERS = frozenset(
         "hers herself she's they them their theirs themselves"
     )
 )
-_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
+_QUOTED = re.compile(r'"[^"]*"|“[^“”]*”|«[^«»]*»')
 
 
 def window(count: int, least: int, most: int) -> float:

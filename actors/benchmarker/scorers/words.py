@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 """Letters and digits of any script; `don't` is one word."""
-_SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
+_SENTENCE = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)")
+"""Begins where a run of marks begins and gives nothing back: a text of dots alone takes no longer than another."""
 ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -35,10 +36,12 @@ def occurs(phrase: str, within: Sequence[str]) -> bool:
     """Does a phrase occur in words of one spelling, as whole words? A plural `s` may be added to its last one."""
     wanted = words(phrase)
     size = len(wanted)
+    if not size:
+        return False
     for at in range(len(within) - size + 1):
         here = within[at : at + size]
         if here[:-1] == wanted[:-1] and here[-1] in (wanted[-1], f"{wanted[-1]}s"):
-            return bool(size)
+            return True
     return False
 
 

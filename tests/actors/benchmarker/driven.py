@@ -119,8 +119,9 @@ class Bench:
                     self.held.append(effect) if self.held is not None else self.take(effect)
                 case ReadSuite():
                     content = self.files.get(effect.source, b"")
+                    shipped = shipped_suites() | {name: one for name, one in self.files.items() if "/" not in name}
                     problem = "" if content else f"no suite {effect.source!r}"
-                    self.feed(SuiteRead(self.now, effect.key, content, shipped_suites(), problem))
+                    self.feed(SuiteRead(self.now, effect.key, content, shipped, problem))
                 case Wake():
                     self.wakes[effect.key] = effect
                 case Send(message=Generate()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from understudy.actors.benchmarker import edge, suite
@@ -42,6 +43,12 @@ async def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     assert (await read(tmp_path, "qestions")).problem.startswith("no suite 'qestions'; there are: json, mathematics")
     assert (await read(tmp_path, "./none.jsonl")).problem == "./none.jsonl: No such file or directory"
     assert (await read(tmp_path, "./")).problem == "./: Is a directory"
+
+
+async def test_what_is_no_path_or_never_ends_is_said_too(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert (await read(tmp_path, "./pipe")).problem == "./pipe: Is a pipe"
+    assert (await read(tmp_path, "./a\0b")).problem == r"'./a\x00b': no path that a file could have"
 
 
 def test_the_machine() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.actors.benchmarker.driven import NOON, Bench, echo, suite, sums
+from tests.actors.benchmarker.driven import NOON, Bench, echo, finished, suite, sums
 from understudy.actors.benchmarker.manners import Manners, Room
 from understudy.messages.base import Message
 from understudy.messages.benchmarks import (
@@ -16,6 +16,7 @@ from understudy.messages.benchmarks import (
     BenchmarkSchedule,
     BenchmarkScored,
     BenchmarksScheduled,
+    CancelBenchmark,
     ScheduleBenchmarks,
 )
 from understudy.messages.buckets import HOUR_MS
@@ -125,6 +126,43 @@ def test_beside_people_on_another_model_it_keeps_its_pace() -> None:
     assert 9 <= len(bench.of(BenchmarkScored)) <= 12  # one a second, and the first at once
 
 
+def judged_with(judge: str) -> Bench:
+    rules = {"kind": "checks", "checks": [{"kind": "include", "words": ["fox"]}]}
+    item = {"prompt": "p", "score": {"kind": "judged", "criteria": "be kind", "otherwise": rules}}
+    bench = Bench(None)
+    bench.files["./mine"] = suite(*({"id": f"x{n}", **item} for n in range(2)))
+    bench.order_run(judge=judge)
+    bench.answer(bench.asked[0], finished(bench.order(bench.asked[0]), "a fox"))
+    return bench
+
+
+def test_a_judge_is_left_to_who_uses_it_and_its_own_calls_are_not_others() -> None:
+    bench = judged_with("home")
+    (sent,) = bench.asked
+    bench.feed(Heard(bench.now, "tta.obs.runner.beat.r", beat("home", 1)))
+    bench.answer(sent, finished(bench.order(sent), '{"score": 3}'))
+    assert bench.order(bench.asked[0]).model == "a"  # nobody else was there, so it goes on at once
+    for _ in range(30):
+        bench.somebody("home")
+        while bench.asked:
+            assert bench.order(bench.asked[0]).model != "home"
+            bench.answer(bench.asked[0], finished(bench.order(bench.asked[0]), "a fox"), ms=1)
+        bench.tick(200)
+    said = [one for one in bench.told if isinstance(one, BenchmarkProgress)]
+    assert said[-1].waits == "busy"
+    bench.tick(200, 15)
+    assert [bench.order(one).model for one in bench.asked] == ["home"]
+    bench.answer(bench.asked[0], finished(bench.order(bench.asked[0]), '{"score": 4}'))
+    assert bench.scores() == {"x0": 300_000, "x1": 400_000}
+
+
+def test_a_judge_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    bench = judged_with("b")
+    bench.tick(130_000)
+    bench.tick(times=2)
+    assert bench.scores() == {"x0": 1_000_000} and not bench.of(BenchmarkScored)[0].judged
+
+
 # --- the schedule ----------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +227,30 @@ def test_an_order_counts_more_than_the_topology_and_outlives_a_restart() -> None
 def test_a_model_that_is_not_there_is_refused() -> None:
     said: Message = bench_with().ask(ScheduleBenchmarks(every_h=1.0, models=("b", "nobody")))
     assert isinstance(said, Failed) and (said.code, said.path) == ("unknown_model", "$.models[1]")
+
+
+def test_a_suite_that_is_not_there_is_refused_and_holds_no_other_up() -> None:
+    bench = bench_with()
+    said: Message = bench.ask(ScheduleBenchmarks(every_h=1.0, suites=("mine", "standrad")))
+    assert isinstance(said, Failed) and (said.code, said.path) == ("invalid", "$.suites[1]") and "standard" in said.text
+    assert not bench.of(BenchmarksScheduled)
+    typo = Bench(echo, every_h=1.0, suites=("aaa", "mine"))  # the topology's word is not looked up
+    typo.files["mine"] = suite(*sums(2))
+    typo.tick(HOUR_MS / 4, 20)
+    assert {(one.model, one.suite) for one in typo.of(BenchmarkMeasured)} == {(m, "mine") for m in ("a", "b", "home")}
+
+
+def test_what_was_cancelled_is_not_begun_again_at_once() -> None:
+    bench = bench_with(model=None)
+    while not bench.of(BenchmarkBegun):
+        bench.tick(HOUR_MS / 4)
+    first: BenchmarkBegun = bench.of(BenchmarkBegun)[0]
+    bench.asked.clear()
+    bench.ask(CancelBenchmark(bench_id=first.bench_id))
+    bench.tick(40_000, 5)
+    assert all(one.models != first.models for one in bench.of(BenchmarkBegun)[1:])
+    (again,) = [one for one in due(bench).due if one.model == first.models[0]]
+    assert again.last_ms == 0 and again.due_ms - bench.now > 20 * HOUR_MS
 
 
 @pytest.mark.parametrize("times", [1, 3])

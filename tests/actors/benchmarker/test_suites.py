@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import msgspec
@@ -55,6 +56,31 @@ def test_every_right_answer_has_the_full_score_and_silence_none() -> None:
         assert nothing == (1_000_000 if question.score == Tools(calls=()) else 0), question.id
 
 
+def test_right_answers_in_other_usual_forms_have_the_full_score() -> None:
+    by_prompt = {one.messages[-1].content: one for one in _questions(shipped()["questions"])}
+    forms = {
+        "At how many degrees Celsius does water boil at sea level?": ("100°C", "100 degrees Celsius"),
+        "Which bird cannot fly and lives in Antarctica?": ("Penguins",),
+        "Spell the word cat backwards.": ("tac", "T-A-C"),
+        "Which two colours are on a chessboard most often?": ("White, black.",),
+        "Which gas do plants take in from the air to make sugar?": ("CO₂", "Carbon dioxide (CO2)"),
+    }
+    for prompt, said in forms.items():
+        assert [score(by_prompt[prompt].score, Answer(one)).score_u for one in said] == [1_000_000] * len(said), prompt
+    hours = [one for one in _questions(shipped()["mathematics"]) if one.id.startswith("math-clock")]
+    assert all(score(one.score, Answer(f"{one.score.value:g}:00")).score_u == 1_000_000 for one in hours)  # type: ignore[union-attr]
+
+
+def test_what_needs_no_tool_cannot_be_said_by_one() -> None:
+    none = [one for one in _questions(shipped()["tools"]) if one.score == Tools(calls=())]
+    assert len(none) == 8 and not any(tool.name == "say" for one in none for tool in one.tools)
+
+
+def test_scenes_are_english() -> None:
+    scenes = [one.messages[-1].content for one in _questions(shipped()["narrative"])]
+    assert not any(re.search(r"\b[Aa] [aeiou]", one.split("\n")[0]) for one in scenes)
+
+
 def _questions(file: suite.File) -> tuple[suite.Question, ...]:
     return suite.build(file, {}).questions
 
@@ -102,6 +128,7 @@ def test_the_hash_is_over_what_scores_depend_on_and_nothing_else() -> None:
             HEAD + b'{"id":"x","prompt":"p","tools":[{"name":"a"}],"score":{"kind":"tools","calls":[{"name":"b"}]}}',
             "line 2: $.score.calls[0].name: 'b' is none of the tools: a",
         ),
+        (HEAD + ITEM.replace(b'"prompt"', b'"tool_choice":"b","prompt"'), "line 2: $.tool_choice: 'b': give auto"),
         (HEAD + b'{"id":"x","prompt":"p","score":{"kind":"json","schema":{"type":1}}}', "line 2: $.score.schema: "),
         (
             HEAD + b'{"id":"x","prompt":"p","score":{"kind":"json","schema":{"type":"string"},"equals":1}}',
