@@ -74,9 +74,8 @@ def rows_of(measured: Sequence[BenchmarkMeasured]) -> list[Row]:
 
 def _shares(one: BenchmarkMeasured) -> dict[str, Share]:
     figures, found = one.figures, dict[str, Share]()
-    asked = sum(task.items - task.skipped for task in one.tasks)
-    if asked:
-        found["success"] = Share(figures.get("success_ratio", 0.0), asked)
+    if "success_ratio" in figures:
+        found["success"] = Share(figures["success_ratio"], _reached(one))
     named = (("tool accuracy", "tool_right"), ("JSON validity", "json_valid"))
     for name, figure in named:
         if figure in figures:
@@ -85,6 +84,15 @@ def _shares(one: BenchmarkMeasured) -> dict[str, Share]:
         if task.scored and task.task != BENCHMARK:
             found[TITLES.get(task.task, task.task)] = Share(task.weighted_u / max(1, task.weight) / 1e6, task.scored)
     return found
+
+
+def _asked(one: BenchmarkMeasured) -> int:
+    return sum(task.items - task.skipped for task in one.tasks)
+
+
+def _reached(one: BenchmarkMeasured) -> int:
+    """Items that say how often the model answers; measurements of the first formulas took all that were asked."""
+    return int(one.figures.get("success_ratio_n", _asked(one) if "success_ratio" in one.figures else 0))
 
 
 def _words(shares: dict[str, Share]) -> tuple[list[str], list[str]]:
@@ -131,9 +139,12 @@ def notes(measured: Sequence[BenchmarkMeasured]) -> list[str]:
     """What a reader must know."""
     found = [RULES[one] for one in dict.fromkeys(m.rules for m in measured) if one in RULES]
     for one in measured:
-        asked = sum(task.items - task.skipped for task in one.tasks)
+        asked, kept = _asked(one), _asked(one) - _reached(one)
         if not one.complete:
             found.append(f"{one.model}: not whole: {asked} items were asked, then it failed too often in a row.")
+        if kept:
+            why = "a budget, a rule or our own load kept them away"
+            found.append(f"{one.model}: {kept} of its items never reached it ({why}); they count neither way.")
         if one.judge is not None:
             found.append(f"{one.model}: some items were judged by {one.judge}, a model, not by a formula.")
     skipped = {one.model: sum(task.skipped for task in one.tasks) for one in measured}

@@ -19,6 +19,8 @@ from understudy.messages.topology import Model
 
 OURS = frozenset({"overloaded", "bus_down", "log_full", "interrupted", "text_lost", "ledger_down", "nobody", "silent"})
 """Ends that say nothing of the model: such an item is asked again."""
+NOT_ASKED = OURS | {"budget_exhausted", "no_allowed_model", "blocked", "internal"}
+"""Ends of items that never reached the model, or not for want of anything that it lacks. They count neither way."""
 
 
 def seed_of(seed: int, item: str) -> int:
@@ -73,6 +75,11 @@ def reason_of(failed: Failed) -> str:
     if failed.attempts and failed.code == "all_failed":
         return failed.attempts[-1].outcome
     return failed.code
+
+
+def reached(one: BenchmarkScored) -> bool:
+    """Whether an item says how often its model answers."""
+    return one.outcome == "scored" or (one.outcome == "failed" and (one.reason or "").partition(".")[0] not in NOT_ASKED)
 
 
 def scored(asking: Asking, now: float) -> BenchmarkScored:

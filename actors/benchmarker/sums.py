@@ -1,6 +1,7 @@
 """From an item to its fact, and from all items of a model to what was measured. Pure.
 
-    success_ratio    items with an answer of this very model / items asked (skipped ones are not)
+    success_ratio    items with an answer of this very model / items that reached it (`success_ratio_n`; not those that
+                     were skipped, or that a budget, a rule or an overload of ours kept away from it)
     score            sum of weight * score / sum of weights, of the items that were scored
     <figure>         the mean of what scorers say beside the score (`json_valid`, ...), over `<figure>_n` items
     tokens_per_s     of one answer of `LEAST_TOKENS` or more: (tokens - 1) / (whole time - time to the first token);
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from understudy.actors.benchmarker.items import reached
 from understudy.messages.benchmarks import BenchmarkBegun, BenchmarkMeasured, BenchmarkScored, TaskScore
 
 LEAST_TOKENS = 8
@@ -55,10 +57,10 @@ def _task(task: str, items: Sequence[BenchmarkScored]) -> TaskScore:
 def figures(done: Sequence[BenchmarkScored]) -> dict[str, float]:
     """See the module."""
     scored = [one for one in done if one.outcome == "scored"]
-    asked = [one for one in done if one.outcome != "skipped"]
+    asked = sum(map(reached, done))
     found = dict[str, float]()
     if asked:
-        found["success_ratio"] = len(scored) / len(asked)
+        found["success_ratio"], found["success_ratio_n"] = len(scored) / asked, asked
     if weight := sum(one.weight for one in scored):
         found["score"] = sum(one.score_u * one.weight for one in scored) / weight / 1e6
     each = dict[str, list[float]]()

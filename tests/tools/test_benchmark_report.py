@@ -69,6 +69,10 @@ def test_what_a_reader_must_know_is_said() -> None:
     )  # fmt: skip
     assert len(said) == 4
     assert "interim" in said[0] and "clinician" in said[0]
+    away = measured("d", 1, 2, figures={"success_ratio": 1.0, "success_ratio_n": 1}), measured("e", 0, 2)
+    (one,) = report.notes(away)
+    assert one.startswith("d: 1 of its items never reached it")
+    assert report.rows_of(away)[0].shares["success"] == report.Share(1.0, 1)
     assert said[1].startswith("a: not whole") and "j/1, a model" in said[2] and said[3].endswith("any more: c (4).")
 
 
