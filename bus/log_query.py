@@ -54,6 +54,10 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 raise BadQuery(
                     f"subjects[{n}]", f"{subject!r} is no subject: words between dots, `*` for one, a last `>` for all"
                 )
+        if self.after_seq < 0:
+            raise BadQuery(
+                "after_seq", f"{self.after_seq} is no position of the log: they count from 1; 0 is before all"
+            )
         if self.until_ms and self.until_ms <= self.since_ms:
             raise BadQuery("until", "`until` has to be later than `since`")
         if self.run_id is not None and begun_ms(self.run_id) is None:

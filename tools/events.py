@@ -33,7 +33,7 @@ from understudy.tools.exporting.parquet import MANIFEST, ParquetWriter
 from understudy.tools.exporting.text import csv_file, jsonl
 from understudy.tools.rawlog import export
 
-OPTIONS = {"subjects": "subject", "run_id": "request"}
+OPTIONS = {"subjects": "subject", "run_id": "request", "after_seq": "after"}
 """What the parts of a query are called here, where that is not their name."""
 ASKED = ("since", "until", "after", "subject", "model", "task", "request")
 
@@ -189,7 +189,10 @@ def _readable(received: Received) -> str:
 
 def line(seq: int, event: Event) -> str:
     """One event as a person reads it."""
-    at = datetime.fromtimestamp(event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+    try:
+        at = datetime.fromtimestamp(event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError, OSError):  # no year that a calendar has
+        at = f"at_ms={event.at_ms}"
     name = tag_of(type(event)).rsplit(".", 1)[0]
     names = ("model", "from_model", "outcome", "reason", "by", "mode", "task", "total_ms", "seams", "run_id", "hash")
     names += ("provider", "name", "key_id", "was", "status", "rating")
@@ -205,7 +208,10 @@ def _columns(as_json: bool) -> int:
     _print_columns(COLUMNS)
     print("\nEach of `attempts`:\n")
     _print_columns(ATTEMPT)
-    print("\nCSV: lists as JSON, times as ISO 8601, and `payload_base64` where a payload is no text.")
+    print(
+        "\nCSV: lists as JSON, times as ISO 8601, and `payload_base64` where a payload is no text. A text that begins"
+    )
+    print("like a spreadsheet's formula (= + - @) has a ' before it.")
     return 0
 
 

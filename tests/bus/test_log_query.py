@@ -50,6 +50,7 @@ def test_subjects_for_the_server(subjects: tuple[str, ...], wanted: list[str]) -
         ({"subjects": ("",)}, "subjects[0]"),
         ({"subjects": ("*.ended", "request.*")}, "subjects"),
         ({"since_ms": 5, "until_ms": 5}, "until"),
+        ({"after_seq": -1}, "after_seq"),
         ({"run_id": "last-one"}, "run_id"),
         ({"run_id": "8" + "0" * 25}, "run_id"),
     ],

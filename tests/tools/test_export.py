@@ -287,6 +287,7 @@ async def test_csv_holds_the_same_columns(server: NatsServer, log: NatsBus, tmp_
         (("--since", "5m", "--until", "6m"), "--until: `until` has to be later"),
         (("--subject", "a b"), "--subject: 'a b' is no subject"),
         (("--request", "x"), "--request: 'x' is no run id"),
+        (("--after", "-5"), "--after: -5 is no position"),
         (("--format", "csv"), "--format: csv needs --out"),
         (("--out", "x"), "--out: say in which --format"),
         (("--follow", "--until", "1m"), "--follow: goes on for ever"),
