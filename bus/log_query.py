@@ -93,7 +93,9 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _covers(a: str, b: str, equal: bool) -> bool:
     """Does a pattern receive all that another does? For equal ones `equal` decides."""
-    return equal if a == b else matches(a, b)
+    if a == b:
+        return equal
+    return matches(a, b) and (a.endswith(">") or not b.endswith(">"))  # `*` takes one word, and that is no `>`
 
 
 def _overlap(a: str, b: str) -> bool:

@@ -68,17 +68,25 @@ def run(args: argparse.Namespace) -> int:
         query = query_of(args, time.time() * 1000)
         writing = _writer(args)
     except BadQuery as error:
-        option = OPTIONS.get(error.path.partition("[")[0], error.path)
-        complain("invalid", f"--{option}: {error.text}", args)
-        return 2
+        return _bad(error, args)
     except Refused as error:
         return complain(error.code, error.text, args)
-    if writing is not None:
-        said = {
-            name: [str(v) for v in value] if isinstance(value, list) else str(value) for name, value in asked.items()
-        }
-        return with_client(args, lambda client: _export(client, args, writing, query, said), operator=True)
-    return with_client(args, lambda client: _print(client, args, query), operator=True)
+    said = {name: [str(v) for v in value] if isinstance(value, list) else str(value) for name, value in asked.items()}
+
+    async def job(client: Client) -> int:
+        try:
+            query.patterns(client.app)  # again: by then the name that subjects may begin with is known
+        except BadQuery as error:
+            return _bad(error, args)
+        return await (_print(client, args, query) if writing is None else _export(client, args, writing, query, said))
+
+    return with_client(args, job, operator=True)
+
+
+def _bad(error: BadQuery, args: argparse.Namespace) -> int:
+    option = OPTIONS.get(error.path.partition("[")[0], error.path)
+    complain("invalid", f"--{option}: {error.text}", args)
+    return 2
 
 
 def query_of(args: argparse.Namespace, now_ms: float) -> LogQuery:
