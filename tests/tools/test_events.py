@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from understudy.actors.host.state_folder import take
 from understudy.bus.log_query import LogQuery
 from understudy.bus.port import Received
+from understudy.bus.server import NatsServer
 from understudy.messages.events import AttemptEnded, FeedbackGiven
 from understudy.messages.wire import encode
 from understudy.tools.events import line
@@ -55,3 +60,14 @@ def test_no_name_is_a_formula_in_csv(hostile: str, tmp_path: Path) -> None:
     assert (named["model"], named["reason"], named["payload"]) == (f"'{hostile}", "'-", event.decode())
     assert named["total_ms"] == "-1.5", "a number is none"
     assert odd["payload"] == "" and odd["payload_base64"]
+
+
+def test_subjects_that_overlap_under_the_applications_own_name(tmp_path: Path) -> None:
+    """What its name is, is known with the connection."""
+    code = "import sys; from understudy.tools.cli import main; main(sys.argv[1:])"
+    words = ["events", "--state", str(tmp_path), "--subject", "game.evt.model.*", "--subject", "*.loaded"]
+    with NatsServer(tmp_path / "nats") as server, take(tmp_path):
+        (tmp_path / "run.json").write_text(json.dumps({"url": server.url, "app": "game", "password": ""}))
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("invalid: --subject: game.evt.model.* and game.evt.*.loaded overlap"), done.stderr

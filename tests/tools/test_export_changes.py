@@ -22,9 +22,11 @@ from understudy.messages.events import AttemptEnded
 from understudy.messages.wire import encode
 from understudy.tools import exporting
 from understudy.tools.common import Refused
-from understudy.tools.exporting import Manifest, export
+from understudy.tools.exporting import Manifest, export, parquet
 from understudy.tools.exporting.text import TextWriter, jsonl
 from understudy.tools.rawlog import exported_file
+
+pytest.importorskip("pyarrow", reason="needs the extra `analysis`")
 
 SPEC = BusSpec(evt_max_bytes=64 << 20, trace_max_bytes=1 << 20)
 
@@ -164,6 +166,15 @@ async def test_who_was_a_moment_later_does_not_take_the_others_parts(
     with pytest.raises(Refused) as refused:
         await exported(client, out, Later(out, server.url), model="nobody")
     assert refused.value.code == "other_export" and seqs(out) == list(range(1, 51))
+
+
+async def test_an_export_is_for_its_owner_alone(client: Client, tmp_path: Path) -> None:
+    out = tmp_path / "log.jsonl"
+    await exported(client, out)
+    parts = parquet.ParquetWriter(tmp_path / "log.parquet")
+    parts.handle()
+    parts.close()
+    assert [path.stat().st_mode & 0o077 for path in (out, tmp_path / "log.parquet")] == [0, 0]
 
 
 async def test_a_manifest_that_is_no_text(client: Client, tmp_path: Path) -> None:
