@@ -128,22 +128,25 @@ class _Job:
                 await self._writing
 
     async def _write(self, client: Client, through_seq: int) -> None:
-        await self._still_whole(client)
-        rows, self._rows, self._bytes, self._part_after = self._rows, [], 0, through_seq
         if self._writing is not None:
             await self._writing
-        self._writing = asyncio.create_task(asyncio.to_thread(self._append, rows, through_seq))
+        self._writing = asyncio.create_task(self._part(client, self._rows, self._part_after, through_seq))
+        self._rows, self._bytes, self._part_after = [], 0, through_seq
 
-    async def _still_whole(self, client: Client) -> None:
-        """Raises Refused where the log lost events, or is another one, while this part was read."""
+    async def _part(self, client: Client, rows: list[Received], after_seq: int, through_seq: int) -> None:
+        await self._still_whole(client, after_seq)
+        await asyncio.to_thread(self._append, rows, through_seq)
+
+    async def _still_whole(self, client: Client, after_seq: int) -> None:
+        """Raises Refused where the log lost events behind a position, or is another one, since the export began."""
         now = await client.bus.stream_state(evt_stream(client.app))
         if now.created != self._state.created:
             raise Refused(
                 "other_log", f"the log was made anew while it was read; what was written is of the old, {KEPT}"
             )
-        if now.first_seq > max(self._part_after + 1, self._state.first_seq):
+        if now.first_seq > max(after_seq + 1, self._state.first_seq):
             text = f"the log was cut while it was read and begins at {now.first_seq}; what was written goes to"
-            raise Refused("log_cut", f"{text} {self._part_after}, {KEPT}")
+            raise Refused("log_cut", f"{text} {after_seq}, {KEPT}")
 
     def _append(self, rows: list[Received], through_seq: int) -> None:
         if rows:
