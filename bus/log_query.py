@@ -54,6 +54,10 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 raise BadQuery(
                     f"subjects[{n}]", f"{subject!r} is no subject: words between dots, `*` for one, a last `>` for all"
                 )
+        if self.after_seq < 0:
+            raise BadQuery(
+                "after_seq", f"{self.after_seq} is no position of the log: they count from 1; 0 is before all"
+            )
         if self.until_ms and self.until_ms <= self.since_ms:
             raise BadQuery("until", "`until` has to be later than `since`")
         if self.run_id is not None and begun_ms(self.run_id) is None:
@@ -89,7 +93,9 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _covers(a: str, b: str, equal: bool) -> bool:
     """Does a pattern receive all that another does? For equal ones `equal` decides."""
-    return equal if a == b else matches(a, b)
+    if a == b:
+        return equal
+    return matches(a, b) and (a.endswith(">") or not b.endswith(">"))  # `*` takes one word, and that is no `>`
 
 
 def _overlap(a: str, b: str) -> bool:

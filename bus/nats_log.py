@@ -50,6 +50,8 @@ _CONFLICTS = frozenset({10071, 10164})
 _TOO_LARGE = frozenset({10054, 10097, 10199})
 _UNKNOWN_OUTCOME_CODES = frozenset({408, 409, 429})  # 409: the same id is being stored at this moment
 _CLAIM_ATTEMPTS = 5
+_LAST_MS = (2**63 - 1) // 1_000_000 - 1
+"""The server counts nanoseconds in 64 bits: a time behind April 2262 would come before all others."""
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -248,8 +250,8 @@ def beginning(seq: int, since_ms: int) -> dict[str, Any]:
 
 
 def server_time(at_ms: int) -> str:
-    """A time as the server reads it."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    """A time (Unix milliseconds) as the server reads it; one that its clock cannot say as the last that it can."""
+    at = datetime.fromtimestamp(min(at_ms, _LAST_MS) / 1000, UTC).isoformat(timespec="milliseconds")
     return at.replace("+00:00", "Z")
 
 

@@ -12,14 +12,13 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from understudy.bus.guarded import GuardedClient
-from understudy.bus.nats_log import api, translate
+from understudy.bus.nats_log import api, server_time, translate
 from understudy.bus.nats_message import handed_out
 from understudy.bus.port import Foreign, Handler, Received
 
@@ -84,8 +83,7 @@ class Poller:
         self._waiting, self._again_then = True, False
         body: dict[str, Any] = {"batch": BATCH, "next_by_subj": self._subject}
         if self._since_ms and not self.last_seq:
-            at = datetime.fromtimestamp(self._since_ms / 1000, UTC).isoformat(timespec="milliseconds")
-            body["start_time"] = at.replace("+00:00", "Z")
+            body["start_time"] = server_time(self._since_ms)
         else:
             body["seq"] = self.last_seq + 1
         with suppress(Error, OSError):  # no connection now: the question is repeated

@@ -17,7 +17,7 @@ from understudy.messages.events import Event
 from understudy.messages.money import UsdText
 from understudy.messages.wire import REGISTRY, readable_tag
 
-Kind = Literal["integer", "float", "text", "text", "flag", "time", "usd", "words", "attempts", "bytes"]
+Kind = Literal["integer", "float", "text", "flag", "time", "usd", "words", "attempts", "bytes"]
 """`time`: UTC, milliseconds. `usd`: exact, 12 digits behind the point (see
 `UsdText`). `words`: a list of texts. `attempts`: a list of `ATTEMPT`."""
 

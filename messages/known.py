@@ -8,11 +8,11 @@ provider still has an `admit` rule.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -30,6 +30,7 @@ from understudy.messages.catalogue_events import (
     ModelReturned,
     RetiredWord,
 )
+from understudy.messages.events import TopologyApplied
 from understudy.messages.generate import LicenceClass
 from understudy.messages.listing import TOKEN_UNITS, ListedPrice, Resident
 from understudy.messages.places import location_of
@@ -46,6 +47,7 @@ PRICED_UNITS = frozenset(
 )
 """Units whose meaning we know."""
 
+V = TypeVar("V")
 RETIRED = 500
 """So many models of lists are remembered after they were retired."""
 
@@ -295,6 +297,31 @@ class Known:
         if price is None and plan.kind != "openrouter" and self._location(model, declared, entry) == "local":
             return replace(declared, price_known=True)
         return at_price(declared, price, entry.listing.output_modalities if entry is not None else ())
+
+    def keep(
+        self,
+        seq: int,
+        event: TopologyApplied | CatalogueEvent,
+        views: dict[str, V],
+        candidate: Callable[[str, Model], None],
+    ) -> None:
+        """Fold a fact, and keep a table by model in step: who is no candidate any longer leaves it, of each other that
+        may have changed `candidate` is told the declaration. A topology decides the table's order too."""
+        if isinstance(event, TopologyApplied):
+            self.topology = event.body
+            old = dict(views)
+            views.clear()
+            for model, declared in self.candidates().items():
+                if model in old:
+                    views[model] = old[model]
+                candidate(model, declared)
+            return
+        for model in self.apply(seq, event):
+            declared = self.declared(model)
+            if declared is None:
+                views.pop(model, None)
+            else:
+                candidate(model, declared)
 
     # --- what is known of a candidate ------------------------------------------------------------------------------
 

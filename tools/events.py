@@ -33,7 +33,7 @@ from understudy.tools.exporting.parquet import MANIFEST, ParquetWriter
 from understudy.tools.exporting.text import csv_file, jsonl
 from understudy.tools.rawlog import export
 
-OPTIONS = {"subjects": "subject", "run_id": "request"}
+OPTIONS = {"subjects": "subject", "run_id": "request", "after_seq": "after"}
 """What the parts of a query are called here, where that is not their name."""
 ASKED = ("since", "until", "after", "subject", "model", "task", "request")
 
@@ -68,17 +68,25 @@ def run(args: argparse.Namespace) -> int:
         query = query_of(args, time.time() * 1000)
         writing = _writer(args)
     except BadQuery as error:
-        option = OPTIONS.get(error.path.partition("[")[0], error.path)
-        complain("invalid", f"--{option}: {error.text}", args)
-        return 2
+        return _bad(error, args)
     except Refused as error:
         return complain(error.code, error.text, args)
-    if writing is not None:
-        said = {
-            name: [str(v) for v in value] if isinstance(value, list) else str(value) for name, value in asked.items()
-        }
-        return with_client(args, lambda client: _export(client, args, writing, query, said), operator=True)
-    return with_client(args, lambda client: _print(client, args, query), operator=True)
+    said = {name: [str(v) for v in value] if isinstance(value, list) else str(value) for name, value in asked.items()}
+
+    async def job(client: Client) -> int:
+        try:
+            query.patterns(client.app)  # again: by then the name that subjects may begin with is known
+        except BadQuery as error:
+            return _bad(error, args)
+        return await (_print(client, args, query) if writing is None else _export(client, args, writing, query, said))
+
+    return with_client(args, job, operator=True)
+
+
+def _bad(error: BadQuery, args: argparse.Namespace) -> int:
+    option = OPTIONS.get(error.path.partition("[")[0], error.path)
+    complain("invalid", f"--{option}: {error.text}", args)
+    return 2
 
 
 def query_of(args: argparse.Namespace, now_ms: float) -> LogQuery:
@@ -189,7 +197,10 @@ def _readable(received: Received) -> str:
 
 def line(seq: int, event: Event) -> str:
     """One event as a person reads it."""
-    at = datetime.fromtimestamp(event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+    try:
+        at = datetime.fromtimestamp(event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError, OSError):  # no year that a calendar has
+        at = f"at_ms={event.at_ms}"
     name = tag_of(type(event)).rsplit(".", 1)[0]
     names = ("model", "from_model", "outcome", "reason", "by", "mode", "task", "total_ms", "seams", "run_id", "hash")
     names += ("provider", "name", "key_id", "was", "status", "rating")
@@ -205,7 +216,10 @@ def _columns(as_json: bool) -> int:
     _print_columns(COLUMNS)
     print("\nEach of `attempts`:\n")
     _print_columns(ATTEMPT)
-    print("\nCSV: lists as JSON, times as ISO 8601, and `payload_base64` where a payload is no text.")
+    print(
+        "\nCSV: lists as JSON, times as ISO 8601, and `payload_base64` where a payload is no text. A text that begins"
+    )
+    print("like a spreadsheet's formula (= + - @) has a ' before it.")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 An exported log has one line per event: `{"seq": 7, "subject": "tta.evt...", "payload": <the event's own bytes>,
 "stored_ms": 1760000000000}` (Unix milliseconds, when the server stored it). A payload that is not one line of JSON
-stands in `base64` instead. What is no event has `"foreign": true`, no payload.
+without white space around it stands in `base64` instead. What is no event has `"foreign": true`, no payload.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 _line = msgspec.json.Decoder(Line)
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def export(received: Received) -> bytes:
@@ -42,8 +43,8 @@ def _as_line(received: Received) -> Line:
         return Line(seq, subject, foreign=True, stored_ms=stored_ms)
     try:
         msgspec.json.decode(received.payload)
-        whole = b"\n" not in received.payload
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        whole = b"\n" not in received.payload and received.payload.strip() == received.payload  # else it is lost
+    except UNREADABLE:
         whole = False
     if whole:
         return Line(seq, subject, msgspec.Raw(received.payload), stored_ms=stored_ms)
@@ -57,7 +58,7 @@ def exported(data: bytes) -> Iterator[Record]:
             continue
         try:
             found = _line.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             yield Record(0, "", b"unreadable line: " + line[:60])
             continue
         yield Record(found.seq, found.subject, bytes(found.payload) or found.base64, found.foreign)
@@ -69,7 +70,10 @@ def exported_file(path: Path) -> Iterator[Record]:
 
 
 def _parquet(folder: Path) -> Iterator[Record]:
-    parts = needs("pyarrow.dataset", "analysis").dataset(sorted(str(part) for part in folder.glob("part-*.parquet")))
+    names = sorted(str(part) for part in folder.glob("part-*.parquet"))
+    if not names:  # nothing was asked for that the log held
+        return
+    parts = needs("pyarrow.dataset", "analysis").dataset(names)
     for batch in parts.to_batches(columns=["seq", "subject", "payload", "foreign"]):
         for row in batch.to_pylist():
             yield Record(**row)

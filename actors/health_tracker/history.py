@@ -102,7 +102,7 @@ class History:
         self.seq = seq
         match event:
             case TopologyApplied():
-                self._declare(event)
+                self.known.keep(seq, event, self.models, self._candidate)
             case AttemptEnded() | RequestBrief() | RequestEnded():
                 for outcome in outcomes(event, self.known):
                     if outcome.model in self.models:
@@ -111,8 +111,7 @@ class History:
                 if (record := self.models.get(event.model)) is not None:
                     record.loaded, record.since_seq = True, seq
             case _ if isinstance(event, CatalogueEvent):
-                for model in self.known.apply(seq, event):
-                    self._look_up(model)
+                self.known.keep(seq, event, self.models, self._candidate)
             case ModelUnavailable() | ModelDegraded() | ModelRecovered() | ModelProbed():
                 self._number(event)
                 if event.model in self.models:
@@ -125,21 +124,6 @@ class History:
         if not isinstance(event, ModelProbed):
             known = self.changes.get(event.model, 0)
             self.changes[event.model] = max(known, number_of(event.id, known))
-
-    def _declare(self, event: TopologyApplied) -> None:
-        old, self.models = self.models, {}
-        self.known.topology = event.body
-        for model, declared in self.known.candidates().items():
-            if model in old:
-                self.models[model] = old[model]
-            self._candidate(model, declared)
-
-    def _look_up(self, model: str) -> None:
-        declared = self.known.declared(model)
-        if declared is None:
-            self.models.pop(model, None)
-        else:
-            self._candidate(model, declared)
 
     def _candidate(self, model: str, declared: Model) -> None:
         record = self.models.setdefault(model, Record(declared, since_seq=self.seq))

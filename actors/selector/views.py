@@ -176,31 +176,17 @@ class Knowledge:
                 for model, view in self.models.items():
                     view.exhausted = account_of(model, view.declared) in self.exhausted
             case _ if isinstance(event, CatalogueEvent):
-                for model in self.known.apply(seq, event):
-                    self._look_up(model)
+                self.known.keep(seq, event, self.models, self._candidate)
                 if isinstance(event, ModelReturned):
                     self._forgive(event.models)
             case _:
                 pass
 
     def _declare(self, event: TopologyApplied) -> None:
-        old = self.models
-        self.topology, self.topology_hash, self.models = event.body, event.hash, {}
-        self.known.topology = event.body
+        self.topology, self.topology_hash = event.body, event.hash
         versions = {p: consent_version(event.body, p) for p in sorted(event.body.providers) if may_leave(event.body, p)}
         self.texts = {provider: version for provider, version in versions.items() if version}
-        for model_id, declared in self.known.candidates().items():
-            if model_id in old:
-                self.models[model_id] = old[model_id]
-            self._candidate(model_id, declared)
-
-    def _look_up(self, model: str) -> None:
-        """The catalogue says something else of this model: is it a candidate, and which?"""
-        declared = self.known.declared(model)
-        if declared is None:
-            self.models.pop(model, None)
-        else:
-            self._candidate(model, declared)
+        self.known.keep(self.seq, event, self.models, self._candidate)
 
     def _candidate(self, model: str, declared: Model) -> None:
         view = self.models.get(model)

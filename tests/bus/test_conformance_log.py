@@ -228,6 +228,20 @@ def test_stored_messages_from_a_time_on(play: Play) -> None:
     play(story)
 
 
+@pytest.mark.parametrize("year", [2261, 2263, 9999, 10_889])
+def test_nothing_was_stored_since_a_time_to_come(play: Play, year: int) -> None:
+    """Run ids reach to the year 10889, the server's clock to 2262."""
+
+    async def story(world: World) -> None:
+        bus = await world.connect()
+        await bus.store(events("old"), timeout_s=2)
+        since_ms = int((year - 1970) * 365.2425 * 86_400_000)
+        assert await bus.get(EVT, 0, since_ms=since_ms) is None
+        assert await bus.get_many(EVT, 0, "tta.evt.>", 9, since_ms=since_ms) == []
+
+    play(story)
+
+
 def test_many_stored_messages_of_a_subject_at_once(play: Play) -> None:
     async def story(world: World) -> None:
         bus = await world.connect()

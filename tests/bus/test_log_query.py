@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from understudy.actors.host.clock import ulid
 from understudy.bus import sim_loop
@@ -18,6 +21,7 @@ from understudy.bus.memory_log import now_ms
 from understudy.bus.port import NotAllowed, Outgoing
 from understudy.bus.provision import BusSpec
 from understudy.bus.server import NatsServer
+from understudy.bus.subjects import matches
 from understudy.messages.events import AttemptEnded, ModelRecovered
 from understudy.messages.run_ids import begun_ms
 from understudy.messages.wire import encode
@@ -36,10 +40,32 @@ APP = "tta"
         (("*.ended",), ["tta.evt.*.ended"]),
         (("key.*", "model.loaded.m"), ["tta.evt.key.*", "tta.evt.model.loaded.m"]),
         ((">", "cost.>"), ["tta.evt.>"]),
+        (("model.*", "model.>"), ["tta.evt.model.>"]),
+        (("model.>", "model.*"), ["tta.evt.model.>"]),
+        (("*", ">"), ["tta.evt.>"]),
+        (("model.loaded", "model.loaded.>"), ["tta.evt.model.loaded", "tta.evt.model.loaded.>"]),
     ],
 )
 def test_subjects_for_the_server(subjects: tuple[str, ...], wanted: list[str]) -> None:
     assert LogQuery(subjects=subjects).patterns(APP) == wanted
+
+
+WORDS = st.lists(st.sampled_from(("a", "b", "*")), min_size=1, max_size=3).map(".".join)
+SUBJECTS = st.one_of(WORDS, WORDS.map(lambda words: f"{words}.>"), st.just(">"))
+
+
+@given(st.lists(SUBJECTS, min_size=1, max_size=4))
+def test_no_subject_is_lost_or_added(asked: list[str]) -> None:
+    try:
+        found = LogQuery(subjects=tuple(asked)).patterns(APP)
+    except BadQuery:
+        return  # overlapping
+    names = [one for one in asked if "*" not in one and one.count(".") == 1 and not one.endswith(">")]
+    wanted = [f"tta.evt.{one}" for one in (*asked, *(f"{name}.*" for name in names))]
+    for length in (1, 2, 3, 4):
+        for subject in (f"tta.evt.{'.'.join(words)}" for words in product("ab", repeat=length)):
+            takers = [one for one in found if matches(one, subject)]
+            assert len(takers) == any(matches(one, subject) for one in wanted), (found, subject)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +76,7 @@ def test_subjects_for_the_server(subjects: tuple[str, ...], wanted: list[str]) -
         ({"subjects": ("",)}, "subjects[0]"),
         ({"subjects": ("*.ended", "request.*")}, "subjects"),
         ({"since_ms": 5, "until_ms": 5}, "until"),
+        ({"after_seq": -1}, "after_seq"),
         ({"run_id": "last-one"}, "run_id"),
         ({"run_id": "8" + "0" * 25}, "run_id"),
     ],

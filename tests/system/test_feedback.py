@@ -103,8 +103,13 @@ async def test_an_old_answer_is_found_by_those_who_have_never_heard_of_it(rated:
 
 @pytest.mark.parametrize(
     "run_id",
-    ["nothing-that-ran", ulid(time.time() * 1000, 3), ulid(1_000_000, 3)],
-    ids=["no id of ours", "of now", "long ago"],  # tests are collected twice, and have to have the same names
+    ["nothing-that-ran", ulid(time.time() * 1000, 3), ulid(1_000_000, 3), "7" + "Z" * 25],
+    ids=[
+        "no id of ours",
+        "of now",
+        "long ago",
+        "of the year 10889",
+    ],  # tests are collected twice, and have to have the same names
 )
 async def test_a_run_that_nobody_knows_is_refused(rated: Any, client: Client, run_id: str) -> None:
     before = len(await rated.events())

@@ -80,9 +80,11 @@ async def log(server: NatsServer) -> AsyncIterator[NatsBus]:
 
 STRIKE = """
 import os, sys
+from understudy.bus import history
 from understudy.tools import exporting
 from understudy.tools.exporting import parquet, text
 exporting.PART_ROWS = int(sys.argv[1])
+history.AHEAD = exporting.PART_ROWS // 2  # no part is much larger, however much has come
 when, part = sys.argv[2], int(sys.argv[3])
 def dies(name, where, after):
     real = getattr(where, name)
@@ -285,6 +287,7 @@ async def test_csv_holds_the_same_columns(server: NatsServer, log: NatsBus, tmp_
         (("--since", "5m", "--until", "6m"), "--until: `until` has to be later"),
         (("--subject", "a b"), "--subject: 'a b' is no subject"),
         (("--request", "x"), "--request: 'x' is no run id"),
+        (("--after", "-5"), "--after: -5 is no position"),
         (("--format", "csv"), "--format: csv needs --out"),
         (("--out", "x"), "--out: say in which --format"),
         (("--follow", "--until", "1m"), "--follow: goes on for ever"),

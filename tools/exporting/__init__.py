@@ -28,6 +28,7 @@ from understudy.tools.common import Refused
 PART_ROWS, PART_BYTES = 50_000, 64_000_000
 """A part is written when it has so many rows, or payloads of so many bytes."""
 TELL_S = 2.0
+KEPT = "and stays as it is: nothing that may have a hole was added."
 
 FORMATS = ("jsonl", "csv", "parquet")
 
@@ -82,14 +83,16 @@ Tell = Callable[[str], None]
 async def export(client: Client, out: Path, manifest_at: Path, writer: Writer, wanted: Manifest, tell: Tell) -> Done:
     """Begin, or go on. Raises Refused, OSError, BusError; what was written until then stays and is gone on with."""
     began = time.monotonic()
-    state = await client.bus.stream_state(evt_stream(client.app))
-    wanted = msgspec.structs.replace(wanted, created=state.created)
-    manifest = _found(manifest_at, out, wanted, state)
-    span = await client.span(manifest.query)
-    with _locked(writer, manifest_at, manifest):
+    await client.span(wanted.query)  # who may not read the log is told so at once
+    await _begun(client, manifest_at, out, wanted)  # who is refused leaves nothing behind
+    with _locked(writer, manifest_at):
+        manifest, state = await _begun(client, manifest_at, out, wanted)  # somebody may have written it until just now
+        span = await client.span(manifest.query)
+        save(manifest, manifest_at)  # first: from here on what lies there is an export
+        writer.open(manifest)
         before = manifest.rows
         after = max(span.after_seq, manifest.through_seq)
-        job = _Job(writer, manifest, manifest_at, tell, Span(after, span.upto_seq))
+        job = _Job(writer, manifest, manifest_at, tell, Span(after, span.upto_seq), state)
         await job.run(client)
     took_s = round(time.monotonic() - began, 3)
     done = {"rows": manifest.rows, "new_rows": manifest.rows - before, "through_seq": manifest.through_seq}
@@ -99,8 +102,11 @@ async def export(client: Client, out: Path, manifest_at: Path, writer: Writer, w
 class _Job:
     """Reads on while the part before is written."""
 
-    def __init__(self, writer: Writer, manifest: Manifest, at: Path, tell: Tell, span: Span) -> None:
+    def __init__(
+        self, writer: Writer, manifest: Manifest, at: Path, tell: Tell, span: Span, state: StreamState
+    ) -> None:
         self._writer, self._manifest, self._at, self._tell, self._span = writer, manifest, at, tell, span
+        self._state, self._part_after = state, span.after_seq
         self._rows: list[Received] = []
         self._bytes = 0
         self._writing: asyncio.Task[None] | None = None
@@ -114,18 +120,33 @@ class _Job:
                 self._rows += found.messages
                 self._bytes += sum(len(one.payload) for one in found.messages)
                 if len(self._rows) >= PART_ROWS or self._bytes >= PART_BYTES:
-                    await self._write(seen)
+                    await self._write(client, seen)
                 self._progress(seen)
-            await self._write(max(seen, self._span.upto_seq))
+            await self._write(client, max(seen, self._span.upto_seq))
         finally:
             if self._writing is not None:
                 await self._writing
 
-    async def _write(self, through_seq: int) -> None:
-        rows, self._rows, self._bytes = self._rows, [], 0
+    async def _write(self, client: Client, through_seq: int) -> None:
         if self._writing is not None:
             await self._writing
-        self._writing = asyncio.create_task(asyncio.to_thread(self._append, rows, through_seq))
+        self._writing = asyncio.create_task(self._part(client, self._rows, self._part_after, through_seq))
+        self._rows, self._bytes, self._part_after = [], 0, through_seq
+
+    async def _part(self, client: Client, rows: list[Received], after_seq: int, through_seq: int) -> None:
+        await self._still_whole(client, after_seq)
+        await asyncio.to_thread(self._append, rows, through_seq)
+
+    async def _still_whole(self, client: Client, after_seq: int) -> None:
+        """Raises Refused where the log lost events behind a position, or is another one, since the export began."""
+        now = await client.bus.stream_state(evt_stream(client.app))
+        if now.created != self._state.created:
+            raise Refused(
+                "other_log", f"the log was made anew while it was read; what was written is of the old, {KEPT}"
+            )
+        if now.first_seq > max(after_seq + 1, self._state.first_seq):
+            text = f"the log was cut while it was read and begins at {now.first_seq}; what was written goes to"
+            raise Refused("log_cut", f"{text} {after_seq}, {KEPT}")
 
     def _append(self, rows: list[Received], through_seq: int) -> None:
         if rows:
@@ -154,6 +175,11 @@ def save(manifest: Manifest, at: Path) -> None:
     sync_folder(at.parent)
 
 
+async def _begun(client: Client, at: Path, out: Path, wanted: Manifest) -> tuple[Manifest, StreamState]:
+    state = await client.bus.stream_state(evt_stream(client.app))
+    return _found(at, out, msgspec.structs.replace(wanted, created=state.created), state), state
+
+
 def _found(at: Path, out: Path, wanted: Manifest, state: StreamState) -> Manifest:
     """The manifest of what is to be gone on with, or a new one. Raises Refused."""
     try:
@@ -162,7 +188,7 @@ def _found(at: Path, out: Path, wanted: Manifest, state: StreamState) -> Manifes
         if _is_used(out):
             raise Refused("exists", f"{out} is there already and no export that can be gone on with") from None
         return wanted
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused("invalid", f"{at} is no manifest of an export: {error}") from None
     again = f"Name another file, or remove {out} and {at} to begin anew."
     if (found.stream, found.created) != (wanted.stream, wanted.created):
@@ -191,16 +217,14 @@ def _said(asked: dict[str, str | list[str]]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(writer: Writer, at: Path, manifest: Manifest) -> Generator[None]:
-    """Nobody else writes it meanwhile; what a killed writer left over is cut off."""
+def _locked(writer: Writer, at: Path) -> Generator[None]:
+    """Nobody else writes it meanwhile."""
     at.parent.mkdir(parents=True, exist_ok=True)
     try:
         try:
             fcntl.flock(writer.handle(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Refused("busy", f"another export writes {at.parent / at.name} just now") from None
-        save(manifest, at)  # first: from here on what lies there is an export
-        writer.open(manifest)
         yield
     finally:
         writer.close()

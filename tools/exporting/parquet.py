@@ -44,7 +44,8 @@ class ParquetWriter:
 
     def handle(self) -> int:
         """See `Writer`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # as the files of the other formats
         self._fd = os.open(self._folder, os.O_RDONLY)
         return self._fd
 

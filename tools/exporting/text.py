@@ -18,6 +18,7 @@ from understudy.tools.common import Refused
 from understudy.tools.exporting import Manifest
 from understudy.tools.rawlog import export
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Lines = Callable[[list[Received]], bytes]
 
 
@@ -68,7 +69,10 @@ def jsonl(path: Path) -> TextWriter:
 
 
 def csv_file(path: Path) -> TextWriter:
-    """RFC 4180 with a header. Lists are JSON; a payload that is no UTF-8 stands in `payload_base64` instead."""
+    """RFC 4180 with a header. Lists are JSON; a payload that is no UTF-8 stands in `payload_base64` instead.
+
+    Names come from providers, and spreadsheets compute what begins like a formula: see `_inert`.
+    """
     return TextWriter(path, _csv_lines, _csv([[one.name for one in COLUMNS] + ["payload_base64"]]))
 
 
@@ -106,8 +110,14 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _inert(text: str) -> str:
+    """With a ' before what a spreadsheet would take for a formula."""
+    return "'" + text if text.startswith(FORMULA) else text
+
+
 _SAID: dict[Kind, Callable[[Any], Any]] = {
-    **dict.fromkeys(("integer", "float", "text", "usd"), lambda value: value),
+    **dict.fromkeys(("integer", "float", "usd"), lambda value: value),
+    "text": _inert,
     "flag": _flag,
     "time": _time,
     "words": _json,
@@ -116,7 +126,9 @@ _SAID: dict[Kind, Callable[[Any], Any]] = {
 
 
 def _text(payload: bytes) -> tuple[str, str]:
+    """A payload as text, or in base64: the bytes stay what they are, so nothing is put before them."""
     try:
-        return payload.decode(), ""
+        text = payload.decode()
     except UnicodeDecodeError:
-        return "", msgspec.to_builtins(payload)
+        text = None
+    return ("", msgspec.to_builtins(payload)) if text is None or text.startswith(FORMULA) else (text, "")

@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from understudy.actors.projector.core import Settings, State, in_hand, step
-from understudy.messages.brief import AttemptBrief
-from understudy.messages.buckets import DAY_MS, OutcomeBrief
+from tests.actors.projector.play import AT, NOTHING, Play, outcome
+from understudy.actors.projector.core import Settings, in_hand
+from understudy.messages.buckets import DAY_MS
 from understudy.messages.generate import Failed
 from understudy.messages.graph import (
     AskGraphStatus,
@@ -39,32 +39,21 @@ from understudy.messages.graph import (
     SwapHalves,
     WriteRows,
 )
-from understudy.messages.step import Asked, Booted, EdgeReady, Effect, Input, Send, Stopping, Wake, Woke
+from understudy.messages.step import EdgeReady, Effect, Send, Stopping, Wake, Woke
 
 SETTINGS = Settings(uri="bolt://here")
-AT = 20_000 * DAY_MS
-NOTHING = Half(prefix="")
 SERVING = Half(prefix="Pm", epoch="e", schema=SETTINGS.schema(), seq=7, day=20_000)
-
-
-def outcome(at: int = AT, model: str = "a") -> OutcomeBrief:
-    tried = (AttemptBrief(model=model, outcome="ok", total_ms=1.0),)
-    return OutcomeBrief(at_ms=at, run_id="r", outcome="finished", task="t", model=model, attempts=tried)
 
 
 def facts(first: int, count: int, at: int = AT) -> tuple[Fact, ...]:
     return tuple(Fact(seq, outcome(at)) for seq in range(first, first + count))
 
 
-class Play:
-    """A projector and what it has asked for."""
+class Conducted(Play):
+    """What a graph and a log may answer it."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
-        self.state, self.settings, self.now = State(), settings, 1_000.0
-        self.tell(Booted(1.0, "projector", "projector-1", "tta", "_INBOX_A.projector-1.x", "ID"))
-
-    def tell(self, message: Input) -> list[Effect]:
-        return step(self.state, message, self.settings)
+        super().__init__(settings)
 
     def opened(self, serving: Half = SERVING, building: Half | None = None, head: int = 9, fence: int = 3) -> Any:
         return self.tell(GraphOpened(self.now, fence, serving, building, "TTA_EVT", "e", 1, head))
@@ -73,15 +62,12 @@ class Play:
         last = first + count - 1
         return self.tell(LogRead(self.now, prefix, first - 1, facts(first, count, at), last, head, 1))
 
-    def ask(self, message: Any) -> list[Effect]:
-        return self.tell(Asked(self.now, "ask", "tta.ask.graph.x", "_INBOX.me", message))
-
     def status(self) -> GraphStatus:
         (sent,) = [one.message for one in self.ask(AskGraphStatus()) if isinstance(one, Send)]
         assert isinstance(sent, GraphStatus)
         return sent
 
-    def going_on(self) -> Play:
+    def going_on(self) -> Conducted:
         """At 7, the fold is known, a page of the log is on its way."""
         self.tell(EdgeReady(1.0, {}))
         self.opened()
@@ -95,7 +81,7 @@ def of(kind: Any, effects: list[Effect]) -> list[Any]:
 
 
 def test_without_a_graph_it_stands_idle_and_says_why() -> None:
-    play = Play(Settings(missing="pip install it"))
+    play = Conducted(Settings(missing="pip install it"))
     assert play.tell(EdgeReady(1.0, {})) == []
     assert (play.status().state, play.status().trouble) == ("off", "pip install it")
     (refused,) = play.ask(SumGraph())
@@ -103,11 +89,11 @@ def test_without_a_graph_it_stands_idle_and_says_why() -> None:
 
 
 def test_it_opens_the_graph_under_a_name_of_this_life() -> None:
-    assert Play().tell(EdgeReady(1.0, {})) == [OpenGraph("projector-1.ID", SETTINGS.lease_ms)]
+    assert Conducted().tell(EdgeReady(1.0, {})) == [OpenGraph("projector-1.ID", SETTINGS.lease_ms)]
 
 
 def test_an_empty_database_is_begun_and_serves_at_once() -> None:
-    play = Play()
+    play = Conducted()
     (begin,) = of(BeginHalf, play.opened(NOTHING))
     assert begin == BeginHalf("Pm", 3, "e", SETTINGS.schema())
     assert play.tell(HalfBegun(play.now, "Pm")) == [SwapHalves("Pm", 3, 0)]
@@ -115,13 +101,13 @@ def test_an_empty_database_is_begun_and_serves_at_once() -> None:
 
 
 def test_it_goes_on_where_the_graph_is() -> None:
-    play = Play()
+    play = Conducted()
     assert of(ReadCatalogue, play.opened()) == [ReadCatalogue("Pm", 7)]
     assert play.tell(CatalogueRead(play.now, "Pm", ())) == [ReadLog("Pm", 7, SETTINGS.read_at_once)]
 
 
 def test_it_reads_while_it_writes_and_writes_one_batch_at_a_time() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     write, read = play.read(8, 2)
     assert isinstance(write, WriteRows) and (write.have, write.upto, write.fence) == (7, 9, 3)
     assert read == ReadLog("Pm", 9, SETTINGS.read_at_once)
@@ -132,7 +118,7 @@ def test_it_reads_while_it_writes_and_writes_one_batch_at_a_time() -> None:
 
 
 def test_a_batch_ends_with_its_day() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     today, tomorrow = facts(8, 2), facts(10, 2, AT + DAY_MS)
     (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, (*today, *tomorrow), 11, 11, 1)))
     assert (write.upto, write.day, write.rows.sweep) == (9, 20_000, 0)
@@ -142,21 +128,21 @@ def test_a_batch_ends_with_its_day() -> None:
 
 
 def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     assert of(WriteRows, play.read(8, 1, head=8)) == []
     out = play.tell(Woke(play.now, "tick", 1))
     assert [one.upto for one in of(WriteRows, out)] == [8] and of(ReadLog, out) and of(Wake, out)
 
 
 def test_positions_without_a_fact_of_ours_move_on_too() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.tell(LogRead(play.now, "Pm", 7, (), 30, 30, 1))
     (write,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
     assert (write.have, write.upto, len(write.rows)) == (7, 30, 0)
 
 
 def test_the_lease_is_renewed_also_while_a_batch_takes_long() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     assert of(WriteRows, play.read(8, 2))
     play.now += SETTINGS.lease_ms / 2
     assert of(RenewLease, play.tell(Woke(play.now, "tick", 1))) == [RenewLease(3, SETTINGS.lease_ms)]
@@ -164,7 +150,7 @@ def test_the_lease_is_renewed_also_while_a_batch_takes_long() -> None:
 
 
 def test_after_any_trouble_all_is_forgotten_and_read_again() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.read(8, 2)
     assert in_hand(play.state) == 1
     (wake,) = play.tell(GraphTrouble(play.now, "gone"))
@@ -177,20 +163,20 @@ def test_after_any_trouble_all_is_forgotten_and_read_again() -> None:
 
 
 def test_who_does_not_hold_the_lease_waits() -> None:
-    play = Play()
+    play = Conducted()
     assert of(Wake, play.tell(GraphHeld(play.now, "projector-2.X", 5_000)))
     assert play.status().state == "held" and "projector-2.X" in play.status().trouble
 
 
 def test_a_log_that_cannot_be_read_is_asked_again_with_the_next_tick() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     assert play.tell(LogTrouble(play.now, "Pm", "bus_down")) == []
     assert play.status().trouble == "bus_down"
     assert of(ReadLog, play.tell(Woke(play.now, "tick", 1)))
 
 
 def rebuilt_by(half: Half, head: int = 9) -> list[Effect]:
-    return Play().opened(half, head=head)
+    return Conducted().opened(half, head=head)
 
 
 def test_another_log_another_schema_or_a_log_that_lost_events_is_another_graph() -> None:
@@ -201,7 +187,7 @@ def test_another_log_another_schema_or_a_log_that_lost_events_is_another_graph()
 
 
 def test_a_rebuild_goes_on_beside_the_one_that_serves_until_it_has_all() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     assert of(BeginHalf, play.ask(RebuildGraph())) == [BeginHalf("Pm2", 3, "e", SETTINGS.schema())]
     assert ReadLog("Pm2", 0, SETTINGS.read_at_once) in play.tell(HalfBegun(play.now, "Pm2"))
     (served,) = of(WriteRows, play.read(8, 2))
@@ -218,19 +204,19 @@ def test_a_rebuild_goes_on_beside_the_one_that_serves_until_it_has_all() -> None
 
 
 def test_a_half_that_was_being_built_is_gone_on_with() -> None:
-    play = Play()
+    play = Conducted()
     out = play.opened(SERVING, Half(prefix="Pm2", epoch="e", schema=SETTINGS.schema(), seq=4))
     assert of(ReadCatalogue, out) == [ReadCatalogue("Pm", 7), ReadCatalogue("Pm2", 4)] and not of(BeginHalf, out)
 
 
 def test_a_half_that_was_being_built_for_another_schema_is_begun_anew() -> None:
-    out = Play().opened(SERVING, Half(prefix="Pm2", epoch="e", schema="0", seq=4))
+    out = Conducted().opened(SERVING, Half(prefix="Pm2", epoch="e", schema="0", seq=4))
     assert [one.prefix for one in of(BeginHalf, out)] == ["Pm2"]
 
 
 def test_what_was_read_for_an_earlier_life_of_a_half_is_not_taken() -> None:
     """A slow answer of the log, to who wrote this half before it was swapped out, emptied and begun again."""
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.ask(RebuildGraph())
     play.tell(HalfBegun(play.now, "Pm2"))
     assert play.tell(LogRead(play.now, "Pm2", 40, facts(41, 2), 42, 42, 1)) == []
@@ -239,12 +225,12 @@ def test_what_was_read_for_an_earlier_life_of_a_half_is_not_taken() -> None:
 
 
 def test_a_half_that_was_left_half_empty_is_emptied_by_the_next() -> None:
-    assert of(EmptyHalf, Play().opened(SERVING)) == [EmptyHalf("Pm2", 3)]
+    assert of(EmptyHalf, Conducted().opened(SERVING)) == [EmptyHalf("Pm2", 3)]
 
 
 def test_a_rebuild_ends_on_a_busy_log_with_a_slow_graph() -> None:
     """A batch takes longer than a tick, so there is always something that was folded and is not written."""
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.ask(RebuildGraph())
     play.tell(HalfBegun(play.now, "Pm2"))
     head, orders = 20, play.read(1, 20, head=20, prefix="Pm2")
@@ -264,20 +250,20 @@ def test_a_rebuild_ends_on_a_busy_log_with_a_slow_graph() -> None:
 
 
 def test_opened_twice_forgets_what_was_under_way() -> None:
-    play = Play()
+    play = Conducted()
     play.opened(NOTHING)
     assert of(BeginHalf, play.opened(NOTHING, fence=4)), "the edge has ended the first order"
 
 
 def test_who_waits_for_a_sum_hears_of_the_end() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.ask(SumGraph())
     (said,) = [one.message for one in of(Send, play.tell(Stopping(play.now)))]
     assert isinstance(said, Failed)
 
 
 def test_nothing_is_written_while_the_sum_is_made() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.read(8, 2)
     assert of(SumHalf, play.ask(SumGraph())) == [], "a batch is on its way"
     assert of(SumHalf, play.tell(RowsWritten(play.now, "Pm", 9))) == [SumHalf("Pm")]
@@ -289,26 +275,26 @@ def test_nothing_is_written_while_the_sum_is_made() -> None:
 
 
 def test_who_waits_for_a_sum_hears_of_the_trouble() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.ask(SumGraph())
     (said,) = [one.message for one in of(Send, play.tell(GraphTrouble(play.now, "gone")))]
     assert isinstance(said, Failed) and "gone" in said.text
 
 
 def test_gaps_that_retention_left_are_counted() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.tell(LogRead(play.now, "Pm", 7, facts(100, 2), 101, 101, 100))
     assert play.status().gaps == 92
 
 
 def test_a_stop_waits_for_nothing() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.read(8, 2)
     assert play.tell(Stopping(play.now)) == [] and not in_hand(play.state)
 
 
 def test_lag_is_told_in_events_and_seconds() -> None:
-    play = Play().going_on()
+    play = Conducted().going_on()
     play.now = AT + 5_000.0
     play.read(8, 2, head=50)
     play.tell(RowsWritten(play.now, "Pm", 9))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec.structs import replace
 
-from tests.actors.projector.test_conduct import AT, outcome
-from understudy.actors.projector.core import Settings, State, step
+from tests.actors.projector.play import AT, NOTHING, Play, outcome
+from understudy.actors.projector.core import Settings, State
 from understudy.actors.projector.rows import Rows
 from understudy.messages.buckets import DAY_MS
 from understudy.messages.generate import Failed
@@ -42,10 +42,9 @@ from understudy.messages.graph import (
     SwapHalves,
     WriteRows,
 )
-from understudy.messages.step import Asked, Booted, EdgeReady, Effect, Input, Send, Stopping, Wake, Woke
+from understudy.messages.step import EdgeReady, Effect, Input, Send, Stopping, Wake, Woke
 
 SMALL = Settings(uri="bolt://here", read_at_once=7, rows_at_once=3)
-NOTHING = Half(prefix="")
 
 
 @dataclass
@@ -99,13 +98,20 @@ class Projecting(RuleBasedStateMachine):
 
     def live(self) -> None:
         """A process that has just been started."""
-        self.state, self.orders, self.wakes = State(), list[Effect](), dict[str, Wake]()
+        self.play = Play(self.settings, self.now, life=f"{self.now}")
+        self.orders, self.wakes = list[Effect](), dict[str, Wake]()
         self.sums = 0
-        self.tell(Booted(self.now, "projector", "projector-1", "tta", "_INBOX_A.projector-1.x", f"{self.now}"))
         self.tell(EdgeReady(self.now, {}))
 
+    @property
+    def state(self) -> State:
+        return self.play.state
+
     def tell(self, message: Input) -> None:
-        for effect in step(self.state, message, self.settings):
+        self.take(self.play.tell(message))
+
+    def take(self, effects: list[Effect]) -> None:
+        for effect in effects:
             match effect:
                 case Wake():
                     self.wakes[effect.key] = effect
@@ -241,7 +247,8 @@ class Projecting(RuleBasedStateMachine):
     def asked(self, ask: Any, then: int) -> None:
         """Refused, where there is no graph; a rebuild is answered with how it stands."""
         self.sums += isinstance(ask, SumGraph) or self.state.place is None
-        self.tell(Asked(self.now, "ask", "tta.ask.graph.x", "_INBOX.me", ask))
+        self.play.now = self.now
+        self.take(self.play.ask(ask))
         self.goes_well(then, True)
 
     # --- and what has to come of it --------------------------------------------------------------------------------

@@ -160,8 +160,10 @@ def home(name: HomeName) -> Generator[Home]:
 
 
 def until_answers(server: Home) -> None:
-    """Its database answers a statement (the port opens earlier)."""
+    """Its database answers a statement (the port opens earlier). Raises one of `BoltError` when it never does."""
     from neo4j import GraphDatabase
+
+    from understudy.actors.projector.bolt import BoltError
 
     until = time.monotonic() + START_S
     auth = (server.user, server.password) if server.user else None
@@ -170,7 +172,7 @@ def until_answers(server: Home) -> None:
             with GraphDatabase.driver(server.uri, auth=auth, notifications_min_severity="OFF") as driver:
                 driver.execute_query("RETURN 1", database_=server.database)
             return
-        except Exception:
+        except BoltError:  # nobody listens yet, hangs up in the middle, or does not have the database yet
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
