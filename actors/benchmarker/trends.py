@@ -18,7 +18,7 @@ METHODS = {
     "changes": "seeded binary segmentation of hourly values without their daily profile (Kovacs and others 2023), 5 "
     "standard errors apart and by at least 20 %, 2 points or 0.05; latency as logarithm, shares as arcsine (Anscombe "
     "1948)",
-    "slopes": "weighted least squares over days, interval from the residuals; from 4 days on",
+    "slopes": "weighted least squares over days, interval from the residuals (Student's t); from 4 days on",
     "drifts": "hour by hour: CUSUM of log-likelihood ratios (Page 1954) against the levels of the tasks and the hour "
     "of the day",
 }

@@ -92,3 +92,45 @@ def test_an_unknown_model_or_task_is_refused_with_its_path_and_what_there_is() -
         assert "a, b, c" in failed.text
     failed = bench.ask(CompareModels(task="z"))
     assert isinstance(failed, Failed) and (failed.code, failed.path) == ("unknown_task", "$.task")
+
+
+def rated(bench: Bench, model: str, ratings: list[float], hours: int) -> None:
+    """Eight judgements an hour."""
+    for n in range(8 * hours):
+        at_ms = (H0 + n // 8) * HOUR_MS + n % 8
+        bench.happen(FeedbackGiven(at_ms=at_ms, run_id="r", rating=ratings[n % len(ratings)], model=model, task="t"))
+
+
+def test_hours_without_any_praise_do_not_make_a_difference_significant() -> None:
+    """Thumbs, nearly all of them down: 2 of 40 beside 6 of 40 is what chance does."""
+    bench = Bench()
+    rated(bench, "a", [*[0.0] * 38, 1.0, 1.0], 5)
+    rated(bench, "b", [*[0.0] * 15, 1.0, 1.0, *[0.0] * 20, 1.0, 1.0, 1.0], 5)
+    (pair,) = bench.compare().pairs
+    assert pair.p is not None and not pair.significant, pair
+
+
+def test_judgements_that_never_vary_are_compared_with_those_that_do() -> None:
+    bench = Bench()
+    rated(bench, "a", [1.0], 6)
+    rated(bench, "b", [0.5, 0.3, 0.4], 6)
+    (pair,) = bench.compare().pairs
+    assert pair.significant and pair.better == "a"
+    never = Bench()
+    rated(never, "a", [1.0], 5)
+    rated(never, "b", [0.5], 5)
+    (pair,) = never.compare().pairs
+    assert pair.p == 2 / 252  # five hours of ten are these five, or the other five
+    rated(never, "c", [0.5], 5)
+    equal = next(pair for pair in never.compare().pairs if {pair.better, pair.worse} == {"b", "c"})
+    assert equal.p == 1.0 and not equal.significant
+
+
+def test_forty_fast_answers_do_not_say_that_95_of_100_are() -> None:
+    bench = Bench()
+    bench.tell([*hourly(H0, "a", 40), *hourly(H0, "b", 40, ms=9_000), *hourly(H0, "c", 100)])
+    found = {one.model: one for one in bench.compare().models}
+    a = found["a"].p95_ms
+    assert a is not None and a.low is not None and a.high is None
+    words = {model: one.verdicts["max_response_ms"] for model, one in found.items()}
+    assert words == {"a": "undecided", "b": "fails", "c": "ok"}
