@@ -21,6 +21,8 @@ Direction = Literal["worse", "recovered", "settled"]
 
 LEAST_SHARE = 0.002
 """A share that never was is still expected so often: no history is long enough for never."""
+HOPELESS = 0.9
+"""A share (of failures, of what is missing to 1) that is expected to be higher has no room to get worse."""
 SPREAD = 0.05
 """Hours differ by so much (in logarithms of latency) that no number of calls takes away."""
 CYCLE_CALLS = 10.0
@@ -227,6 +229,8 @@ class _Look(NamedTuple):
         """The log-likelihood ratio of this hour: worse by `shift`, against as expected."""
         if self.figure == "latency_ms":
             return shift * (self._ratio() - shift / 2) / self._variance(noise)
+        if self.expected > HOPELESS * self.n:
+            return 0.0
         p0 = self._share()
         p1 = min(0.98, p0 + shift)
         good = self.n - self.total
@@ -240,7 +244,7 @@ class _Look(NamedTuple):
         return min(WORST_DISPERSION, (self.total - self.n * p0) ** 2 / (self.n * p0 * (1 - p0)))
 
     def _share(self) -> float:
-        return min(0.9, max(LEAST_SHARE, self.expected / self.n))
+        return min(HOPELESS, max(LEAST_SHARE, self.expected / self.n))
 
     def _ratio(self) -> float:
         return log(self.total / self.expected)

@@ -143,6 +143,15 @@ def test_one_odd_hour_is_no_drift_unless_it_is_overwhelming() -> None:
     assert (after(18), after(40)) == ("", "worse")
 
 
+@pytest.mark.parametrize("figure", ["error_ratio", "score"])
+@pytest.mark.parametrize("share", [0.97, 1.0])
+def test_what_has_always_been_as_bad_as_can_be_does_not_get_worse(figure: Figure, share: float) -> None:
+    one, luck = Detector(), random.Random(4)
+    for hour in range(400):
+        bad = sum(luck.random() < share for _ in range(100))
+        assert one.observe(figure, H0 + hour, [Cell("t", 100, bad)], PLAN) is None, hour
+
+
 def test_what_stays_so_for_a_week_is_what_is_expected_then() -> None:
     bench = Bench()
     steady(bench, WARM)
