@@ -138,6 +138,12 @@ class Detector(msgspec.Struct, omit_defaults=True):
         of = self.cycle[hour % 24]
         return (of.total + CYCLE_CALLS) / (of.n + CYCLE_CALLS)
 
+    def usual(self, figure: Figure) -> float:
+        """What is expected per observation, over all tasks; 0 of nothing."""
+        n = sum(level.n for level in self.levels.values())
+        mean = sum(level.total for level in self.levels.values()) / n if n else 0.0
+        return 1 - mean if figure == "score" and n else mean
+
     def _learn(self, look: _Look, expected: float) -> None:
         latency = look.figure == "latency_ms"
         weight = float(look.n) if latency else expected

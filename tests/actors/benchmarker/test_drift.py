@@ -231,6 +231,23 @@ def test_an_announcement_that_the_log_refused_is_made_again_under_the_same_id() 
     assert second.msg_id == first.msg_id == f"drifted.a.latency_ms.{H0 + WARM}.worse"
 
 
+def test_what_the_log_calls_worse_is_taken_back_once_where_its_hours_are_no_longer_in_the_log() -> None:
+    """As after a new start without a snapshot, of a log whose retention has taken the time before."""
+    kept = drifted(live=True).log
+    rest = kept[kept.index(next(e for e in kept if isinstance(e, ModelDrifted))) :]
+    again = Bench(live=False)
+    again.tell(rest)
+    again.feed(CaughtUp(again.now, again.seq))
+    again.feed(Woke(again.now, core.SWEEP, 0))
+    assert [(e.figure, e.direction, e.n) for e in again.said] == [("latency_ms", "settled", 0)]
+    assert round(again.said[0].after, -2) == 3_000
+    nothing = Bench(live=False)
+    nothing.tell(rest[:1])
+    nothing.feed(CaughtUp(nothing.now, nothing.seq))
+    nothing.feed(Woke(nothing.now, core.SWEEP, 0))
+    assert [(e.model, e.direction) for e in nothing.said] == [("a", "settled")]
+
+
 def test_the_fold_is_the_same_whoever_was_live_while_it_happened() -> None:
     live, later = drifted(live=True), Bench(live=False)
     later.tell(live.log[1:])
