@@ -9,7 +9,16 @@ from math import comb, inf, isclose, log
 from understudy.actors.benchmarker import stats
 from understudy.actors.benchmarker.history import History
 from understudy.messages.buckets import HOUR_MS, Bucket
-from understudy.messages.comparison import CompareModels, Comparison, Figure, Measure, ModelFigures, Pair, Verdict
+from understudy.messages.comparison import (
+    CompareModels,
+    Comparison,
+    Figure,
+    Measure,
+    ModelFigures,
+    Pair,
+    Trends,
+    Verdict,
+)
 from understudy.messages.money import usd_of
 from understudy.messages.topology import Thresholds
 
@@ -55,10 +64,15 @@ def _put(sums: dict[int, tuple[float, int]], hour: int, total: float, n: int) ->
     sums[hour] = (before[0] + total, before[1] + n)
 
 
+def hours_of(ask: CompareModels | Trends, now_ms: float) -> tuple[int, int]:
+    """The first hour of a window, and that behind its last; what ends with an hour takes nothing of the next."""
+    end = -(-(ask.until_ms if ask.until_ms is not None else int(now_ms)) // HOUR_MS)
+    return end - -(-ask.window_ms // HOUR_MS), end
+
+
 def answer(history: History, ask: CompareModels, now_ms: float) -> Comparison:
     """Everything that is asked for: whole hours, the last one perhaps not over yet."""
-    end = (ask.until_ms if ask.until_ms is not None else int(now_ms)) // HOUR_MS + 1
-    first = end - -(-ask.window_ms // HOUR_MS)
+    first, end = hours_of(ask, now_ms)
     wanted = ask.models or sorted(history.seen())
     sides = [Side(model, history, ask, first, end) for model in wanted]
     sides = [side for side in sides if side.all.n or side.all.score_n or ask.models]

@@ -84,6 +84,17 @@ def test_a_window_and_a_task_are_kept_to() -> None:
     assert [one.model for one in bench.compare(until_ms=(H0 + 1) * HOUR_MS).models] == ["a"]
 
 
+def test_a_window_that_ends_with_an_hour_takes_nothing_of_the_next() -> None:
+    bench = Bench()
+    bench.tell([*hourly(H0, "a", 3), *hourly(H0 + 1, "a", 5), *hourly(H0 + 2, "a", 7)])
+    until_ms = (H0 + 2) * HOUR_MS
+    for asked, right in ((until_ms, 5), (until_ms + 1, 7), (until_ms - 1, 5)):
+        found = bench.compare(until_ms=asked, window_ms=HOUR_MS)
+        assert (found.models[0].attempts, found.until_ms - found.from_ms) == (right, HOUR_MS)
+        (trend,) = bench.trends(until_ms=asked, window_ms=HOUR_MS).models
+        assert [point.n for point in trend.points] == [right]
+
+
 def test_an_unknown_model_or_task_is_refused_with_its_path_and_what_there_is() -> None:
     bench = two(1, 1, hours=1)
     for ask in (CompareModels(models=("a", "z")), Trends(models=("a", "z"))):

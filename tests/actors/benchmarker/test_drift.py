@@ -205,6 +205,19 @@ def test_what_came_and_went_unsaid_is_not_announced_but_stands_in_the_trends() -
     ]
 
 
+def test_trends_of_a_window_tell_of_the_drift_in_it() -> None:
+    bench = drifted(live=True)
+    steady(bench, 24, H0 + WARM + 6)
+    for end, hours, right in (
+        (WARM + 30, 8, []),
+        (WARM, 40, []),
+        (WARM + 4, 2, ["worse"]),  # it was found before, and lasts
+        (WARM + 30, 60, ["worse", "recovered"]),
+    ):
+        found = bench.trends(until_ms=(H0 + end) * HOUR_MS, window_ms=hours * HOUR_MS).models[0].drifts
+        assert [one.direction for one in found] == right, (end, hours)
+
+
 def test_a_quiet_log_closes_no_hour_but_the_clock_does() -> None:
     bench = Bench()
     steady(bench, WARM)
