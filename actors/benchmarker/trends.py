@@ -27,6 +27,7 @@ METHODS = {
 FIGURES: tuple[Figure, ...] = ("latency_ms", "error_ratio", "score")
 LEAST: dict[Figure, float] = {"latency_ms": log(1.2), "error_ratio": 0.02, "score": 0.05}
 """Changes of level that are smaller are not worth a word, however sure they are."""
+SURE = stats.two_sided(changes.SPLIT)
 LEAST_A_DAY: dict[Figure, float] = {"latency_ms": 0.005, "error_ratio": 0.0005, "score": 0.002}
 
 
@@ -144,10 +145,20 @@ def _changes(figure: Figure, hours: dict[int, Bucket]) -> list[ChangePoint]:
         sums = [parts(figure, hours[one.hour]) for one in found[first:end]]
         return sum(total for total, _ in sums) / sum(n for _, n in sums)
 
+    def sure(first: int, at: int, end: int) -> bool:
+        """Also by the sums alone: the arcsine of an hour with few calls is drawn to the middle, so that more calls
+        would look like fewer errors."""
+        (a, n), (b, m) = (
+            [sum(one) for one in zip(*(parts(figure, hours[h.hour]) for h in part), strict=True)]
+            for part in (found[first:at], found[at:end])
+        )
+        return stats.proportions(a, int(n), b, int(m)) <= SURE
+
     def matters(first: int, at: int, end: int) -> bool:
         if figure == "latency_ms":
             return abs(changes.mean(flat[first:at]) - changes.mean(flat[at:end])) >= LEAST[figure]
-        return abs(level(first, at) - level(at, end)) >= LEAST[figure]
+        before, after = level(first, at), level(at, end)
+        return abs(before - after) >= LEAST[figure] and sure(first, at, end)
 
     found_at = changes.splits(flat, matters)
     edges = [0, *(one.at for one in found_at), len(found)]
