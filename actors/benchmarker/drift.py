@@ -114,7 +114,7 @@ class Detector(msgspec.Struct, omit_defaults=True):
 
     def observe(self, figure: Figure, hour: int, cells: list[Cell], plan: DriftPlan) -> Found | None:
         """One closed hour, in order. What was found with it, if anything."""
-        if self.first_h < 0:
+        if self.first_h < 0 or hour < self.first_h:
             self.first_h = hour
         known = [c for c in cells if c.n and c.key in self.levels and self.levels[c.key].n >= plan.least_calls]
         n, total = sum(c.n for c in known), sum(c.total for c in known)
