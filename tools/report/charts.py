@@ -159,7 +159,7 @@ def _bars(axes: Any, panel: Panel, names: Sequence[str]) -> None:
     if panel.limit is not None and panel.limit <= top:
         axes.axvline(panel.limit, linewidth=1.2, linestyle="--").set_gid("ink")
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     axes.set_xlim(0, top * 1.28 if panel.top == 1 else top * 1.12)
     axes.locator_params(axis="x", nbins=4)
     if panel.top == 1:
