@@ -231,6 +231,21 @@ def test_a_quiet_log_closes_no_hour_but_the_clock_does() -> None:
     assert [(e.figure, e.direction) for e in bench.said] == [("latency_ms", "worse")]
 
 
+def test_what_is_announced_after_days_of_silence_is_neither_repeated_nor_taken_back() -> None:
+    """Its own fact is alone so far ahead of all before, and closes no hour yet."""
+    bench = Bench(live=False)
+    steady(bench, WARM)
+    bench.tell(hourly(H0 + WARM, "a", 60, 1, ms=9_000))
+    bench.now += 3 * 24 * HOUR_MS
+    bench.feed(CaughtUp(bench.now, bench.seq))
+    for n in range(3):
+        bench.feed(Woke(bench.now + 30_000 * n, core.SWEEP, n))
+    bench.tell(ended(int(bench.now) + n, ("b", "ok", 5.0)) for n in range(5))
+    bench.feed(Woke(bench.now + 120_000, core.SWEEP, 9))
+    assert [(e.figure, e.direction) for e in bench.said] == [("latency_ms", "worse")]
+    assert bench.state.history.closed_h > H0 + WARM
+
+
 def test_an_announcement_that_the_log_refused_is_made_again_under_the_same_id() -> None:
     bench = drifted(live=False)
     out = core.step(bench.state, CaughtUp(bench.now, bench.seq), bench.settings)
