@@ -226,8 +226,9 @@ class ModelDrifted(Event, tag="model.drifted.v1", frozen=True, kw_only=True):
     """A model's figures have changed for worse (or `recovered`), by the outcomes of whole hours up to `until_ms`.
 
     `since_ms`: the beginning of the hour in which the change began; `before` and `after`: the figure then and now.
-    `settled`: it has been so for so long that it is what is expected now. `before` is what its tasks and hours let
-    expect, so that more of a slow task is no drift.
+    `settled`: it has been so for so long that it is what is expected now, or (with `n` 0) the log no longer has the
+    hours that it was found in. `before` is what its tasks and hours let expect, so that more of a slow task is no
+    drift.
     """
 
     model: ModelId

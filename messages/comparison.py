@@ -38,7 +38,8 @@ class CompareModels(Ask, tag="benchmark.compare.v1", frozen=True, kw_only=True):
 
 
 class Measure(Part, frozen=True, kw_only=True):
-    """A figure of `n` attempts or judgements, with its 95 % interval where there are enough for one."""
+    """A figure of `n` attempts or judgements, with its 95 % interval where there are enough for one; `low` alone:
+    nothing is known of how high it may be."""
 
     value: float
     n: Count

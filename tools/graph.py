@@ -34,7 +34,7 @@ from understudy.messages.buckets import quantile_ms
 from understudy.messages.generate import Failed
 from understudy.messages.graph import AskGraphStatus, GraphStatus, GraphSum, RebuildGraph, SumGraph
 from understudy.messages.wire import decode, encode
-from understudy.tools.common import add_connection, complain, run_file, show, since_s, with_client
+from understudy.tools.common import add_connection, complain, duration_s, run_file, show, with_client
 
 ORDERS: dict[str, tuple[type[Ask], str]] = {
     "status": (AskGraphStatus, "graph.status"),
@@ -43,6 +43,8 @@ ORDERS: dict[str, tuple[type[Ask], str]] = {
 }
 WORDS = ("questions", "cypher", "shell-uri")
 SUM_S = 300.0
+MOST = 10**15
+"""Of a number that is given to a question: far within the 64 bits of a graph, and no NaN."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +71,14 @@ def run(args: argparse.Namespace) -> int:
         return with_client(args, lambda client: _order(client, args), operator=True)
     if args.what == "questions":
         return _list(args)
+    if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
+        return complain("unknown_format", f"--plot {args.plot}: end its name with .png or .svg", args)
+    try:
+        home = _home(args)
+    except OSError as error:
+        return complain("unreadable", f"--password-file {error.filename}: {error.strerror}", args)
     if args.what == "cypher":
-        return _cypher(args)
-    home = _home(args)
+        return _cypher(home, args)
     if home["missing"]:
         return complain("no_graph", home["missing"], args)
     if args.what == "shell-uri":
@@ -147,16 +154,18 @@ def documented() -> str:
     return "\n".join(found)
 
 
-def _cypher(args: argparse.Namespace) -> int:
+def _cypher(home: dict[str, Any], args: argparse.Namespace) -> int:
     if not args.of:
         print(documented())
         return 0
     if args.of not in QUESTIONS:
         return complain("unknown_question", f"{args.of}; name one of {', '.join(QUESTIONS)}", args)
-    found = run_file(args.state) or {}
-    home = found.get("graph") or {}
-    prefix = "Pm" if not home or home.get("missing") else asyncio.run(_prefix(home)) or "Pm"
     given = _parameters(QUESTIONS[args.of], args)
+    try:
+        prefix = "" if home["missing"] else asyncio.run(_prefix(home))
+    except _bolt_errors() as error:
+        return complain("graph_down", f"{type(error).__name__}: {str(error)[:200]}", args)
+    prefix = prefix or "Pm"  # as a graph begins
     if args.json:
         show({"cypher": of(QUESTIONS[args.of].cypher, prefix), "parameters": given})
     else:
@@ -202,19 +211,20 @@ def _parameters(question: Question, args: argparse.Namespace) -> dict[str, Any]:
         except ValueError:
             print(f"--set {text}: {key} is {type(found[key]).__name__}, as in {found[key]}", file=sys.stderr)
             sys.exit(2)
+        if not isinstance(found[key], str) and not 0 <= found[key] <= MOST:
+            print(f"--set {text}: {key} is a number from 0 to {MOST:g}", file=sys.stderr)
+            sys.exit(2)
     until = (int(time.time() * 1000) // HOUR + 1) * HOUR
-    hours = max(1, -(-since_s(args.window) // 3600))
-    return {**found, "from": until - hours * HOUR, "to": until}
+    hours = max(1, -(-duration_s(args.window, "--window") // 3600))
+    return {**found, "from": max(0, until - hours * HOUR), "to": until}
 
 
 def _question(home: dict[str, Any], args: argparse.Namespace) -> int:
     question = QUESTIONS[args.what]
     given = _parameters(question, args)
-    from understudy.actors.projector.bolt import BoltError
-
     try:
         rows = asyncio.run(_rows(home, question, given))
-    except BoltError as error:
+    except _bolt_errors() as error:
         return complain("graph_down", f"{type(error).__name__}: {str(error)[:200]}", args)
     if rows is None:
         return complain("no_graph", "nothing has been projected there yet; see `understudy graph`", args)
@@ -225,6 +235,15 @@ def _question(home: dict[str, Any], args: argparse.Namespace) -> int:
     else:
         print(_table(question, rows))
     return 0
+
+
+def _bolt_errors() -> tuple[type[Exception], ...]:
+    """What the driver raises, where there is one."""
+    if importlib.util.find_spec("neo4j") is None:
+        return ()
+    from understudy.actors.projector.bolt import BoltError
+
+    return BoltError
 
 
 async def _rows(home: dict[str, Any], question: Question, given: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -293,5 +312,7 @@ def _plot(args: argparse.Namespace, question: Question, rows: list[dict[str, Any
         draw(args.what, question.about, rows, args.plot)
     except ModuleNotFoundError:
         return complain("no_plots", "matplotlib is not installed: pip install 'understudy[analysis]'", args)
+    except OSError as error:
+        return complain("unwritable", f"--plot {args.plot}: {error.strerror}", args)
     print(args.plot)
     return 0

@@ -17,7 +17,7 @@ from math import asin, ceil, sqrt
 from statistics import median
 from typing import NamedTuple
 
-from understudy.actors.benchmarker.stats import Z
+from understudy.actors.benchmarker.stats import Z, student
 
 DAY_H = 24
 SPLIT = 5.0
@@ -150,7 +150,8 @@ def _confirmed(line: _Line, found: list[Split], length: int, matters: Matters) -
 
 
 def slope(samples: Sequence[tuple[float, float, float]]) -> tuple[float, float, float] | None:
-    """Weighted least squares over (x, value, weight), with the 95 % interval of residuals; None for fewer than 4."""
+    """Weighted least squares over (x, value, weight), with the 95 % interval of residuals (Student's t); None for
+    fewer than 4."""
     if len(samples) < 4:
         return None
     total = sum(w for _, _, w in samples)
@@ -160,5 +161,5 @@ def slope(samples: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
         return None
     per_x = sum(w * (x - x0) * (y - y0) for x, y, w in samples) / xx
     left = sum(w * (y - y0 - per_x * (x - x0)) ** 2 for x, y, w in samples) / (len(samples) - 2)
-    half = Z * sqrt(left / xx)
+    half = student(Z, len(samples) - 2) * sqrt(left / xx)
     return per_x, per_x - half, per_x + half

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import log
+from math import comb, inf, isclose, log
 
 from understudy.actors.benchmarker import stats
 from understudy.actors.benchmarker.history import History
 from understudy.messages.buckets import HOUR_MS, Bucket
-from understudy.messages.comparison import CompareModels, Comparison, Figure, Measure, ModelFigures, Pair, Verdict
+from understudy.messages.comparison import (
+    CompareModels,
+    Comparison,
+    Figure,
+    Measure,
+    ModelFigures,
+    Pair,
+    Trends,
+    Verdict,
+)
 from understudy.messages.money import usd_of
 from understudy.messages.topology import Thresholds
 
@@ -55,10 +64,15 @@ def _put(sums: dict[int, tuple[float, int]], hour: int, total: float, n: int) ->
     sums[hour] = (before[0] + total, before[1] + n)
 
 
+def hours_of(ask: CompareModels | Trends, now_ms: float) -> tuple[int, int]:
+    """The first hour of a window, and that behind its last; what ends with an hour takes nothing of the next."""
+    end = -(-(ask.until_ms if ask.until_ms is not None else int(now_ms)) // HOUR_MS)
+    return end - -(-ask.window_ms // HOUR_MS), end
+
+
 def answer(history: History, ask: CompareModels, now_ms: float) -> Comparison:
     """Everything that is asked for: whole hours, the last one perhaps not over yet."""
-    end = (ask.until_ms if ask.until_ms is not None else int(now_ms)) // HOUR_MS + 1
-    first = end - -(-ask.window_ms // HOUR_MS)
+    first, end = hours_of(ask, now_ms)
     wanted = ask.models or sorted(history.seen())
     sides = [Side(model, history, ask, first, end) for model in wanted]
     sides = [side for side in sides if side.all.n or side.all.score_n or ask.models]
@@ -107,9 +121,8 @@ def _figures(side: Side, history: History) -> ModelFigures:
 def _measure(found: stats.Range | None, n: int) -> Measure | None:
     if found is None:
         return None
-    if n < LEAST or found.low is None or found.high is None:
-        return Measure(value=round(found.value, 6), n=n)
-    return Measure(value=round(found.value, 6), n=n, low=round(found.low, 6), high=round(found.high, 6))
+    low, high = (None if end is None or n < LEAST else round(end, 6) for end in (found.low, found.high))
+    return Measure(value=round(found.value, 6), n=n, low=low, high=high)
 
 
 def verdicts(
@@ -127,11 +140,12 @@ def verdicts(
 
 
 def _verdict(one: Measure, threshold: float, *, higher: bool) -> Verdict:
-    if one.n < LEAST or one.low is None or one.high is None:
+    if one.n < LEAST or one.low is None:
         return "too_few"
-    if one.low >= threshold if higher else one.high <= threshold:
+    high = inf if one.high is None else one.high
+    if one.low >= threshold if higher else high <= threshold:
         return "ok"
-    return "fails" if (one.high < threshold if higher else one.low > threshold) else "undecided"
+    return "fails" if (high < threshold if higher else one.low > threshold) else "undecided"
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
@@ -162,9 +176,15 @@ def _p(a: Side, b: Side, figure: Figure) -> float | None:
         return stats.proportions(a.all.err, a.judged, b.all.err, b.judged)
     x, y = (a.latency, b.latency) if figure == "latency_ms" else (a.score, b.score)
     assert x is not None and y is not None
-    if not (x.se and y.se and x.value > 0 and y.value > 0):
+    if not (x.blocks and y.blocks):
         return None
-    return stats.two_sided((log(x.value) - log(y.value)) / (x.se**2 + y.se**2) ** 0.5)
+    if not (x.se or y.se):  # all hours are alike: what is left is how rarely they would be sorted so by chance
+        return 1.0 if isclose(x.value, y.value) else 2 / comb(x.blocks + y.blocks, x.blocks)
+    if figure == "score":
+        return stats.welch(x.value - y.value, x.se, x.blocks, y.se, y.blocks)
+    if not (x.log_se or y.log_se) or min(x.value, y.value) <= 0:
+        return None
+    return stats.welch(log(x.value) - log(y.value), x.log_se, x.blocks, y.log_se, y.blocks)
 
 
 SAYS: dict[Figure, str] = {

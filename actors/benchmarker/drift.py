@@ -21,6 +21,8 @@ Direction = Literal["worse", "recovered", "settled"]
 
 LEAST_SHARE = 0.002
 """A share that never was is still expected so often: no history is long enough for never."""
+HOPELESS = 0.9
+"""A share (of failures, of what is missing to 1) that is expected to be higher has no room to get worse."""
 SPREAD = 0.05
 """Hours differ by so much (in logarithms of latency) that no number of calls takes away."""
 CYCLE_CALLS = 10.0
@@ -112,7 +114,7 @@ class Detector(msgspec.Struct, omit_defaults=True):
 
     def observe(self, figure: Figure, hour: int, cells: list[Cell], plan: DriftPlan) -> Found | None:
         """One closed hour, in order. What was found with it, if anything."""
-        if self.first_h < 0:
+        if self.first_h < 0 or hour < self.first_h:
             self.first_h = hour
         known = [c for c in cells if c.n and c.key in self.levels and self.levels[c.key].n >= plan.least_calls]
         n, total = sum(c.n for c in known), sum(c.total for c in known)
@@ -135,6 +137,12 @@ class Detector(msgspec.Struct, omit_defaults=True):
         """What the hour of the day does to the figure."""
         of = self.cycle[hour % 24]
         return (of.total + CYCLE_CALLS) / (of.n + CYCLE_CALLS)
+
+    def usual(self, figure: Figure) -> float:
+        """What is expected per observation, over all tasks; 0 of nothing."""
+        n = sum(level.n for level in self.levels.values())
+        mean = sum(level.total for level in self.levels.values()) / n if n else 0.0
+        return 1 - mean if figure == "score" and n else mean
 
     def _learn(self, look: _Look, expected: float) -> None:
         latency = look.figure == "latency_ms"
@@ -227,6 +235,8 @@ class _Look(NamedTuple):
         """The log-likelihood ratio of this hour: worse by `shift`, against as expected."""
         if self.figure == "latency_ms":
             return shift * (self._ratio() - shift / 2) / self._variance(noise)
+        if self.expected > HOPELESS * self.n:
+            return 0.0
         p0 = self._share()
         p1 = min(0.98, p0 + shift)
         good = self.n - self.total
@@ -240,7 +250,7 @@ class _Look(NamedTuple):
         return min(WORST_DISPERSION, (self.total - self.n * p0) ** 2 / (self.n * p0 * (1 - p0)))
 
     def _share(self) -> float:
-        return min(0.9, max(LEAST_SHARE, self.expected / self.n))
+        return min(HOPELESS, max(LEAST_SHARE, self.expected / self.n))
 
     def _ratio(self) -> float:
         return log(self.total / self.expected)

@@ -21,6 +21,8 @@ from understudy.messages.known import Known
 from understudy.messages.topology import Thresholds
 
 DAY_H = DAY_MS // HOUR_MS
+ODD = 3
+"""So many facts in a row make a jump of the clock one that is believed."""
 
 
 class _Packed(Bucket, array_like=True):
@@ -68,6 +70,7 @@ class History(msgspec.Struct):
 
     seq: int = 0
     now_ms: int = 0  # of the newest fact
+    odd: int = 0  # so many facts in a row were a day ahead of that, or (negative) behind it
     closed_h: int = -1  # up to this hour all are closed
     pruned_h: int = 0  # nothing is kept from before
     checked_h: int = 0  # when that was looked at
@@ -90,7 +93,7 @@ class History(msgspec.Struct):
         if seq <= self.seq:
             return False
         self.seq = seq
-        if event.at_ms > self.now_ms:
+        if self._believed(event.at_ms):
             self.now_ms = event.at_ms
             self.close(self.now_ms - grace_ms, plan)
         match event:
@@ -108,6 +111,22 @@ class History(msgspec.Struct):
                     self.known.apply(seq, event)
         self.runs.apply(seq, event)
         return True
+
+    def _believed(self, at_ms: int) -> bool:
+        """Is it as late as that? One fact a day from all before may be of a clock that is wrong: it takes `ODD`. A
+        clock that was wrong and is set back opens the hours again, and what is old by it is not forgotten for a day."""
+        side = (at_ms > self.now_ms + DAY_MS) - (at_ms < self.now_ms - DAY_MS) if self.now_ms else 0
+        if side:
+            self.odd = side + (self.odd if side * self.odd > 0 else 0)
+            if abs(self.odd) < ODD:
+                return False
+        self.odd = 0
+        hour = at_ms // HOUR_MS
+        if side < 0:
+            self.closed_h, self.pruned_h = hour - 1, min(self.pruned_h, hour)
+        if side:
+            self.checked_h = hour
+        return side < 0 or at_ms > self.now_ms
 
     def _count(self, event: RequestEnded | OutcomeBrief | FeedbackGiven | BenchmarkMeasured) -> None:
         hour = event.at_ms // HOUR_MS
@@ -138,7 +157,10 @@ class History(msgspec.Struct):
             for model, tasks in self.open.pop(hour).items():
                 self.watched.setdefault(model, Watched()).observe(hour, tasks, plan)
                 for task, one in tasks.items():
-                    self.packed.setdefault(model, {}).setdefault(task, {})[hour] = pack(one)
+                    hours = self.packed.setdefault(model, {}).setdefault(task, {})
+                    if hour in hours:  # it was closed before, by a clock that was wrong
+                        one.add(unpack(hours[hour]))
+                    hours[hour] = pack(one)
         for of in self.watched.values():
             of.settle(upto, plan)
         self.closed_h = upto

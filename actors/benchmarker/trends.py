@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import exp, log
 
 from understudy.actors.benchmarker import changes, stats
 from understudy.actors.benchmarker.changes import Sample
+from understudy.actors.benchmarker.compare import hours_of
 from understudy.actors.benchmarker.compare import shown as said
-from understudy.actors.benchmarker.drift import SPREAD
+from understudy.actors.benchmarker.drift import SPREAD, Found
 from understudy.actors.benchmarker.history import History
 from understudy.messages.buckets import DAY_MS, HOUR_MS, Bucket
 from understudy.messages.comparison import ChangePoint, Drift, Figure, Point, Slope, Trend, Trends, TrendsFound
@@ -18,20 +20,20 @@ METHODS = {
     "changes": "seeded binary segmentation of hourly values without their daily profile (Kovacs and others 2023), 5 "
     "standard errors apart and by at least 20 %, 2 points or 0.05; latency as logarithm, shares as arcsine (Anscombe "
     "1948)",
-    "slopes": "weighted least squares over days, interval from the residuals; from 4 days on",
+    "slopes": "weighted least squares over days, interval from the residuals (Student's t); from 4 days on",
     "drifts": "hour by hour: CUSUM of log-likelihood ratios (Page 1954) against the levels of the tasks and the hour "
     "of the day",
 }
 FIGURES: tuple[Figure, ...] = ("latency_ms", "error_ratio", "score")
 LEAST: dict[Figure, float] = {"latency_ms": log(1.2), "error_ratio": 0.02, "score": 0.05}
 """Changes of level that are smaller are not worth a word, however sure they are."""
+SURE = stats.two_sided(changes.SPLIT)
 LEAST_A_DAY: dict[Figure, float] = {"latency_ms": 0.005, "error_ratio": 0.0005, "score": 0.002}
 
 
 def answer(history: History, ask: Trends, now_ms: float) -> TrendsFound:
     """Everything that is asked for: whole hours, the last one perhaps not over yet."""
-    end = (ask.until_ms if ask.until_ms is not None else int(now_ms)) // HOUR_MS + 1
-    first = end - -(-ask.window_ms // HOUR_MS)
+    first, end = hours_of(ask, now_ms)
     points = ask.points or ("day" if ask.window_ms >= DAILY_FROM_MS else "hour")
     found: list[Trend] = []
     for model in ask.models or sorted(history.seen()):
@@ -39,7 +41,7 @@ def answer(history: History, ask: Trends, now_ms: float) -> TrendsFound:
         for hour, one in history.hours(model, ask.task, first, end):
             hours.setdefault(hour, Bucket()).add(one)
         if hours or ask.models:
-            found.append(_trend(history, model, hours, points == "day"))
+            found.append(_trend(history, model, hours, points == "day", (first, end)))
     return TrendsFound(
         as_of_seq=history.seq,
         from_ms=first * HOUR_MS,
@@ -52,7 +54,7 @@ def answer(history: History, ask: Trends, now_ms: float) -> TrendsFound:
     )
 
 
-def _trend(history: History, model: str, hours: dict[int, Bucket], daily: bool) -> Trend:
+def _trend(history: History, model: str, hours: dict[int, Bucket], daily: bool, window: tuple[int, int]) -> Trend:
     shown = hours
     if daily:
         shown = dict[int, Bucket]()
@@ -63,7 +65,7 @@ def _trend(history: History, model: str, hours: dict[int, Bucket], daily: bool) 
         points=tuple(_point(hour, shown[hour]) for hour in sorted(shown)),
         changes=tuple(change for figure in FIGURES for change in _changes(figure, hours)),
         slopes=tuple(slope for figure in FIGURES if (slope := _slope(figure, hours)) is not None),
-        drifts=_drifts(history, model),
+        drifts=_drifts(history, model, window),
     )
 
 
@@ -82,7 +84,8 @@ def _point(hour: int, one: Bucket) -> Point:
     )
 
 
-def _drifts(history: History, model: str) -> tuple[Drift, ...]:
+def _drifts(history: History, model: str, window: tuple[int, int]) -> tuple[Drift, ...]:
+    """What was found in the window, or lasted into it. It is of all tasks together."""
     watched = history.watched.get(model)
     return tuple(
         Drift(
@@ -94,8 +97,18 @@ def _drifts(history: History, model: str) -> tuple[Drift, ...]:
             after=one.after,
             n=one.n,
         )
-        for figure, one in (watched.found if watched is not None else ())
+        for figure, one in (_within(watched.found, *window) if watched is not None else ())
     )
+
+
+def _within(found: list[tuple[Figure, Found]], first: int, end: int) -> Iterator[tuple[Figure, Found]]:
+    """Oldest first; what is worse lasts until something else is found of that figure."""
+    for n, (figure, one) in enumerate(found):
+        last = one.until_h
+        if one.direction == "worse":
+            last = next((other.until_h for name, other in found[n + 1 :] if name == figure), end + 1)
+        if last > first and one.since_h < end:
+            yield figure, one
 
 
 # --- changes and slopes ----------------------------------------------------------------------------------------------
@@ -132,10 +145,20 @@ def _changes(figure: Figure, hours: dict[int, Bucket]) -> list[ChangePoint]:
         sums = [parts(figure, hours[one.hour]) for one in found[first:end]]
         return sum(total for total, _ in sums) / sum(n for _, n in sums)
 
+    def sure(first: int, at: int, end: int) -> bool:
+        """Also by the sums alone: the arcsine of an hour with few calls is drawn to the middle, so that more calls
+        would look like fewer errors."""
+        (a, n), (b, m) = (
+            [sum(one) for one in zip(*(parts(figure, hours[h.hour]) for h in part), strict=True)]
+            for part in (found[first:at], found[at:end])
+        )
+        return stats.proportions(a, int(n), b, int(m)) <= SURE
+
     def matters(first: int, at: int, end: int) -> bool:
         if figure == "latency_ms":
             return abs(changes.mean(flat[first:at]) - changes.mean(flat[at:end])) >= LEAST[figure]
-        return abs(level(first, at) - level(at, end)) >= LEAST[figure]
+        before, after = level(first, at), level(at, end)
+        return abs(before - after) >= LEAST[figure] and sure(first, at, end)
 
     found_at = changes.splits(flat, matters)
     edges = [0, *(one.at for one in found_at), len(found)]

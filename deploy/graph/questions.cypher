@@ -35,7 +35,7 @@ MATCH (c)-[s:STEP]->(m:PmModel)
 WITH c, s, m ORDER BY s.i
 RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS path ORDER BY n DESC, chain;
 
-// worse: models that got worse than in the window of the same length before
+// worse: models beside the window of the same length before, those that got slower (or only fail) first
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
 :param least => 20;
@@ -44,10 +44,10 @@ WITH m.key AS model, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now, b
 WITH model, sum(now * b.lat_us) AS l1, sum(now * b.ok) AS o1, sum(now * b.err) AS e1, sum(now * b.n) AS n1,
   sum((1 - now) * b.lat_us) AS l0, sum((1 - now) * b.ok) AS o0, sum((1 - now) * b.err) AS e0,
   sum((1 - now) * b.n) AS n0
-WHERE o1 >= $least AND o0 >= $least AND l0 > 0
-RETURN model, (1.0 * l1 / o1) / (1.0 * l0 / o0) AS latency_ratio,
+WHERE o1 + e1 >= $least AND o1 + e1 > 0 AND o0 >= $least AND l0 > 0
+WITH model, CASE WHEN o1 < $least OR o1 = 0 THEN null ELSE (1.0 * l1 / o1) / (1.0 * l0 / o0) END AS latency_ratio,
   1.0 * e1 / (o1 + e1) - 1.0 * e0 / (o0 + e0) AS fail_delta, n1 AS n, n0 AS n_before
-ORDER BY latency_ratio DESC, model;
+RETURN model, latency_ratio, fail_delta, n, n_before ORDER BY coalesce(latency_ratio, 1.0 + fail_delta) DESC, model;
 
 // free: what free models elsewhere cost in quality, and paid ones in money, per task
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;

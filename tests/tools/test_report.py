@@ -94,3 +94,21 @@ def test_lines_leave_gaps_where_there_is_no_figure() -> None:
     svg = drawn.svg()
     ET.fromstring(svg)
     assert all(word in svg for word in ("Latency", "Mon", "Wed", "drifted", ">a<", ">b<"))
+
+
+@pytest.mark.parametrize("name", ["lab/$x^{$", "a$b$c", "_hidden", EVIL, "--><script>1</script><!--"])
+def test_names_are_drawn_as_they_are(name: str) -> None:
+    """Not as mathematics, not as markup; and a legend leaves none out."""
+    from understudy.tools.report import timelines
+
+    points = [(0, 1.0), (3_600_000, 2.0)]
+    row = timelines.Row(name, [timelines.Line(name, points)])
+    for chart in (
+        charts.panels([charts.Panel(name, {name: charts.Point(0.5)})]),
+        charts.lines({name: points, "b": points}, "Latency", "ms", ticks=[(0, name)], marks=[charts.Mark(1, name)]),
+        timelines.timelines([row], 0, 3_600_000),
+    ):
+        svg = chart.svg()
+        assert name in ["".join(one.itertext()).strip() for one in ET.fromstring(svg).iter()]
+        assert "<script" not in svg
+        assert chart.png().startswith(b"\x89PNG")

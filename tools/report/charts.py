@@ -41,6 +41,7 @@ class Chart:
         """On white."""
         out = io.BytesIO()
         _paint(self._figure, PNG_INK, PNG_FAINT)
+        _plain(self._figure)
         self._figure.savefig(out, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
         return out.getvalue()
 
@@ -50,6 +51,7 @@ class Chart:
 
         out = io.StringIO()
         _paint(self._figure, INK, FAINT)
+        _plain(self._figure)
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "understudy"}):
             self._figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = out.getvalue()
@@ -62,21 +64,23 @@ class Chart:
 def _paint(figure: Any, ink: str, faint: str) -> None:
     """Everything drawn in ink, and what stands behind it, for one output."""
 
-    from matplotlib.text import Text
-
     def inked(artist: Any) -> bool:
         return artist.get_gid() == "ink"
 
-    for one in figure.findobj(Text):
-        one.set_parse_math(
-            False
-        )  # names are others': `$` in one is no formula, and a broken formula would be no picture
     for one in figure.findobj(inked):
         one.set_color(ink)
     for axes in figure.axes:
         axes.tick_params(colors=ink, which="both", color=faint)
         for line in (*axes.get_xgridlines(), *axes.get_ygridlines(), *axes.spines.values()):
             line.set_color(faint)
+
+
+def _plain(figure: Any) -> None:
+    """No text is mathematics: a model's name may hold dollar signs."""
+    from matplotlib.text import Text
+
+    for one in figure.findobj(Text):
+        one.set_parse_math(False)
 
 
 def blank(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
@@ -155,7 +159,7 @@ def _bars(axes: Any, panel: Panel, names: Sequence[str]) -> None:
     if panel.limit is not None and panel.limit <= top:
         axes.axvline(panel.limit, linewidth=1.2, linestyle="--").set_gid("ink")
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     axes.set_xlim(0, top * 1.28 if panel.top == 1 else top * 1.12)
     axes.locator_params(axis="x", nbins=4)
     if panel.top == 1:
@@ -183,11 +187,11 @@ def lines(
     found, grid = blank(9.2, 3.4)
     axes = grid[0][0]
     dress(axes, title, label, "y")
-    for n, (name, points) in enumerate(series.items()):
+    for n, points in enumerate(series.values()):
         xs, ys = [x for x, _ in points], [float("nan") if y is None else y for _, y in points]
         style = STYLES[n // len(COLOURS) % len(STYLES)]
         small = 3.5 if len(points) <= 60 else 0
-        axes.plot(xs, ys, style, color=COLOURS[n % len(COLOURS)], label=name, linewidth=1.8, marker="o", ms=small)
+        axes.plot(xs, ys, style, color=COLOURS[n % len(COLOURS)], linewidth=1.8, marker="o", ms=small)
     axes.set_ylim(bottom, top)
     axes.locator_params(axis="y", nbins=6)
     for mark in marks:
@@ -199,7 +203,9 @@ def lines(
     if ticks:
         axes.set_xticks([x for x, _ in ticks], [word for _, word in ticks])
     if len(series) > 1:
-        legend = found.legend(loc="outside right upper", frameon=False, fontsize=9)
+        # named here, as a label of its own that begins with an underscore would be left out
+        drawn = axes.lines[: len(series)]
+        legend = found.legend(drawn, list(series), loc="outside right upper", frameon=False, fontsize=9)
         for one in legend.get_texts():
             one.set_gid("ink")
     return Chart(found)

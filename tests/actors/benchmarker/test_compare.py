@@ -84,6 +84,17 @@ def test_a_window_and_a_task_are_kept_to() -> None:
     assert [one.model for one in bench.compare(until_ms=(H0 + 1) * HOUR_MS).models] == ["a"]
 
 
+def test_a_window_that_ends_with_an_hour_takes_nothing_of_the_next() -> None:
+    bench = Bench()
+    bench.tell([*hourly(H0, "a", 3), *hourly(H0 + 1, "a", 5), *hourly(H0 + 2, "a", 7)])
+    until_ms = (H0 + 2) * HOUR_MS
+    for asked, right in ((until_ms, 5), (until_ms + 1, 7), (until_ms - 1, 5)):
+        found = bench.compare(until_ms=asked, window_ms=HOUR_MS)
+        assert (found.models[0].attempts, found.until_ms - found.from_ms) == (right, HOUR_MS)
+        (trend,) = bench.trends(until_ms=asked, window_ms=HOUR_MS).models
+        assert [point.n for point in trend.points] == [right]
+
+
 def test_an_unknown_model_or_task_is_refused_with_its_path_and_what_there_is() -> None:
     bench = two(1, 1, hours=1)
     for ask in (CompareModels(models=("a", "z")), Trends(models=("a", "z"))):
@@ -92,3 +103,45 @@ def test_an_unknown_model_or_task_is_refused_with_its_path_and_what_there_is() -
         assert "a, b, c" in failed.text
     failed = bench.ask(CompareModels(task="z"))
     assert isinstance(failed, Failed) and (failed.code, failed.path) == ("unknown_task", "$.task")
+
+
+def rated(bench: Bench, model: str, ratings: list[float], hours: int) -> None:
+    """Eight judgements an hour."""
+    for n in range(8 * hours):
+        at_ms = (H0 + n // 8) * HOUR_MS + n % 8
+        bench.happen(FeedbackGiven(at_ms=at_ms, run_id="r", rating=ratings[n % len(ratings)], model=model, task="t"))
+
+
+def test_hours_without_any_praise_do_not_make_a_difference_significant() -> None:
+    """Thumbs, nearly all of them down: 2 of 40 beside 6 of 40 is what chance does."""
+    bench = Bench()
+    rated(bench, "a", [*[0.0] * 38, 1.0, 1.0], 5)
+    rated(bench, "b", [*[0.0] * 15, 1.0, 1.0, *[0.0] * 20, 1.0, 1.0, 1.0], 5)
+    (pair,) = bench.compare().pairs
+    assert pair.p is not None and not pair.significant, pair
+
+
+def test_judgements_that_never_vary_are_compared_with_those_that_do() -> None:
+    bench = Bench()
+    rated(bench, "a", [1.0], 6)
+    rated(bench, "b", [0.5, 0.3, 0.4], 6)
+    (pair,) = bench.compare().pairs
+    assert pair.significant and pair.better == "a"
+    never = Bench()
+    rated(never, "a", [1.0], 5)
+    rated(never, "b", [0.5], 5)
+    (pair,) = never.compare().pairs
+    assert pair.p == 2 / 252  # five hours of ten are these five, or the other five
+    rated(never, "c", [0.5], 5)
+    equal = next(pair for pair in never.compare().pairs if {pair.better, pair.worse} == {"b", "c"})
+    assert equal.p == 1.0 and not equal.significant
+
+
+def test_forty_fast_answers_do_not_say_that_95_of_100_are() -> None:
+    bench = Bench()
+    bench.tell([*hourly(H0, "a", 40), *hourly(H0, "b", 40, ms=9_000), *hourly(H0, "c", 100)])
+    found = {one.model: one for one in bench.compare().models}
+    a = found["a"].p95_ms
+    assert a is not None and a.low is not None and a.high is None
+    words = {model: one.verdicts["max_response_ms"] for model, one in found.items()}
+    assert words == {"a": "undecided", "b": "fails", "c": "ok"}

@@ -143,6 +143,15 @@ def test_one_odd_hour_is_no_drift_unless_it_is_overwhelming() -> None:
     assert (after(18), after(40)) == ("", "worse")
 
 
+@pytest.mark.parametrize("figure", ["error_ratio", "score"])
+@pytest.mark.parametrize("share", [0.97, 1.0])
+def test_what_has_always_been_as_bad_as_can_be_does_not_get_worse(figure: Figure, share: float) -> None:
+    one, luck = Detector(), random.Random(4)
+    for hour in range(400):
+        bad = sum(luck.random() < share for _ in range(100))
+        assert one.observe(figure, H0 + hour, [Cell("t", 100, bad)], PLAN) is None, hour
+
+
 def test_what_stays_so_for_a_week_is_what_is_expected_then() -> None:
     bench = Bench()
     steady(bench, WARM)
@@ -196,6 +205,19 @@ def test_what_came_and_went_unsaid_is_not_announced_but_stands_in_the_trends() -
     ]
 
 
+def test_trends_of_a_window_tell_of_the_drift_in_it() -> None:
+    bench = drifted(live=True)
+    steady(bench, 24, H0 + WARM + 6)
+    for end, hours, right in (
+        (WARM + 30, 8, []),
+        (WARM, 40, []),
+        (WARM + 4, 2, ["worse"]),  # it was found before, and lasts
+        (WARM + 30, 60, ["worse", "recovered"]),
+    ):
+        found = bench.trends(until_ms=(H0 + end) * HOUR_MS, window_ms=hours * HOUR_MS).models[0].drifts
+        assert [one.direction for one in found] == right, (end, hours)
+
+
 def test_a_quiet_log_closes_no_hour_but_the_clock_does() -> None:
     bench = Bench()
     steady(bench, WARM)
@@ -209,6 +231,21 @@ def test_a_quiet_log_closes_no_hour_but_the_clock_does() -> None:
     assert [(e.figure, e.direction) for e in bench.said] == [("latency_ms", "worse")]
 
 
+def test_what_is_announced_after_days_of_silence_is_neither_repeated_nor_taken_back() -> None:
+    """Its own fact is alone so far ahead of all before, and closes no hour yet."""
+    bench = Bench(live=False)
+    steady(bench, WARM)
+    bench.tell(hourly(H0 + WARM, "a", 60, 1, ms=9_000))
+    bench.now += 3 * 24 * HOUR_MS
+    bench.feed(CaughtUp(bench.now, bench.seq))
+    for n in range(3):
+        bench.feed(Woke(bench.now + 30_000 * n, core.SWEEP, n))
+    bench.tell(ended(int(bench.now) + n, ("b", "ok", 5.0)) for n in range(5))
+    bench.feed(Woke(bench.now + 120_000, core.SWEEP, 9))
+    assert [(e.figure, e.direction) for e in bench.said] == [("latency_ms", "worse")]
+    assert bench.state.history.closed_h > H0 + WARM
+
+
 def test_an_announcement_that_the_log_refused_is_made_again_under_the_same_id() -> None:
     bench = drifted(live=False)
     out = core.step(bench.state, CaughtUp(bench.now, bench.seq), bench.settings)
@@ -220,6 +257,23 @@ def test_an_announcement_that_the_log_refused_is_made_again_under_the_same_id() 
     out = core.step(bench.state, Woke(bench.now, core.SWEEP, 1), bench.settings)
     (second,) = [e for e in out if isinstance(e, Store)]
     assert second.msg_id == first.msg_id == f"drifted.a.latency_ms.{H0 + WARM}.worse"
+
+
+def test_what_the_log_calls_worse_is_taken_back_once_where_its_hours_are_no_longer_in_the_log() -> None:
+    """As after a new start without a snapshot, of a log whose retention has taken the time before."""
+    kept = drifted(live=True).log
+    rest = kept[kept.index(next(e for e in kept if isinstance(e, ModelDrifted))) :]
+    again = Bench(live=False)
+    again.tell(rest)
+    again.feed(CaughtUp(again.now, again.seq))
+    again.feed(Woke(again.now, core.SWEEP, 0))
+    assert [(e.figure, e.direction, e.n) for e in again.said] == [("latency_ms", "settled", 0)]
+    assert round(again.said[0].after, -2) == 3_000
+    nothing = Bench(live=False)
+    nothing.tell(rest[:1])
+    nothing.feed(CaughtUp(nothing.now, nothing.seq))
+    nothing.feed(Woke(nothing.now, core.SWEEP, 0))
+    assert [(e.model, e.direction) for e in nothing.said] == [("a", "settled")]
 
 
 def test_the_fold_is_the_same_whoever_was_live_while_it_happened() -> None:

@@ -110,3 +110,28 @@ def test_a_fold_that_goes_on_from_json_is_the_fold(cut: int) -> None:
     other.state.history = msgspec.json.decode(written, type=History)
     other.tell(events[cut:])
     assert other.state.history == one.state.history
+
+
+def test_a_clock_that_is_wrong_for_a_moment_makes_nothing_forgotten() -> None:
+    bench, year = Bench(), H0 + 24 * 365
+    for hour in range(H0, H0 + 100):
+        bench.tell(hourly(hour, "a", 20, 1))
+    usual, history = bench.now, bench.state.history
+    bench.tell(hourly(year, "a", 1))
+    bench.tell(hourly(H0 + 100, "a", 20, 1))
+    assert history.closed_h == H0 + 99
+    bench.tell(hourly(year, "a", 9))  # now they are several in a row, and believed
+    assert history.closed_h >= year - 1
+    for hour in range(H0 + 100, H0 + 102):
+        bench.tell(hourly(hour, "a", 20, 1))
+    bench.now = usual + 2 * HOUR_MS
+    assert history.closed_h == H0 + 100
+    (a,) = bench.compare().models
+    assert (a.attempts, history.pruned_h < H0) == (103 * 20, True)
+
+
+def test_facts_after_a_long_silence_are_counted_and_close_the_hours_before() -> None:
+    bench = Bench()
+    bench.tell([*hourly(H0, "a", 3), *hourly(H0 + 24 * 9, "a", 3)])
+    assert bench.state.history.closed_h == H0 + 24 * 9 - 1
+    assert bench.compare(window_ms=30 * 24 * HOUR_MS).models[0].attempts == 6

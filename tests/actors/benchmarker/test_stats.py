@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from math import exp
+from math import comb, exp, log
 
 import pytest
 
-from understudy.actors.benchmarker import stats
+from understudy.actors.benchmarker import changes, stats
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_quantile_has_the_interval_of_its_ranks() -> None:
     found = stats.quantile(hist, 0.95, 1e9)
     assert found is not None and found.low is not None and found.high is not None
     assert found.low < found.value < found.high
-    assert stats.quantile(hist, 0.95, 1.5) == (1.5, 1.5, 1.5, 0.0)
+    assert stats.quantile(hist, 0.95, 1.5) == stats.Range(1.5, 1.5, 1.5)
     assert stats.quantile([0] * 24, 0.95, 1e9) is None
 
 
@@ -58,3 +58,52 @@ def test_an_hour_does_not_tell_how_much_hours_vary() -> None:
     assert found is not None and found.value == 1.15 and found.low is None and not found.se
     more = stats.mean({**few, 9: (19.0, 10)}, 1)
     assert more is not None and more.low is not None
+
+
+def hours(luck: random.Random, count: int) -> stats.Range:
+    """A mean over hours that differ by more than their calls."""
+    found = stats.mean({hour: (20 * exp(luck.gauss(0, 0.3)), 20) for hour in range(count)}, 1)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("count", [5, 8])
+def test_few_hours_hold_the_true_mean_and_tell_equal_models_apart_as_rarely_as_is_said(count: int) -> None:
+    luck, held, told = random.Random(7), 0, 0
+    for _ in range(300):
+        a, b = hours(luck, count), hours(luck, count)
+        assert a.low is not None and a.high is not None
+        held += a.low <= exp(0.045) <= a.high
+        told += stats.welch(log(a.value) - log(b.value), a.log_se, a.blocks, b.log_se, b.blocks) < 0.05
+    assert held / 300 >= 0.89 and told / 300 <= 0.075
+
+
+def test_a_slope_of_four_days_is_claimed_as_rarely_as_is_said() -> None:
+    luck, claimed = random.Random(3), 0
+    for _ in range(1_000):
+        found = changes.slope([(day, luck.gauss(0, 1), 1.0) for day in range(4)])
+        assert found is not None
+        claimed += found[1] > 0 or found[2] < 0
+    assert claimed / 1_000 <= 0.07
+
+
+def test_students_t_is_as_tables_have_it() -> None:
+    """Two-sided 95 % points, as in any table of Student's t."""
+    for freedom, right in ((4, 2.776), (9, 2.262), (29, 2.045), (100, 1.984)):
+        assert abs(stats.student(stats.Z, freedom) - right) / right < 0.01
+    same = stats.welch(stats.student(stats.Z, 8), 0.5**0.5, 5, 0.5**0.5, 5)  # 4 and 4 degrees of freedom
+    assert abs(same - 0.05) < 1e-4
+
+
+@pytest.mark.parametrize(("a", "n", "b", "m"), [(1, 30, 500, 10**6), (3, 10, 15, 20), (2, 30, 0, 900), (0, 5, 0, 9)])
+def test_shares_of_which_few_are_expected_are_tested_exactly(a: int, n: int, b: int, m: int) -> None:
+    """One failure of 30 calls beside 500 of a million would be 8 standard errors."""
+
+    def ways(x: int) -> int:
+        return comb(n, x) * comb(m, a + b - x)
+
+    if m > 1_000:
+        assert abs(stats.proportions(a, n, b, m) - (1 - (1 - 501 / 1_000_030) ** 30)) < 1e-4
+    else:
+        right = sum(ways(x) for x in range(a + b + 1) if ways(x) <= ways(a)) / comb(n + m, a + b)
+        assert abs(stats.proportions(a, n, b, m) - right) < 1e-9

@@ -75,6 +75,18 @@ def test_failures_that_are_rare_are_no_changes_though_most_hours_are_equal() -> 
     assert changes.splits(hours, lambda *_: True) == []
 
 
+def test_more_calls_are_not_fewer_errors() -> None:
+    """One call an hour for five days, then sixty: both fail in 2 of 100."""
+    claimed = 0
+    for seed in range(12):
+        bench, luck = Bench(), random.Random(seed)
+        for hour in range(240):
+            calls = 1 if hour < 120 else 60
+            bench.tell(hourly(H0 + hour, "a", calls, sum(luck.random() < 0.02 for _ in range(calls))))
+        claimed += any(change.figure == "error_ratio" for change in bench.trends().models[0].changes)
+    assert claimed == 0
+
+
 def test_a_slope_is_said_where_there_is_one() -> None:
     bench = Bench()
     bench.tell(days(12, 1_000, growth=0.03, seed=4))

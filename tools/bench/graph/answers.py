@@ -88,10 +88,12 @@ def worse(known: Known, since: int, until: int, *, least: int) -> list[Row]:
     found: list[Row] = []
     for model in now.keys() & before.keys():
         one, old = now[model], before[model]
-        if min(one["ok"], old["ok"]) < least or not old["lat_us"]:
+        judged = one["ok"] + one["err"]
+        if judged < max(1, least) or old["ok"] < least or not old["lat_us"]:
             continue
-        ratio = (one["lat_us"] / one["ok"]) / (old["lat_us"] / old["ok"])
-        delta = one["err"] / (one["ok"] + one["err"]) - old["err"] / (old["ok"] + old["err"])
+        few = one["ok"] < max(1, least)
+        ratio = None if few else (one["lat_us"] / one["ok"]) / (old["lat_us"] / old["ok"])
+        delta = one["err"] / judged - old["err"] / (old["ok"] + old["err"])
         found.append({"model": model, "latency_ratio": ratio, "fail_delta": delta, "n": one["n"], "n_before": old["n"]})
     return found
 
