@@ -79,7 +79,9 @@ def reason_of(failed: Failed) -> str:
 
 def reached(one: BenchmarkScored) -> bool:
     """Whether an item says how often its model answers."""
-    return one.outcome == "scored" or (one.outcome == "failed" and (one.reason or "").partition(".")[0] not in NOT_ASKED)
+    return one.outcome == "scored" or (
+        one.outcome == "failed" and (one.reason or "").partition(".")[0] not in NOT_ASKED
+    )
 
 
 def scored(asking: Asking, now: float) -> BenchmarkScored:
