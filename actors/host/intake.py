@@ -8,7 +8,7 @@ from functools import partial
 from understudy.actors.host.core_port import Core
 from understudy.actors.host.logs import Log
 from understudy.actors.host.permissions import GUEST_FAMILIES, Seat, expand
-from understudy.bus.port import Bus, Received, Subscription
+from understudy.bus.port import Bus, BusError, Received, Subscription, TooLarge
 from understudy.bus.subjects import is_guest_inbox, is_inbox
 from understudy.messages.base import Ask, Message
 from understudy.messages.generate import ADVICE, Failed
@@ -74,6 +74,12 @@ class Intake:
             self._refuse(received, Failed(code="invalid", text=text, path=error.path))
             return
         self._asked(received, message)
+
+    def not_answered(self, subject: str, error: BusError, size: int) -> None:
+        """An answer that no message can hold: whoever waits for it is told so."""
+        if isinstance(error, TooLarge) and is_inbox(subject):
+            text = f"The answer has {size} bytes, more than the bus takes: ask for less at a time."
+            self._send(subject, encode(Failed(code="too_large", text=text)))
 
     def _is_guests(self, reply: str) -> bool:
         """A component's inbox, or one of an actor that the topology has ask as components do. A guest who names that

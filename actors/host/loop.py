@@ -127,8 +127,8 @@ class Host:
         self.inbox = f"{inbox_of(seat.instance)}.{self.id}"
         self.questions = Questions(bus, app, self.inbox, plan, self.clock.now_ms, self._answered)
         self._back_ms = float("-inf")
-        taken: Any = {"max_bytes": max_ask_bytes, "asked": self._on_ask, "send": self._send, "askers": askers}
-        self._intake = Intake(app, seat, **taken, log=log)
+        asked, send = self._on_ask, self._send
+        self._intake = Intake(app, seat, max_bytes=max_ask_bytes, asked=asked, send=send, log=log, askers=askers)
         self.ready = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -284,8 +284,7 @@ class Host:
         if received.no_responders:
             self.feed(Unheard(now, received.subject))
             return
-        message = self._decode(received)
-        if message is not None:
+        if (message := self._decode(received)) is not None:
             self.feed(Heard(now, received.subject, message))
 
     def _on_ask(self, received: Received, message: Ask | Message) -> None:
@@ -393,6 +392,7 @@ class Host:
 
     def _not_sent(self, subject: str, error: BusError, size: int) -> None:
         self.log.line("not_sent", subject=subject, code=error.code, bytes=size)
+        self._intake.not_answered(subject, error, size)
 
 
 def settings_of(core: Core, plan: ActorPlan, extra: dict[str, Any]) -> Any:
