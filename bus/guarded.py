@@ -105,6 +105,7 @@ class GuardedClient(FastClient):
         """Connect, trying again until `connect_timeout_s` is over; then BusDown with the last reason.
 
         `watch_s`: distance of the watchdog's PINGs, two missed ones mean a dead connection; 0 turns it off.
+        `backoff_cap_s`: at most so long between two attempts to connect again.
         """
         self._on_state, self._on_error = on_state or self._on_state, on_error or self._on_error
         try:

@@ -68,8 +68,9 @@ class NatsBus:
         on_state: Callable[[str], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
         watch_s: float = 2.0,
+        backoff_cap_s: float = 1.0,
     ) -> Self:
-        """Connect within `connect_timeout_s` or raise BusDown.
+        """Connect within `connect_timeout_s` or raise BusDown; after a cut, try again at least every `backoff_cap_s`.
 
         `on_state` is told connected, disconnected, reconnected, closed and permission:<subject>; `on_error` gets what
         handlers raise and what goes wrong in the background. Both are called on the event loop and may raise.
@@ -85,6 +86,7 @@ class NatsBus:
             on_state=on_state,
             on_error=on_error,
             watch_s=watch_s,
+            backoff_cap_s=backoff_cap_s,
         )
         return cls(client, app=app, on_error=on_error or (lambda _: None))
 

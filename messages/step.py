@@ -158,10 +158,11 @@ class EdgeReady(Struct, frozen=True):
 
 class Deaf(Struct, frozen=True):
     """For `ms` up to now nothing could be heard: the bus was away, or this process was not run. The silence of others
-    in that time says nothing about them."""
+    in that time says nothing about them. `cut`: the bus was away, so what they said may be lost, not only late."""
 
     at_ms: float
     ms: float
+    cut: bool = False
 
 
 class Stopping(Struct, frozen=True):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from understudy.actors.host.outbox import RECONNECT_S
 from understudy.actors.host.permissions import User, server_text, users
 from understudy.actors.host.seats import Process
 from understudy.actors.host.topology import hash_of
@@ -99,6 +100,7 @@ class BusSide:
                 user=user,
                 password=self.password("operator"),
                 connect_timeout_s=CONNECT_S,
+                backoff_cap_s=RECONNECT_S,
             )
             await self.provision(topology)
             before = self._message_files(topology)
@@ -184,6 +186,7 @@ class BusSide:
         back = asyncio.Event()
         self.bus.client.on_reconnect.append(back.set)
         try:
+            await self.bus.client.settle()  # what was said before, the answer to this order too, goes out first
             await asyncio.to_thread(self.server.stop)
             async with asyncio.timeout(BACK_S):
                 await back.wait()

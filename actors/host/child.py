@@ -26,6 +26,7 @@ from understudy.actors.host.linux import end_with, hold_secrets, name_process
 from understudy.actors.host.log_sync import Blocks, LogSync
 from understudy.actors.host.logs import Log
 from understudy.actors.host.loop import Crashed, Host, settings_of
+from understudy.actors.host.outbox import RECONNECT_S
 from understudy.actors.host.permissions import Seat, inbox_of
 from understudy.actors.host.seats import askers, listen_s
 from understudy.actors.host.snapshots import Snapshots
@@ -186,6 +187,7 @@ async def _connect(errand: Errand, log: Log, stop: asyncio.Event, told: list[Cal
         user=errand.seat.instance,
         password=errand.password,
         inbox_prefix=inbox_of(errand.seat.instance),
+        backoff_cap_s=RECONNECT_S,
         on_state=on_state,
         on_error=lambda error: log.line("bus_error", error=type(error).__name__, text=str(error)[:200]),
     )

@@ -12,13 +12,13 @@ LATE_MS = 100.0
 """A timer that comes this late means that the process was not run; less is the ordinary jitter of a busy loop."""
 
 RETURN_MS = 2_500.0
-"""After a cut, others get so long to find their own way back (the guarded client waits up to 2 s between attempts)."""
+"""After a cut, others get so long to find their own way back, to say what waited meanwhile, and to beat again."""
 
 
 class Hearing:
-    """Calls `deaf(ms)` for every stretch without hearing, before anything is judged by silence."""
+    """Calls `deaf(ms, cut)` for every stretch without hearing, before anything is judged by silence."""
 
-    def __init__(self, now_ms: Callable[[], float], deaf: Callable[[float], None]) -> None:
+    def __init__(self, now_ms: Callable[[], float], deaf: Callable[[float, bool], None]) -> None:
         self._now_ms, self._deaf = now_ms, deaf
         self._told_ms = 0.0  # deafness up to here has been told
         self._cut = False
@@ -28,7 +28,7 @@ class Hearing:
         now = self._now_ms()
         since = self._told_ms if self._cut else max(due_ms, self._told_ms)
         if self._cut or now - since > LATE_MS:
-            self._tell(now, now - since)
+            self._tell(now, now - since, self._cut)
 
     def connection(self, word: str) -> None:
         """`disconnected` and `reconnected`, as the bus says them; other words mean nothing here."""
@@ -37,8 +37,8 @@ class Hearing:
             self._cut, self._told_ms = True, now
         elif word == "reconnected" and self._cut:
             self._cut = False
-            self._tell(now, now - self._told_ms + RETURN_MS)
+            self._tell(now, now - self._told_ms + RETURN_MS, cut=True)
 
-    def _tell(self, now: float, ms: float) -> None:
+    def _tell(self, now: float, ms: float, cut: bool) -> None:
         self._told_ms = now
-        self._deaf(ms)
+        self._deaf(ms, cut)

@@ -106,7 +106,7 @@ class Host:
         self.listen_s = listen_s
         self.clock: Clock = clock or SystemClock()
         self.state = core.State()
-        self.hearing = Hearing(self.clock.now_ms, lambda ms: self.feed(Deaf(self.clock.now_ms(), ms)))
+        self.hearing = Hearing(self.clock.now_ms, lambda ms, cut: self.feed(Deaf(self.clock.now_ms(), ms, cut)))
         self.timers = Timers(
             self.clock.now_ms,
             lambda key, gen: self.feed(Woke(self.clock.now_ms(), key, gen)),

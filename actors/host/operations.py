@@ -110,8 +110,7 @@ class Operations:
         for old in [id_ for id_, one in self._known.items() if one.done][:-REMEMBERED]:
             del self._known[old]
         assert self._group is not None
-        self._group.start_soon(self._run, operation, ask)
-        self._answer(received.reply, operation.shown(0))
+        self._group.start_soon(self._run, operation, ask, received.reply)
 
     def _progress(self, received: Received) -> None:
         try:
@@ -123,14 +122,16 @@ class Operations:
         self._answer(received.reply, self._known.get(ask.operation, lost).shown(ask.after))
 
     def _answer(self, reply: str, message: Progressed | Failed) -> None:
-        async def send() -> None:
+        if reply and self._group is not None:
+            self._group.start_soon(self._send, reply, message)
+
+    async def _send(self, reply: str, message: Progressed | Failed) -> None:
+        if reply:
             with contextlib.suppress(BusError):
                 await self._of.bus_side.bus.publish(reply, encode(message))
 
-        if reply and self._group is not None:
-            self._group.start_soon(send)
-
-    async def _run(self, operation: Operation, ask: Reload | Restart | KeyOrder) -> None:
+    async def _run(self, operation: Operation, ask: Reload | Restart | KeyOrder, reply: str) -> None:
+        await self._send(reply, operation.shown(0))  # first: the order may be to stop the server that carries it
         try:
             match ask:
                 case Reload():

@@ -10,8 +10,15 @@ from understudy.bus.port import Bus, BusDown, BusError
 
 LIMIT = 100_000
 RETRY_S = 0.02
-GRACE_S = 0.3
-"""After a reconnect others may still be on their way back, and hear nothing: everything is held back so long."""
+RECONNECT_S = 0.2
+"""An actor whose connection is away tries again at least this often: actors are few, and others wait for them."""
+GRACE_S = 0.5
+"""After a reconnect others may still be on their way back, and hear nothing: everything is held back so long.
+
+Longer than `RECONNECT_S` and a connect on a busy machine; shorter, and what is said first reaches nobody. At 0.3 s,
+with up to 1 s between attempts, 8 of 30 restarts of nats-server under load cost runs their attempt, 5 by a freeze of
+4 s; now 10 of 120 do, by a single piece that died with the server and is noticed at the next.
+"""
 
 
 class Overflow(Exception):

@@ -92,6 +92,7 @@ class Conduct:
     asked_ms: float = 0.0
     first_ms: float | None = None
     due_ms: float = 0.0
+    cut: bool = False  # the bus was away since the current attempt was asked, or last heard
     pieces: int = 0
     tokens: int = 0  # of the current attempt
     exact: bool = True  # they are all counted; a provider's are only the number of its pieces
@@ -155,7 +156,7 @@ class Conduct:
         self.attempt = self.next_attempt() if self.purse.held is None else self.purse.attempt
         self.model = self.chain.pop(0)
         self.runner, self.first_ms, self.pieces, self.tokens, self.exact = "", None, 0, 0, True
-        self.asked_ms = now
+        self.asked_ms, self.cut = now, False
         self.due_ms = attempt.first_due_ms(self, now)
         self.news.append(News(self.model, "asked"))
         subject = self.where.run_subject(self.models[self.model].provider, self.model)
@@ -218,7 +219,7 @@ class Conduct:
         self.exact = self.exact and message.exact
         if self.first_ms is None:
             self.first_ms = max(self.asked_ms, now - message.held_ms)
-        self.due_ms = min(now + self.latency.stall_ms, self.deadline_ms)
+        self.due_ms, self.cut = min(now + self.latency.stall_ms, self.deadline_ms), False
 
     def show(self, text: str) -> list[Effect]:
         """Text for the reader, after the seam that it waited for."""
@@ -330,9 +331,9 @@ class Conduct:
             self.tried.append(attempt.record(self, "cancelled", now))
         return attempt.stop(self, self.attempt, self.runner) + self.end_failed("interrupted", now)
 
-    def deaf(self, ms: float) -> None:
-        """For so long no text could be heard: that is no stall of the model's."""
-        self.due_ms = min(self.due_ms + ms, self.deadline_ms)
+    def deaf(self, ms: float, cut: bool) -> None:
+        """For so long no text could be heard: that is no stall of the model's. After a `cut` it may have been lost."""
+        self.due_ms, self.cut = min(self.due_ms + ms, self.deadline_ms), self.cut or cut
 
     def woke(self, generation: int, now: float) -> list[Effect]:
         """A timer came. Text moves `due_ms` without a new timer, so look again when it is not due yet."""
@@ -349,7 +350,8 @@ class Conduct:
             return second or [Wake(self.due_ms, self.run_id, self.attempt)]
         if now >= self.deadline_ms:
             return self.fail("deadline", now)
-        return self.fail("first_token_timeout" if self.first_ms is None else "stall_timeout", now)
+        silence = "first_token_timeout" if self.first_ms is None else "stall_timeout"
+        return self.fail("text_lost" if self.cut else silence, now)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 

@@ -156,7 +156,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             state.local.deaf(message.ms)
             state.siblings.deaf(message.ms)
             for run in state.runs.values():
-                run.deaf(message.ms)
+                run.deaf(message.ms, message.cut)
             return []
         case Stopping():
             return _stopping(state, message)

@@ -150,6 +150,19 @@ async def test_reload_starts_ends_and_restarts_what_differs_and_no_request_fails
     assert "runner-third" in config and "runner-spare" not in config and "selector-3" in config
 
 
+async def test_a_restart_of_nats_server_alone_is_followed_to_its_end_and_blames_no_model(
+    running: Any, kit: Any
+) -> None:
+    for _ in range(3):
+        async with Load(running.url) as load:
+            await kit.until(lambda: load.ok >= 3)
+            code, out, err = await running.cli("restart", "nats-server")
+            assert code == 0 and out.startswith("nats-server "), (out, err)
+        assert load.failed == []
+    blamed = [e for e in await running.events() if e["type"] == "attempt.ended.v1" and e["reason"] != "text_lost"]
+    assert blamed == []
+
+
 async def test_restart_of_an_unknown_name_is_refused(running: Any) -> None:
     async with await running.operator() as client:
         refused, _ = await order(client, Restart(names=("nobody",)))

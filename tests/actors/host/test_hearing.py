@@ -12,10 +12,10 @@ from understudy.messages.step import Wake
 
 class Ear:
     def __init__(self) -> None:
-        self.now, self.deaf = 1_000.0, list[float]()
-        self.hearing = Hearing(lambda: self.now, self.deaf.append)
+        self.now, self.deaf = 1_000.0, list[tuple[float, bool]]()
+        self.hearing = Hearing(lambda: self.now, lambda ms, cut: self.deaf.append((ms, cut)))
 
-    def timers(self, due: float, now: float) -> list[float]:
+    def timers(self, due: float, now: float) -> list[tuple[float, bool]]:
         self.now, before = now, len(self.deaf)
         self.hearing.before_timers(due)
         return self.deaf[before:]
@@ -24,12 +24,12 @@ class Ear:
 def test_a_timer_in_time_tells_nothing_and_a_late_one_how_late() -> None:
     ear = Ear()
     assert ear.timers(1_100, 1_100 + LATE_MS) == []
-    assert ear.timers(1_200, 3_200) == [2_000]
+    assert ear.timers(1_200, 3_200) == [(2_000, False)]
 
 
 def test_lateness_is_told_once_however_many_timers_were_late() -> None:
     ear = Ear()
-    assert ear.timers(1_100, 3_100) == [2_000]
+    assert ear.timers(1_100, 3_100) == [(2_000, False)]
     assert ear.timers(1_150, 3_110) == []  # due meanwhile, handled after
 
 
@@ -37,12 +37,12 @@ def test_a_cut_connection_is_told_at_every_timer_and_at_the_return_with_time_for
     ear = Ear()
     ear.hearing.connection("disconnected")
     ear.hearing.connection("disconnected")
-    assert ear.timers(1_050, 1_050) == [50]
-    assert ear.timers(1_150, 1_150) == [100]
+    assert ear.timers(1_050, 1_050) == [(50, True)]
+    assert ear.timers(1_150, 1_150) == [(100, True)]
     ear.now = 1_200
     ear.hearing.connection("reconnected")
     ear.hearing.connection("reconnected")
-    assert ear.deaf[2:] == [50 + RETURN_MS]
+    assert ear.deaf[2:] == [(50 + RETURN_MS, True)]
     assert ear.timers(1_300, 1_300) == []
 
 

@@ -88,6 +88,28 @@ def test_what_could_not_be_heard_counts_neither_as_silence_nor_as_a_stall(stage:
     assert s.call().model == "a" and [type(e) for e in woke] == [Wake]
 
 
+@pytest.mark.parametrize("heard", ["nothing", "a word"])
+def test_silence_after_the_bus_was_away_is_lost_text_and_says_nothing_about_the_model(stage: Any, heard: str) -> None:
+    s = stage()
+    s.ask()
+    if heard == "a word":
+        s.text("Once ")
+    s.feed(Deaf(s.now, 100.0, cut=True))
+    s.feed(Woke(s.timers["r1"].at_ms, "r1", 0))
+    s.feed(Woke(s.timers["r1"].at_ms, "r1", 0))
+    assert s.stores("attempt.")[0].event.reason == "text_lost" and s.call().model == "b"
+
+
+def test_silence_after_words_that_came_after_the_bus_was_away_is_a_stall(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.feed(Deaf(s.now, 100.0, cut=True))
+    s.text("Once ")
+    s.feed(Woke(s.timers["r1"].at_ms, "r1", 0))
+    s.feed(Woke(s.timers["r1"].at_ms, "r1", 0))
+    assert s.stores("attempt.")[0].event.reason == "stall_timeout" and s.call().model == "b"
+
+
 def test_a_fact_that_was_folded_before_is_skipped(stage: Any) -> None:
     s = stage()
     s.happen(ModelUnavailable(at_ms=0, model="a", reason="engine", was="healthy", retry_at_ms=9))
