@@ -161,6 +161,7 @@ class Operations:
         if SERVER in names and self._of.bus_side.server is None:
             operation.refused, operation.problems = True, ("nats-server is not ours to restart (started with --nats)",)
             return
+        await self._of.forks.renew()
         for process in list(self._of.processes):
             if not names or {process.seat.instance, process.seat.actor} & set(names):
                 await self._renew(operation, process)

@@ -1,7 +1,7 @@
-"""The supervisor's side of the forkserver: runners that it adopts, and a forkserver that may die at any time.
+"""The supervisor's side of the forkservers: processes that it adopts, and a forkserver that may die at any time.
 
-Linux only (subreaper, pidfd). Elsewhere, and whenever the forkserver cannot do it, `fork` says None and the supervisor
-starts a plain process, which works everywhere and takes the seconds that importing torch takes.
+Linux only (subreaper, pidfd). Elsewhere, and whenever a forkserver cannot do it, `fork` says None and the supervisor
+starts a plain process, which works everywhere and takes the time that its imports take (with torch, seconds).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import msgspec
 
@@ -79,9 +79,13 @@ Child = asyncio.subprocess.Process | Adopted
 
 
 class ForkServer:
-    """Starts the forkserver when it is needed, again when it has died, and asks it for runners, one at a time."""
+    """Starts a forkserver when it is needed, again when it has died, and asks it for processes, one at a time.
 
-    def __init__(self) -> None:
+    `kind`: what it has imported, see `forkserver.PRELOAD`.
+    """
+
+    def __init__(self, kind: Literal["local", "actors"]) -> None:
+        self._kind = kind
         self._environment: Mapping[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
@@ -93,10 +97,13 @@ class ForkServer:
         """Of the living forkserver; 0 when there is none."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
-    async def fork(self, environment: Mapping[str, str], log: IO[bytes], families: Iterable[str]) -> Adopted | None:
-        """A new runner that waits for its errand; None when a plain process must do.
+    async def fork(
+        self, environment: Mapping[str, str], log: IO[bytes], families: Iterable[str] = (), key_fd: int = -1
+    ) -> Adopted | None:
+        """A new process that waits for its errand; None when a plain one must do.
 
-        `families`: model types whose code a new forkserver imports; `log` becomes the runner's standard error.
+        `families`: model types whose code a new forkserver imports; `log` becomes the process's standard error;
+        `key_fd`: a descriptor that it gets too, under the same number.
         """
         async with self._one:
             if self._failures >= FAILURES or not adopt_orphans():
@@ -104,7 +111,7 @@ class ForkServer:
             try:
                 if not self.pid or environment != self._environment:
                     await self._start(environment, log, families)
-                child = await self._fork(log)
+                child = await self._fork(log, key_fd)
             except OSError:
                 self._failures += 1
                 await self.stop()
@@ -112,8 +119,13 @@ class ForkServer:
             self._failures = 0
             return child
 
+    async def renew(self) -> None:
+        """The next process is forked from a new forkserver, which has imported what is installed by then."""
+        async with self._one:
+            await self.stop()
+
     async def stop(self) -> None:
-        """Ends the forkserver; its runners live on."""
+        """Ends the forkserver; what it forked lives on."""
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -128,7 +140,7 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "understudy.actors.host.forkserver", *families,
+                sys.executable, "-m", "understudy.actors.host.forkserver", self._kind, *families,
                 stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL, stderr=log,
                 # torch then looks for GPUs without touching them, so that forked processes can still use one
                 env={**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}, start_new_session=True,
@@ -136,20 +148,21 @@ class ForkServer:
         if await self._reply(READY_S) != b"ready":
             raise OSError("the forkserver cannot fork")
 
-    async def _fork(self, log: IO[bytes]) -> Adopted:
+    async def _fork(self, log: IO[bytes], key_fd: int) -> Adopted:
         assert self._control is not None
         their_stdin, our_stdin = os.pipe()
         our_stdout, their_stdout = os.pipe()
         ours = [our_stdin, our_stdout]
         try:
-            socket.send_fds(self._control, [b"fork"], [their_stdin, their_stdout, log.fileno()])
+            theirs = {0: their_stdin, 1: their_stdout, 2: log.fileno(), **({} if key_fd < 0 else {key_fd: key_fd})}
+            socket.send_fds(self._control, [" ".join(map(str, theirs)).encode()], list(theirs.values()))
             pid = int(await self._reply(FORK_S) or 0)
             if not pid:
                 raise OSError("the forkserver is gone")
             child = await Adopted.take(pid, *ours)
             ours.clear()
             return child
-        finally:  # without our ends a runner that nobody heard of ends by itself
+        finally:  # without our ends a process that nobody heard of ends by itself
             for fd in (their_stdin, their_stdout, *ours):
                 os.close(fd)
 

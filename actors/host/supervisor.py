@@ -79,7 +79,7 @@ class Supervisor:
         self._operations = Operations(self)
         self.watch = Watch(self)
         self.graph_side = GraphSide(state, folder, say, lambda: self._log)
-        self.forks = ForkServer()
+        self.forks, self.local_forks = ForkServer("actors"), ForkServer("local")
         self.desk = KeyDesk(folder, state, keeper)
         self.key_orders = KeyOrders(self)
         self.key_ids: dict[str, str] = {}  # by provider
@@ -123,6 +123,7 @@ class Supervisor:
                     if isinstance(process.child, Adopted):
                         process.child.release()
             await self.forks.stop()
+            await self.local_forks.stop()
             await self.graph_side.stop()
             await self.bus_side.stop()
             self.desk.close()
@@ -290,19 +291,22 @@ class Supervisor:
             process.keys = None
 
     async def _spawn(self, process: Process) -> Child:
-        """For a local model a fork of a process that has torch imported, where that is possible; else a new process."""
+        """A fork of a process that has imported what it needs, where that is possible; else a new process."""
         assert self._log is not None
         environment = actor_environment(without=self.key_variables)
         provider = self.topology.providers.get(process.provider)
+        key_fd = -1 if process.keys is None else process.keys.reader
         if provider is not None and provider.kind == "local":
-            forked = await self.forks.fork(environment, self._log, model_types(self.topology, self.folder))
-            if forked is not None:
-                return forked
-        fds = () if process.keys is None else (process.keys.reader,)
+            families = model_types(self.topology, self.folder)
+            forked = await self.local_forks.fork(environment, self._log, families, key_fd)
+        else:
+            forked = await self.forks.fork(environment, self._log, key_fd=key_fd)
+        if forked is not None:
+            return forked
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "understudy.actors.host.child",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._log,
-            env=environment, start_new_session=True, pass_fds=fds,
+            env=environment, start_new_session=True, pass_fds=() if key_fd < 0 else (key_fd,),
         )  # fmt: skip
 
     def _errand(self, process: Process) -> Errand:

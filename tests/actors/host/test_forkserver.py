@@ -1,4 +1,4 @@
-"""Local runners forked from one process with torch in memory, with real processes: who outlives whom."""
+"""Actors forked from processes that have their imports done, with real processes: who outlives whom."""
 
 from __future__ import annotations
 
@@ -56,9 +56,48 @@ until = functools.partial(waiting.until, within_s=LIMIT_S, look_s=0.02)
 
 @pytest.fixture
 async def forks() -> AsyncIterator[ForkServer]:
-    server = ForkServer()
+    server = ForkServer("local")
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def light() -> AsyncIterator[ForkServer]:
+    server = ForkServer("actors")
+    yield server
+    await server.stop()
+
+
+async def test_the_pipe_of_a_key_comes_under_its_number_and_to_nobody_else(light: ForkServer, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        keyed, other = await light.fork(ENVIRONMENT, log, key_fd=reader), await light.fork(ENVIRONMENT, log)
+    assert isinstance(keyed, Adopted) and isinstance(other, Adopted)
+    pipe = Path(f"/proc/self/fd/{reader}").readlink()
+
+    def held_by(pid: int) -> list[int]:
+        return [int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.readlink() == pipe]
+
+    await until(lambda: held_by(keyed.pid) == [reader])
+    assert (held_by(other.pid), held_by(light.pid)) == ([], [])
+    for fd in (reader, writer):
+        os.close(fd)
+    for one in (keyed, other):
+        one.stdin.close()
+        assert await one.wait() == 0
+
+
+async def test_renewed_it_forks_what_is_installed_now(light: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        first = await light.fork(ENVIRONMENT, log)
+        before = light.pid
+        await light.renew()
+        second = await light.fork(ENVIRONMENT, log)
+    assert isinstance(first, Adopted) and isinstance(second, Adopted)
+    assert light.pid not in (0, before) and living(first.pid)
+    for one in (first, second):
+        one.stdin.close()
+        assert await one.wait() == 0
 
 
 async def test_a_killed_forkserver_takes_no_runner_along(forks: ForkServer, tmp_path: Path) -> None:
@@ -119,8 +158,8 @@ async def test_runners_outlive_the_forkserver_and_can_be_restarted(tmp_path: Pat
         assert len(runners) == 2
         before = [p.pid for p in runners]
         assert all(isinstance(p.child, Adopted) for p in runners)
-        os.kill(supervisor.forks.pid, signal.SIGKILL)
-        await until(lambda: not supervisor.forks.pid)
+        os.kill(supervisor.local_forks.pid, signal.SIGKILL)
+        await until(lambda: not supervisor.local_forks.pid)
         os.kill(before[0], signal.SIGKILL)
         await until(lambda: runners[0].ready and runners[0].pid not in (0, before[0]))
         assert isinstance(runners[0].child, Adopted)
