@@ -1,24 +1,38 @@
-"""The graph over Bolt, on real servers: leases, fences, batches that are whole or not there, days, halves."""
+"""The graph on real servers: over Bolt (leases, fences, batches that are whole or not there, days, halves), what the
+edge says of it, and what the questions answer at their edges. One file, so that two JVMs are started once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from neo4j import GraphDatabase
 
 from tests.actors.projector.test_rows import applied
+from understudy.actors.host.logs import Log
 from understudy.actors.projector import cypher
+from understudy.actors.projector import edge as edges
 from understudy.actors.projector.bolt import Graph, bucket_of
 from understudy.actors.projector.place import Held, NotOurs, Retention
+from understudy.actors.projector.questions import HOUR, QUESTIONS
 from understudy.actors.projector.rows import Folding, Rows
+from understudy.bus.nats_bus import NatsBus
+from understudy.bus.nats_log import api
+from understudy.bus.port import Bus, Outgoing
+from understudy.bus.provision import BusSpec, provision
+from understudy.bus.server import NatsServer
 from understudy.messages.brief import AttemptBrief
 from understudy.messages.buckets import DAY_MS, HOUR_MS, OutcomeBrief
 from understudy.messages.events import Event, ModelSwitched, ModelUnavailable
+from understudy.messages.graph import GraphOpened, GraphTrouble, LogRead, OpenGraph, ReadLog, RenewLease, WriteRows
+from understudy.messages.step import Input
+from understudy.messages.wire import encode
 from understudy.tools.bench.graph.homes import Home
 
 pytestmark = pytest.mark.timeout(120)
@@ -278,3 +292,98 @@ async def test_the_models_of_a_half_are_told_as_they_were_written(graph: Graph) 
     fence, fold = await begun(graph), Folding()
     await graph.write("Pm", fence, 0, 1, 20_000, rows(applied(AT, a=1.5), ended(AT, "a", "x"), fold=fold))
     assert await graph.written("Pm") == fold.written and set(fold.written) == {"a", "x"}
+
+
+# --- the edge: whatever becomes of an order, the step hears of it -----------------------------------------------------
+
+SUBJECT = "tta.evt.request.ended"
+
+
+class Told:
+    """An edge, and what it says."""
+
+    def __init__(self, graph: Graph, bus: Bus | None = None) -> None:
+        self.said = asyncio.Queue[Input]()
+        self.edge = edges.ProjectorEdge(graph, cast("Bus", bus), "tta", lambda: 1.0, Log("projector", "projector-1"))
+
+    async def about(self, order: Any) -> Input:
+        await self.edge.start(self.said.put_nowait)
+        self.edge.perform(order)
+        return await asyncio.wait_for(self.said.get(), 20)
+
+
+async def test_a_number_that_no_graph_can_hold_is_trouble_and_no_silence(graph: Graph) -> None:
+    fence = await begun(graph)
+    some = rows(ended(AT, "a"))
+    next(iter(some.buckets.values())).n = 2**70
+    said = await Told(graph).about(WriteRows("Pm", fence, 0, 9, 20_000, some))
+    assert isinstance(said, GraphTrouble) and "Overflow" in said.text
+
+
+async def test_a_server_that_takes_connections_and_never_answers_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges, "STUCK_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"bolt://127.0.0.1:{server.getsockname()[1]}"
+        silent = Graph(uri, "", "", "neo4j", lambda: 1.0, Retention())
+        assert isinstance(await Told(silent).about(RenewLease(1, 5_000)), GraphTrouble)
+        await silent.close()
+
+
+async def test_a_log_that_was_made_anew_is_noticed_while_it_is_read(graph: Graph, tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, sync="2m").start()
+    bus = await NatsBus.open(server.url, name="test")
+    try:
+        await provision(bus, BusSpec(evt_max_bytes=10_000_000, trace_max_bytes=1_000_000))
+        ahead = ended(2**60, "a")  # a time that no graph can hold: counted as one that could not be read
+        events = [Outgoing(SUBJECT, encode(one), f"{n}") for n, one in enumerate((ended(AT, "a"), ahead))]
+        await bus.store(events, timeout_s=5)
+        told = Told(graph, bus)
+        opened = await told.about(OpenGraph("me", 5_000))
+        assert isinstance(opened, GraphOpened) and opened.head == 2
+        read = await told.about(ReadLog("Pm", 0, 10))
+        assert isinstance(read, LogRead) and (len(read.facts), read.upto, read.unknown) == (1, 2, 1)
+        assert read.facts[0].stored_ms > AT
+        await api(bus.client, "STREAM.DELETE.TTA_EVT", timeout_s=5)
+        await provision(bus, BusSpec(evt_max_bytes=10_000_000, trace_max_bytes=1_000_000))
+        await bus.store([Outgoing(SUBJECT, encode(ended(AT, "a")), f"again {n}") for n in range(5)], timeout_s=5)
+        said = await told.about(ReadLog("Pm", 2, 10))
+        assert isinstance(said, GraphTrouble) and "another" in said.text
+    finally:
+        await bus.close()
+        await asyncio.to_thread(server.stop)
+
+
+# --- the questions; that they equal plain Python is `bench questions` -------------------------------------------------
+
+FROM = 490_000 * HOUR
+
+MAKE = """MERGE (m:PmModel {key: $model}) CREATE (b:PmBucket {key: $model + ' t ' + toString($at), at: $at, task: 't',
+  n: $ok + $err, ok: $ok, err: $err, lat_us: $ok * $us, score_u: 0, score_n: 0, cost_pusd: 0})
+CREATE (b)-[:OF_MODEL]->(m)"""
+
+
+def test_a_model_that_only_fails_now_got_worse(graph_home: Home) -> None:
+    """And one that nobody asked in either window, or that was not good before, is not spoken of."""
+    auth = (graph_home.user, graph_home.password) if graph_home.user else None
+    with GraphDatabase.driver(graph_home.uri, auth=auth, notifications_min_severity="OFF") as driver:
+
+        def run(text: Any, **given: Any) -> list[dict[str, Any]]:
+            found = driver.execute_query(text, given, database_=graph_home.database)
+            return [one.data() for one in found.records]
+
+        run("MATCH (n) DETACH DELETE n")
+        for model, before, now in (
+            ("dead", (40, 0, 1_000), (0, 40, 0)),
+            ("hardly", (40, 0, 1_000), (5, 35, 9_000)),
+            ("slower", (40, 0, 1_000), (40, 0, 1_500)),
+            ("same", (40, 10, 1_000), (40, 10, 1_000)),
+            ("rated", (40, 0, 1_000), (0, 0, 0)),
+            ("new", (0, 5, 0), (40, 0, 1_000)),
+        ):
+            for at, (ok, err, us) in ((FROM - HOUR, before), (FROM, now)):
+                run(MAKE, model=model, at=at, ok=ok, err=err, us=us)
+        rows = run(QUESTIONS["worse"].cypher, **{"from": FROM, "to": FROM + HOUR, "least": 20})
+        told = [(row["model"], row["latency_ratio"], row["fail_delta"], row["n"]) for row in rows]
+        assert told == [("dead", None, 1, 40), ("hardly", None, 0.875, 40), ("slower", 1.5, 0, 40), ("same", 1, 0, 50)]
+        assert len(run(QUESTIONS["worse"].cypher, **{"from": FROM, "to": FROM + HOUR, "least": 0})) == 4
+        run("MATCH (n) DETACH DELETE n")
