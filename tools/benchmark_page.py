@@ -10,8 +10,8 @@ from understudy.tools.benchmark_report import FIRST, STRONG, TIMES, WEAK, Row, S
 from understudy.tools.report import charts, page
 
 
-def picture(state: BenchmarkState) -> charts.Chart:
-    """A panel per figure, a bar per model."""
+def picture(state: BenchmarkState, *, alone: bool = True) -> charts.Chart:
+    """A panel per figure, a bar per model. `alone`: with what a reader must know, which a page says itself."""
     rows = rows_of(state.measured)
     speeds = (
         charts.Panel("Speed", {r.model: _point(r.pace) for r in rows}, "tokens/s"),
@@ -22,7 +22,7 @@ def picture(state: BenchmarkState) -> charts.Chart:
         for name, read in columns(rows)
     ]
     title = f"Benchmark {state.suite}: {state.items} items, seed {state.seed}, {stamp(state.begun_ms)} UTC"
-    return charts.panels([*speeds, *shares], title=title)
+    return charts.panels([*speeds, *shares], title=title, notes=notes(state.measured) if alone else ())
 
 
 def _point(value: float | None) -> charts.Point | None:
@@ -49,7 +49,7 @@ def html(state: BenchmarkState) -> str:
         title,
         page.section("Models", _table(rows), *parts, lead=thresholds),
         page.section("Tasks", _scores(rows), lead="The weighted mean of the items' scores; n: items scored."),
-        page.section("Side by side", page.figure(picture(state).svg(), "Lines: 95 % intervals.")),
+        page.section("Side by side", page.figure(picture(state, alone=False).svg(), "Lines: 95 % intervals.")),
         page.section("Speed", _speed(measured), lead="Median over items, as the selector saw them, queue included."),
         page.section("What this holds for", page.facts(facts(state)), _counts(measured)),
         lead=whole,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -89,6 +90,16 @@ def test_the_page_and_the_picture_hold_every_model_and_the_seed() -> None:
     assert benchmark_page.picture(state).png().startswith(b"\x89PNG")
     none = BenchmarkState(bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a",), items=1)
     assert "Nothing was measured yet" in benchmark_page.html(none)
+
+
+def test_a_picture_alone_says_what_a_reader_must_know_and_its_page_says_it_once() -> None:
+    pytest.importorskip("matplotlib")
+    from understudy.tools import benchmark_page
+
+    one = (measured("a", 1, 2, rules="interim"),)
+    state = BenchmarkState(bench_id="b", begun_ms=0, suite="m", suite_hash="h", models=("a",), items=2, measured=one)
+    assert "no clinician has judged them" in re.sub(r"\s+", " ", benchmark_page.picture(state).svg())
+    assert benchmark_page.html(state).count("no clinician has judged them") == 1
 
 
 def test_a_name_that_looks_like_a_formula_is_a_name() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,13 +118,19 @@ class Panel(NamedTuple):
     limit: float | None = None
 
 
-def panels(of: Sequence[Panel], columns: int = 4, title: str = "") -> Chart:
-    """The same names in every panel, a horizontal bar each; whiskers are intervals, no bar: there is no figure."""
+def panels(of: Sequence[Panel], columns: int = 4, title: str = "", notes: Sequence[str] = ()) -> Chart:
+    """The same names in every panel, a horizontal bar each; whiskers are intervals, no bar: there is no figure.
+
+    `notes` stand below, for a picture that is looked at alone.
+    """
     names = list(dict.fromkeys(name for panel in of for name in panel.values))
     columns = min(columns, max(1, len(of)))
     rows = -(-len(of) // columns)
     words = max(1.0, 0.075 * max(map(len, names), default=0))  # so many inches the longest name takes
-    found, grid = blank(words + 2.5 * columns, rows * (0.9 + 0.34 * len(names)), columns, rows)
+    width = words + 2.5 * columns
+    below = [line for note in notes for line in textwrap.wrap(note, int(14 * width))]
+    height = rows * (0.9 + 0.34 * len(names)) + 0.17 * len(below)
+    found, grid = blank(width, height, columns, rows)
     for n, axes in enumerate(grid.flat):
         if n >= len(of):
             axes.set_visible(False)
@@ -133,6 +140,8 @@ def panels(of: Sequence[Panel], columns: int = 4, title: str = "") -> Chart:
             axes.set_yticklabels([])
     if title:
         found.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold").set_gid("ink")
+    if below:
+        found.supxlabel("\n".join(below), x=0.01, ha="left", fontsize=8.5, linespacing=1.3).set_gid("ink")
     return Chart(found)
 
 
