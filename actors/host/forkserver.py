@@ -17,6 +17,7 @@ import os
 import re
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,6 +73,8 @@ def fork_process(streams: dict[int, int], control: socket.socket) -> int:
         os.close(tell)
         control.close()
         become_actor(streams)
+    except BaseException:  # noqa: BLE001 - told in the log, as a process that was started anew would tell it
+        traceback.print_exc()
     finally:  # a copy of this process must never go on as the forkserver
         os._exit(1)
 

@@ -6,10 +6,12 @@ import asyncio
 import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,65 @@ async def test_renewed_it_forks_what_is_installed_now(light: ForkServer, tmp_pat
         assert await one.wait() == 0
 
 
+async def test_what_ends_a_process_at_its_beginning_stands_in_the_log(light: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        one = await light.fork(ENVIRONMENT, log)
+    assert isinstance(one, Adopted)
+    one.stdin.write(b"{}\n")  # no errand
+    assert await one.wait() == 1
+    assert "missing required field `seat`" in (tmp_path / "log").read_text()
+
+
+def descriptors() -> set[int]:
+    """That are open; not the one by which they are listed."""
+    listed = list(Path("/proc/self/fd").iterdir())
+    return {int(fd.name) for fd in listed if fd.is_symlink()}
+
+
+def children() -> list[str]:
+    own = f"/proc/self/task/{os.getpid()}/children"
+    return Path(own).read_text().split()
+
+
+async def test_descriptors_that_run_out_in_the_middle_leave_nothing_behind(light: ForkServer, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        for room in range(5):  # two pipes, and what the process is known by
+            await light.renew()
+            first = await light.fork(ENVIRONMENT, log)
+            assert isinstance(first, Adopted)
+            first.stdin.close()
+            assert await first.wait() == 0
+            await until(lambda one=first: one.stdout.at_eof())
+            await asyncio.sleep(0)  # its pipe is closed with the loop's next turn
+            before, had = descriptors(), set(children())
+            free = sorted(set(range(max(before) + 10)) - before)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
+            try:
+                assert await light.fork(ENVIRONMENT, log) is None
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert descriptors() - before == set(), room
+            assert set(children()) - had == set(), room
+
+
+async def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(light: ForkServer, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        first = await light.fork(ENVIRONMENT, log)
+        none = ThreadPoolExecutor()
+        none.shutdown()
+        loop.set_default_executor(none)
+        with pytest.raises(RuntimeError):  # no thread to be had; what was asked for is forked all the same
+            await light.fork(ENVIRONMENT, log)
+        loop.set_default_executor(ThreadPoolExecutor())
+        second = await light.fork(ENVIRONMENT, log)
+    assert isinstance(first, Adopted) and isinstance(second, Adopted)
+    second.stdin.write(b"{}\n")
+    first.stdin.close()
+    assert [await one.wait() for one in (first, second)] == [0, 1]
+
+
 async def test_a_killed_forkserver_takes_no_runner_along(forks: ForkServer, tmp_path: Path) -> None:
     with (tmp_path / "log").open("ab", buffering=0) as log:
         await _kill_and_look(forks, lambda: forks.fork(ENVIRONMENT, log, ["llama"]))
@@ -124,13 +185,19 @@ async def _kill_and_look(forks: ForkServer, fork: Callable[[], Awaitable[Adopted
         first.send_signal(signal.SIGTERM)
 
 
-async def test_a_forkserver_that_cannot_start_leaves_the_plain_way(forks: ForkServer, tmp_path: Path) -> None:
+async def test_a_forkserver_that_cannot_start_leaves_the_plain_way(light: ForkServer, tmp_path: Path) -> None:
     shadowed = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
     (tmp_path / "understudy").mkdir()
     (tmp_path / "understudy" / "__init__.py").touch()  # not ours
     with (tmp_path / "log").open("ab", buffering=0) as log:
-        assert [await forks.fork(shadowed, log, []) for _ in range(4)] == [None] * 4
-    assert forks.pid == 0
+        assert [await light.fork(shadowed, log) for _ in range(4)] == [None] * 4
+        assert light.pid == 0
+        assert await light.fork(ENVIRONMENT, log) is None  # given up
+        await light.renew()
+        one = await light.fork(ENVIRONMENT, log)
+    assert isinstance(one, Adopted)
+    one.stdin.close()
+    assert await one.wait() == 0
 
 
 def local_topology(folder: Path) -> Path:
