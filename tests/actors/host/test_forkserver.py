@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,23 @@ async def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(light: Fork
     second.stdin.write(b"{}\n")
     first.stdin.close()
     assert [await one.wait() for one in (first, second)] == [0, 1]
+
+
+async def test_where_our_code_was_changed_no_process_is_forked_of_the_old(light: ForkServer, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    for name in ("actors", "bus", "messages"):
+        shutil.copytree(root / name, tmp_path / "understudy" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        first = await light.fork(environment, log)
+        os.utime(tmp_path / "understudy" / "messages" / "wire.py", (1, 1))
+        changed = await light.fork(environment, log)
+        second = await light.fork(environment, log)
+    assert isinstance(first, Adopted) and changed is None and isinstance(second, Adopted)
+    for one in (first, second):
+        one.stdin.close()
+        assert await one.wait() == 0
+    assert (tmp_path / "log").read_text() == ""
 
 
 async def test_a_killed_forkserver_takes_no_runner_along(forks: ForkServer, tmp_path: Path) -> None:
