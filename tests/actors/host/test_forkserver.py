@@ -257,6 +257,26 @@ async def test_runners_outlive_the_forkserver_and_can_be_restarted(tmp_path: Pat
     assert not any(living(p.child.pid) for p in supervisor.processes if p.child is not None)
 
 
+async def test_stopped_while_a_process_is_being_forked_it_leaves_nothing_open(tmp_path: Path) -> None:
+    body = json.loads(local_topology(tmp_path).read_text())
+    body["providers"] = {"lab": {"kind": "openai", "url": "http://127.0.0.1:9/v1", "key": {"file": "key"}}}
+    body["models"], body["aliases"] = {"m@lab": {"provider": "lab", "context_tokens": 1_000}}, {}
+    for task in body["tasks"].values():
+        task.pop("fallbacks", None)
+    (tmp_path / "key").write_text("a-key-of-nobody")
+    (tmp_path / "key").chmod(0o600)
+    supervisor = Supervisor(parse(json.dumps(body), tmp_path), tmp_path, tmp_path / "state", lambda *_, **__: None)
+    (runner,) = (p for p in supervisor.processes if p.seat.actor == "runner")
+    before, had = descriptors(), set(children())
+    task = asyncio.create_task(supervisor.run())
+    try:
+        await until(lambda: task.done() or (runner.keys is not None and runner.child is None))
+    finally:
+        supervisor.stop.set()
+        await task
+    await until(lambda: descriptors() <= before and set(children()) <= had, within_s=5.0)
+
+
 async def test_a_killed_supervisor_leaves_nothing_running(tmp_path: Path) -> None:
     path, state = local_topology(tmp_path), tmp_path / "state"
     up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(path), str(tmp_path), str(state))
