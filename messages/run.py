@@ -41,7 +41,7 @@ RunFailure = Literal[
     "caller_fault",  # 400, 413, 422
     "context_too_long",
     "refused",  # the model declined
-    "text_lost",  # a piece did not arrive on the bus
+    "text_lost",  # a piece did not arrive on the bus, or nothing after the bus was away
     "cancelled",
     "blocked",  # it may not leave this machine: see `Outbound`
     "engine",  # the local engine failed this request

@@ -103,7 +103,7 @@ def step(state: State, message: Input, settings: Settings) -> list[Effect]:
             continuation.failed(state, run_id, "no_responders", message.at_ms, settings)
             return []
         case Deaf():
-            _deaf(state, message.ms)
+            _deaf(state, message.ms, message.cut)
             return []
         case CaughtUp():
             _go_live(state, message.at_ms)
@@ -271,13 +271,13 @@ def _beat(state: State, beat: RunnerBeat, now: float) -> list[Effect]:
     return out
 
 
-def _deaf(state: State, ms: float) -> None:
-    """For so long nobody could be heard: it counts against nobody."""
+def _deaf(state: State, ms: float, cut: bool) -> None:
+    """For so long nobody could be heard: it counts against nobody. After a `cut` what they said may be lost."""
     for known in state.others.values():
         for instance in known:
             known[instance] += ms
     for watch in state.watches.values():
-        watch.probe_until_ms += ms
+        watch.probe_until_ms, watch.probe_cut = watch.probe_until_ms + ms, watch.probe_cut or cut
         for load in watch.beats.values():
             load.heard_ms += ms
 

@@ -14,7 +14,7 @@ WORDS = "Say yes."
 def look(state: State, model: str, watch: Watch, now: float, settings: Settings) -> list[Effect]:
     """Ask when the rest is over; count a probe without an answer as failed."""
     if watch.probing and now >= watch.probe_until_ms:
-        failed(state, watch.probing, "first_token_timeout", now, settings)
+        failed(state, watch.probing, "text_lost" if watch.probe_cut else "first_token_timeout", now, settings)
     free = watch.status == "unavailable" and state.is_served(watch) and not watch.probing and watch.trial is None
     return _ask(state, model, watch, now, settings) if free and now >= watch.retry_at_ms else []
 
@@ -27,7 +27,7 @@ def _ask(state: State, model: str, watch: Watch, now: float, settings: Settings)
     if watch.costs() and not settings.probe_paid:
         return degrade(state, model, watch, UNTESTED, now)
     run_id = state.fresh(now)
-    watch.probing, watch.probe_until_ms = run_id, now + settings.probe_timeout_ms
+    watch.probing, watch.probe_until_ms, watch.probe_cut = run_id, now + settings.probe_timeout_ms, False
     chats = "chat" in watch.declared.capabilities
     run = RunModel(
         run_id=run_id,
@@ -67,12 +67,12 @@ def blocked(state: State, run_id: str, now: float) -> list[Effect]:
 
 
 def failed(state: State, run_id: str, reason: str, now: float, settings: Settings) -> None:
-    """Rest again, twice as long; a busy model is alive, and others use it."""
+    """Rest again, twice as long; a busy model is alive, others use it; a lost answer tells nothing."""
     for watch in state.watches.values():
         if not watch.probing or watch.probing != run_id:
             continue
         watch.probing = ""
-        if reason == "busy":
+        if reason in ("busy", "text_lost"):
             watch.retry_at_ms = now + settings.backoff_ms
             continue
         watch.opened += 1

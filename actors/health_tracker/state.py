@@ -64,6 +64,7 @@ class Watch(Record):
 
     probing: str = ""  # run id of the health probe under way
     probe_until_ms: float = 0.0
+    probe_cut: bool = False  # the bus was away since it was asked: its answer may be lost
     beats: dict[str, Load] = field(default_factory=dict[str, Load])  # by instance
 
     trial: Trial | None = None

@@ -6,6 +6,9 @@ thread, opens no connection, touches no GPU and sees no secret: a request brings
 (and the pipe on which it will get a key, where it needs one), and the errand comes to the process through them. It
 forks twice, so that the new process is nobody's child but the supervisor's (which adopts orphans): a forkserver that
 dies takes nobody with it and owes nobody an exit code.
+
+It ends by itself once our code on disk is another than it has imported: a process that took half of its modules from
+here and imported the rest would be of two versions.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import re
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,6 +57,20 @@ def preload(kind: str, model_types: list[str]) -> None:
     gc.freeze()  # so that a process's collector does not touch, and so copy, what it shares with its siblings
 
 
+def code() -> dict[str, int]:
+    """When those of our own modules that are imported were last written, by file. Raises OSError where one is gone."""
+    ours = [module.__file__ for name, module in sys.modules.items() if name.startswith("understudy.")]
+    return {file: Path(file).stat().st_mtime_ns for file in ours if file}
+
+
+def unchanged(imported: dict[str, int]) -> bool:
+    """Whether the files are still those that were imported."""
+    try:
+        return imported == code()
+    except OSError:
+        return False
+
+
 def fork_process(streams: dict[int, int], control: socket.socket) -> int:
     """Process id of a new process, whose parent has ended by then. `streams`: descriptors by the number they will have
     there."""
@@ -72,6 +90,8 @@ def fork_process(streams: dict[int, int], control: socket.socket) -> int:
         os.close(tell)
         control.close()
         become_actor(streams)
+    except BaseException:  # noqa: BLE001 - told in the log, as a process that was started anew would tell it
+        traceback.print_exc()
     finally:  # a copy of this process must never go on as the forkserver
         os._exit(1)
 
@@ -91,11 +111,11 @@ def become_actor(streams: dict[int, int]) -> NoReturn:
     os._exit(0)
 
 
-def serve(control: socket.socket) -> None:
+def serve(control: socket.socket, imported: dict[str, int]) -> None:
     """One process per request, until the supervisor's end is closed. A request names the numbers of its descriptors."""
     while True:
         data, streams, _, _ = socket.recv_fds(control, 64, STREAMS + 1)
-        if not data:
+        if not data or not unchanged(imported):
             return
         targets = [int(word) for word in data.split()]
         if len(streams) == len(targets):
@@ -109,13 +129,14 @@ def main() -> None:
     end_with(os.getppid())
     control = socket.socket(fileno=os.dup(0))
     preload(sys.argv[1], sys.argv[2:])
+    imported = code()
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         sys.exit(
             f"forkserver: {threads} threads after the imports, cannot fork safely; plain processes are started instead"
         )
     control.send(b"ready")
-    serve(control)
+    serve(control, imported)
 
 
 if __name__ == "__main__":

@@ -31,21 +31,31 @@ class Adopted:
     """A process that something else started and that is now our child: the part of asyncio's `Process` that we use."""
 
     def __init__(
-        self, pid: int, stdin: asyncio.WriteTransport, stdout: asyncio.StreamReader, pipe: asyncio.ReadTransport
+        self,
+        pid: int,
+        fd: int,
+        stdin: asyncio.WriteTransport,
+        stdout: asyncio.StreamReader,
+        pipe: asyncio.ReadTransport,
     ) -> None:
         self.pid, self.stdin, self.stdout, self._pipe = pid, stdin, stdout, pipe
         self.returncode: int | None = None
         self._ended = asyncio.Event()
-        self._fd = os.pidfd_open(pid)
+        self._fd = fd
         asyncio.get_running_loop().add_reader(self._fd, self._reap)
 
     @classmethod
-    async def take(cls, pid: int, stdin: int, stdout: int) -> Adopted:
-        """Wraps our ends of its pipes."""
+    async def take(cls, pid: int, stdin: IO[bytes], stdout: IO[bytes]) -> Adopted:
+        """Wraps our ends of its pipes, which stay the caller's to close where this raises."""
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
-        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdout, "rb", 0))
-        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(stdin, "wb", 0))
-        return cls(pid, writer, reader, pipe)
+        with contextlib.ExitStack() as undo:
+            fd = os.pidfd_open(pid)
+            undo.callback(os.close, fd)
+            pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), stdout)
+            undo.callback(pipe.close)
+            writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
+            undo.pop_all()
+        return cls(pid, fd, writer, reader, pipe)
 
     async def wait(self) -> int:
         """The exit code, negative for a signal."""
@@ -116,22 +126,34 @@ class ForkServer:
                 self._failures += 1
                 await self.stop()
                 return None
+            except BaseException:  # its answer may still come, and must not be taken for that to the next request
+                self._kill()
+                raise
             self._failures = 0
             return child
 
     async def renew(self) -> None:
-        """The next process is forked from a new forkserver, which has imported what is installed by then."""
+        """The next process is forked from a new forkserver, which has imported what is installed by then.
+
+        It is tried again, too, where it was given up.
+        """
         async with self._one:
             await self.stop()
+            self._failures = 0
 
     async def stop(self) -> None:
         """Ends the forkserver; what it forked lives on."""
+        process = self._process
+        self._kill()
+        if process is not None:
+            await process.wait()
+
+    def _kill(self) -> None:
         if self._control is not None:
             self._control.close()
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            await self._process.wait()
         self._process = self._control = None
 
     async def _start(self, environment: Mapping[str, str], log: IO[bytes], families: Iterable[str]) -> None:
@@ -150,26 +172,43 @@ class ForkServer:
 
     async def _fork(self, log: IO[bytes], key_fd: int) -> Adopted:
         assert self._control is not None
-        their_stdin, our_stdin = os.pipe()
-        our_stdout, their_stdout = os.pipe()
-        ours = [our_stdin, our_stdout]
-        try:
-            theirs = {0: their_stdin, 1: their_stdout, 2: log.fileno(), **({} if key_fd < 0 else {key_fd: key_fd})}
-            socket.send_fds(self._control, [" ".join(map(str, theirs)).encode()], list(theirs.values()))
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            # Without our ends a process that nobody heard of ends by itself.
+            their_stdin, our_stdin = _pipe(theirs, ours)
+            our_stdout, their_stdout = _pipe(ours, theirs)
+            given = {0: their_stdin.fileno(), 1: their_stdout.fileno(), 2: log.fileno()}
+            given |= {} if key_fd < 0 else {key_fd: key_fd}
+            socket.send_fds(self._control, [" ".join(map(str, given)).encode()], list(given.values()))
             pid = int(await self._reply(FORK_S) or 0)
             if not pid:
                 raise OSError("the forkserver is gone")
-            child = await Adopted.take(pid, *ours)
-            ours.clear()
+            try:
+                child = await Adopted.take(pid, our_stdin, our_stdout)
+            except BaseException:  # it has no errand yet, and nobody else would wait for it
+                _end(pid)
+                raise
+            ours.pop_all()
             return child
-        finally:  # without our ends a process that nobody heard of ends by itself
-            for fd in (their_stdin, their_stdout, *ours):
-                os.close(fd)
 
     async def _reply(self, timeout_s: float) -> bytes:
         assert self._control is not None
         self._control.settimeout(timeout_s)
         return await asyncio.to_thread(self._control.recv, 64)
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """Both ends, and who closes them."""
+    read_end, write_end = os.pipe()
+    return (
+        reader.enter_context(os.fdopen(read_end, "rb", 0)),
+        writer.enter_context(os.fdopen(write_end, "wb", 0)),
+    )
+
+
+def _end(pid: int) -> None:
+    """A child that nobody else waits for; killed, it is gone at once."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 async def told(stdout: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:

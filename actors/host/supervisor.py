@@ -118,6 +118,7 @@ class Supervisor:
                 group.cancel_scope.cancel()
         finally:
             for process in self.processes:  # one that was being started while the rest was stopped
+                self._no_keys(process)
                 if process.child is not None:
                     _signal(process.child, signal.SIGKILL)
                     if isinstance(process.child, Adopted):

@@ -186,7 +186,7 @@ class Conduct:
             case RunText():
                 return self._text(message, now)
             case RunStarted():
-                self.runner = message.instance
+                self.runner, self.cut = message.instance, False
                 self.purse.generation = message.generation or self.purse.generation
                 return []
             case RunEnded():
@@ -334,6 +334,7 @@ class Conduct:
     def deaf(self, ms: float, cut: bool) -> None:
         """For so long no text could be heard: that is no stall of the model's. After a `cut` it may have been lost."""
         self.due_ms, self.cut = min(self.due_ms + ms, self.deadline_ms), self.cut or cut
+        hedge.deaf(self, ms, cut)
 
     def woke(self, generation: int, now: float) -> list[Effect]:
         """A timer came. Text moves `due_ms` without a new timer, so look again when it is not due yet."""

@@ -56,6 +56,8 @@ class Rival:
     model: str
     asked_ms: float
     runner: str = ""
+    deaf_ms: float = 0.0  # for so long it could not be heard
+    cut: bool = False  # the bus was away since it was asked, or last heard
 
 
 @dataclass(slots=True)
@@ -128,7 +130,7 @@ def hear(run: Conduct, hedge: Hedge, message: Message, now: float) -> list[Effec
         return stop(run, now) + run.hear(message, now) if _speaks(message) else None
     match message:
         case RunStarted():
-            rival.runner = message.instance
+            rival.runner, rival.cut = message.instance, False
             return []
         case RunFailed():
             return lose(run, message.reason, now, message)
@@ -166,7 +168,8 @@ def _become(run: Conduct, hedge: Hedge, rival: Rival) -> list[Effect]:
     hedge.rival = None
     run.attempt, run.model, run.runner, run.asked_ms = rival.attempt, rival.model, rival.runner, rival.asked_ms
     run.pieces, run.tokens, run.exact, run.room.queued = 0, 0, True, False
-    run.due_ms = attempt.first_due_ms(run, rival.asked_ms)
+    run.due_ms = min(attempt.first_due_ms(run, rival.asked_ms) + rival.deaf_ms, run.deadline_ms)
+    run.cut = rival.cut
     return [Wake(run.due_ms, run.run_id, run.attempt)]
 
 
@@ -220,6 +223,13 @@ def stay_here(run: Conduct, now: float) -> list[Effect]:
     """The first was kept from leaving this machine: a second elsewhere must not go on."""
     rival = run.hedge.rival if run.hedge is not None else None
     return stop(run, now) if rival is not None and run.location(rival.model) == "external" else []
+
+
+def deaf(run: Conduct, ms: float, cut: bool) -> None:
+    """Nor is silence in that time the second's."""
+    if run.hedge is not None and run.hedge.rival is not None:
+        rival = run.hedge.rival
+        rival.deaf_ms, rival.cut = rival.deaf_ms + ms, rival.cut or cut
 
 
 def doubled(run: Conduct) -> bool:

@@ -11,7 +11,7 @@ from understudy.actors.health_tracker.history import BLAMELESS
 from understudy.messages.events import AttemptEnded, ModelRecovered, ModelUnavailable
 from understudy.messages.money import Price
 from understudy.messages.run import RunFailed, RunText
-from understudy.messages.step import Store
+from understudy.messages.step import Deaf, Store
 
 
 def test_failures_in_a_row_open_the_breaker_once() -> None:
@@ -141,6 +141,20 @@ def test_a_probe_without_answer_counts_as_failed() -> None:
     for _ in range(10):
         t.sweep(200.0)
     assert len(t.asked()) == 2
+
+
+def test_a_probe_whose_answer_may_be_lost_is_asked_again_soon_and_tells_nothing() -> None:
+    t = rested()
+    t.feed(Deaf(t.now, 500.0, cut=True))
+    for _ in range(28):
+        t.sweep(200.0)
+    assert len(t.asked()) == 1 and t.state.watches["a"].opened == 1
+    for _ in range(5):
+        t.sweep(200.0)
+    assert len(t.asked()) == 2
+    for _ in range(25):  # heard all the time: this silence is the model's
+        t.sweep(200.0)
+    assert t.state.watches["a"].opened == 2
 
 
 @pytest.mark.parametrize(("allowed", "count"), [(False, 0), (True, 1)])

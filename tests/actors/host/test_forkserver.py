@@ -6,10 +6,13 @@ import asyncio
 import functools
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,82 @@ async def test_renewed_it_forks_what_is_installed_now(light: ForkServer, tmp_pat
         assert await one.wait() == 0
 
 
+async def test_what_ends_a_process_at_its_beginning_stands_in_the_log(light: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        one = await light.fork(ENVIRONMENT, log)
+    assert isinstance(one, Adopted)
+    one.stdin.write(b"{}\n")  # no errand
+    assert await one.wait() == 1
+    assert "missing required field `seat`" in (tmp_path / "log").read_text()
+
+
+def descriptors() -> set[int]:
+    """That are open; not the one by which they are listed."""
+    listed = list(Path("/proc/self/fd").iterdir())
+    return {int(fd.name) for fd in listed if fd.is_symlink()}
+
+
+def children() -> list[str]:
+    own = f"/proc/self/task/{os.getpid()}/children"
+    return Path(own).read_text().split()
+
+
+async def test_descriptors_that_run_out_in_the_middle_leave_nothing_behind(light: ForkServer, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        for room in range(5):  # two pipes, and what the process is known by
+            await light.renew()
+            first = await light.fork(ENVIRONMENT, log)
+            assert isinstance(first, Adopted)
+            first.stdin.close()
+            assert await first.wait() == 0
+            await until(lambda one=first: one.stdout.at_eof())
+            await asyncio.sleep(0)  # its pipe is closed with the loop's next turn
+            before, had = descriptors(), set(children())
+            free = sorted(set(range(max(before) + 10)) - before)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
+            try:
+                assert await light.fork(ENVIRONMENT, log) is None
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert descriptors() - before == set(), room
+            assert set(children()) - had == set(), room
+
+
+async def test_an_answer_that_nobody_waited_for_is_not_the_next_ones(light: ForkServer, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        first = await light.fork(ENVIRONMENT, log)
+        none = ThreadPoolExecutor()
+        none.shutdown()
+        loop.set_default_executor(none)
+        with pytest.raises(RuntimeError):  # no thread to be had; what was asked for is forked all the same
+            await light.fork(ENVIRONMENT, log)
+        loop.set_default_executor(ThreadPoolExecutor())
+        second = await light.fork(ENVIRONMENT, log)
+    assert isinstance(first, Adopted) and isinstance(second, Adopted)
+    second.stdin.write(b"{}\n")
+    first.stdin.close()
+    assert [await one.wait() for one in (first, second)] == [0, 1]
+
+
+async def test_where_our_code_was_changed_no_process_is_forked_of_the_old(light: ForkServer, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    for name in ("actors", "bus", "messages"):
+        shutil.copytree(root / name, tmp_path / "understudy" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        first = await light.fork(environment, log)
+        os.utime(tmp_path / "understudy" / "messages" / "wire.py", (1, 1))
+        changed = await light.fork(environment, log)
+        second = await light.fork(environment, log)
+    assert isinstance(first, Adopted) and changed is None and isinstance(second, Adopted)
+    for one in (first, second):
+        one.stdin.close()
+        assert await one.wait() == 0
+    assert (tmp_path / "log").read_text() == ""
+
+
 async def test_a_killed_forkserver_takes_no_runner_along(forks: ForkServer, tmp_path: Path) -> None:
     with (tmp_path / "log").open("ab", buffering=0) as log:
         await _kill_and_look(forks, lambda: forks.fork(ENVIRONMENT, log, ["llama"]))
@@ -124,13 +203,19 @@ async def _kill_and_look(forks: ForkServer, fork: Callable[[], Awaitable[Adopted
         first.send_signal(signal.SIGTERM)
 
 
-async def test_a_forkserver_that_cannot_start_leaves_the_plain_way(forks: ForkServer, tmp_path: Path) -> None:
+async def test_a_forkserver_that_cannot_start_leaves_the_plain_way(light: ForkServer, tmp_path: Path) -> None:
     shadowed = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
     (tmp_path / "understudy").mkdir()
     (tmp_path / "understudy" / "__init__.py").touch()  # not ours
     with (tmp_path / "log").open("ab", buffering=0) as log:
-        assert [await forks.fork(shadowed, log, []) for _ in range(4)] == [None] * 4
-    assert forks.pid == 0
+        assert [await light.fork(shadowed, log) for _ in range(4)] == [None] * 4
+        assert light.pid == 0
+        assert await light.fork(ENVIRONMENT, log) is None  # given up
+        await light.renew()
+        one = await light.fork(ENVIRONMENT, log)
+    assert isinstance(one, Adopted)
+    one.stdin.close()
+    assert await one.wait() == 0
 
 
 def local_topology(folder: Path) -> Path:
@@ -170,6 +255,26 @@ async def test_runners_outlive_the_forkserver_and_can_be_restarted(tmp_path: Pat
         supervisor.stop.set()
         await task
     assert not any(living(p.child.pid) for p in supervisor.processes if p.child is not None)
+
+
+async def test_stopped_while_a_process_is_being_forked_it_leaves_nothing_open(tmp_path: Path) -> None:
+    body = json.loads(local_topology(tmp_path).read_text())
+    body["providers"] = {"lab": {"kind": "openai", "url": "http://127.0.0.1:9/v1", "key": {"file": "key"}}}
+    body["models"], body["aliases"] = {"m@lab": {"provider": "lab", "context_tokens": 1_000}}, {}
+    for task in body["tasks"].values():
+        task.pop("fallbacks", None)
+    (tmp_path / "key").write_text("a-key-of-nobody")
+    (tmp_path / "key").chmod(0o600)
+    supervisor = Supervisor(parse(json.dumps(body), tmp_path), tmp_path, tmp_path / "state", lambda *_, **__: None)
+    (runner,) = (p for p in supervisor.processes if p.seat.actor == "runner")
+    before, had = descriptors(), set(children())
+    task = asyncio.create_task(supervisor.run())
+    try:
+        await until(lambda: task.done() or (runner.keys is not None and runner.child is None))
+    finally:
+        supervisor.stop.set()
+        await task
+    await until(lambda: descriptors() <= before and set(children()) <= had, within_s=5.0)
 
 
 async def test_a_killed_supervisor_leaves_nothing_running(tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def test_silence_after_words_that_came_after_the_bus_was_away_is_a_stall(stage: 
     assert s.stores("attempt.")[0].event.reason == "stall_timeout" and s.call().model == "b"
 
 
+def test_a_runner_that_takes_the_order_after_the_bus_was_away_has_it_so_silence_is_the_models(stage: Any) -> None:
+    s = stage()
+    s.ask()
+    s.feed(Deaf(s.now, 100.0, cut=True))
+    s.started()
+    s.feed(Woke(s.timers["r1"].at_ms, "r1", 0))
+    s.feed(Woke(s.timers["r1"].at_ms, "r1", 0))
+    assert s.stores("attempt.")[0].event.reason == "first_token_timeout" and s.call().model == "b"
+
+
 def test_a_fact_that_was_folded_before_is_skipped(stage: Any) -> None:
     s = stage()
     s.happen(ModelUnavailable(at_ms=0, model="a", reason="engine", was="healthy", retry_at_ms=9))

@@ -13,7 +13,7 @@ from understudy.actors.selector.hedge import CREDIT_CAP, Allowance
 from understudy.messages.events import RequestEnded
 from understudy.messages.generate import Attempt, Delta, Failed, Finished, Usage
 from understudy.messages.run import CancelRun, RunEnded, RunFailed, RunModel, RunQueued, RunStarted, RunText
-from understudy.messages.step import Send, Unheard
+from understudy.messages.step import Deaf, Send, Unheard
 
 P95_MS = 104.0  # the bound of the bucket that 100 ms are in
 
@@ -129,6 +129,22 @@ def test_where_the_second_fails_the_first_goes_on_and_numbers_are_not_used_twice
     assert text(s, 1, "Late") != [] and s.kept() == ""
     failed(s, 0)
     assert asked(s)[-1] == ("c", 2)
+
+
+@pytest.mark.parametrize("cut", ["before it was asked", "after"])
+def test_the_seconds_silence_is_lost_text_only_where_the_bus_was_away_since_it_was_asked(stage: Any, cut: str) -> None:
+    s = hedged(stage)
+    if cut == "after":
+        s.wake()
+    s.feed(Deaf(s.now, 3_000.0, cut=True))
+    if cut != "after":
+        s.wake()
+    assert asked(s) == [("a", 0), ("b", 1)]
+    failed(s, 0)
+    assert s.timers["r1"].at_ms == s.begun + P95_MS + 10_000 + (3_000 if cut == "after" else 0)
+    s.wake()
+    told = [(e.event.attempt, e.event.reason) for e in s.stores("attempt.")]
+    assert told == [(0, "server_error"), (1, "text_lost" if cut == "after" else "first_token_timeout")]
 
 
 def test_what_the_seconds_provider_asks_for_is_told_where_all_fail(stage: Any) -> None:
