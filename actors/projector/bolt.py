@@ -143,7 +143,7 @@ class Graph:
 
         async def swept(tx: AsyncManagedTransaction) -> None:
             if await _stands(tx, prefix, fence, have, upto) is not None:
-                await self._sweep(tx, prefix, rows.sweep)
+                await self._sweep(tx, prefix, rows.sweep, weekly=rows.new_week)
 
         async def work(tx: AsyncManagedTransaction) -> None:
             part = await _stands(tx, prefix, fence, have, upto)
@@ -158,8 +158,8 @@ class Graph:
             await self._in_transaction(swept)
         await self._in_transaction(work)
 
-    async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int) -> None:
-        """What is older than it is kept: hours become days, days and what was rare go."""
+    async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int, *, weekly: bool) -> None:
+        """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too."""
         before = (day - self._keep.hourly_days) * DAY_MS
         result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=before)
         found = [record.data() async for record in result]
@@ -172,7 +172,7 @@ class Graph:
             "long_before": (day - self._keep.daily_days) * DAY_MS,
             "rare_before": (day - self._keep.rare_chain_days) * DAY_MS,
         }
-        for statement in cypher.SWEEPS:
+        for statement in (*cypher.SWEEPS, *((cypher.OLD_DAYS,) if weekly else ())):
             await _run(tx, cypher.of(statement, prefix), limits)
 
     # --- halves ----------------------------------------------------------------------------------------------------

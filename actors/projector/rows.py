@@ -91,9 +91,11 @@ class Facts(NamedTuple):
 
 @dataclass(slots=True)
 class Rows:
-    """What a batch adds. `sweep`: the day before whose rows what is too old goes out; 0: nothing does."""
+    """What a batch adds. `sweep`: the day before whose rows what is too old goes out; 0: nothing does. `new_week`: days
+    that are too old go out too."""
 
     sweep: int = 0
+    new_week: bool = False
     models: dict[str, Facts] = field(default_factory=dict[str, Facts])
     seen: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])  # first and last outcome
     buckets: dict[tuple[str, str, int], Bucket] = field(default_factory=dict[tuple[str, str, int], Bucket])
@@ -160,7 +162,8 @@ class Folding:
         """Fold one fact into `rows`."""
         day = _told_at(event, stored_ms) // DAY_MS
         if day > self.day:
-            self.rows.sweep, self.day = (day if self.day else 0), day
+            self.rows.sweep, self.rows.new_week = (day, day // 7 > self.day // 7) if self.day else (0, False)
+            self.day = day
         match event:
             case RequestEnded() | OutcomeBrief():
                 self._outcome(event)

@@ -107,6 +107,14 @@ def test_a_new_day_begins_a_batch_and_sweeps() -> None:
     assert fold(late, into=found).sweep == 0, "what comes late belongs to the past"
 
 
+def test_days_that_are_too_old_go_with_the_first_day_of_a_week_that_something_happens_in() -> None:
+    found, first = Folding(), AT // DAY_MS
+    weeks = {day: fold(ended(AT + (day - first) * DAY_MS, ("a", "ok")), into=found).new_week
+             for day in (first, first + 1, first + 6, first + 8, first + 22)}  # fmt: skip
+    begun = [day for before, day in zip(weeks, list(weeks)[1:], strict=False) if day // 7 > before // 7]
+    assert [day for day, new in weeks.items() if new] == begun and len(begun) == 2
+
+
 def test_a_writer_whose_clock_is_ahead_begins_no_day_before_the_log_does() -> None:
     found = Folding()
     found.take(1, ended(AT, ("a", "ok")), AT)

@@ -18,7 +18,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (2, "6b7d7d4a9cb3e451")
+KNOWN = (3, "2b38cc2d88682619")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
@@ -42,7 +42,7 @@ def digest() -> str:
     for seq, fact in enumerate(FACTS, 1):
         fold.take(seq, fact)
     rows = fold.cut()
-    written = [rows.sweep, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.SUMMED]
+    written = [rows.sweep, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.OLD_DAYS, cypher.SUMMED]
     return hashlib.sha256(msgspec.json.encode(written)).hexdigest()[:16]
 
 
@@ -52,7 +52,8 @@ def test_what_is_written_is_that_of_its_version() -> None:
 
 
 def test_statements_name_labels_of_the_first_half_alone() -> None:
-    texts = [text for text, _ in cypher.batch(_some())] + [*cypher.SWEEPS, *cypher.SUMMED.values(), cypher.DAILY]
+    texts = [*(text for text, _ in cypher.batch(_some())), *cypher.SWEEPS, cypher.OLD_DAYS, *cypher.SUMMED.values()]
+    texts.append(cypher.DAILY)
     texts += [one.cypher for one in QUESTIONS.values()]
     for text in texts:
         labels = set(re.findall(r"\(\w*:(\w+)", text))
