@@ -17,7 +17,7 @@ from understudy.actors.projector.rows import Rows
 from understudy.messages.buckets import BINS, DAY_MS, KINDS, Bucket
 from understudy.messages.graph import HALVES
 
-VERSION = 3
+VERSION = 4
 """Of nodes, relations and what they count. Another one is built beside the graph that serves, which it then replaces.
 `tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
 
@@ -35,12 +35,12 @@ MOST_KEY = 2_000
 
 _LABEL = re.compile(f":{HALVES[0]}(?=[A-Z])")
 _KEYS = {
-    **dict.fromkeys(("Model", "Bucket", "Chain", "Change", "Incident"), "key"),
+    **dict.fromkeys(("Series", "Model", "Bucket", "Chain", "Change", "Incident"), "key"),
     **dict.fromkeys(("Provider", "Task"), "name"),
     "Hour": "at",
 }
 LABELS = tuple(_KEYS)
-EMPTIED = sorted(LABELS, key=lambda label: label in ("Model", "Task", "Provider"))
+EMPTIED = sorted(LABELS, key=lambda label: label in ("Series", "Model", "Task", "Provider"))
 """In this order: what everything is related to goes last, or its deletion would be one transaction over all of it."""
 _INDEXED = (("Bucket", "at"), ("Chain", "last_at"), ("Change", "at"), ("Incident", "until"))
 
@@ -121,6 +121,12 @@ SET m.first_at = CASE WHEN m.first_at = 0 OR r.first_at < m.first_at THEN r.firs
   m.last_at = CASE WHEN r.last_at > m.last_at THEN r.last_at ELSE m.last_at END"""
 HOURS = """UNWIND $rows AS r MERGE (h:PmHour {at: r.at}) ON CREATE SET h.runs = 0, h.finished = 0
 SET h.runs = h.runs + r.runs, h.finished = h.finished + r.finished"""
+SERIES = """UNWIND $rows AS r MERGE (s:PmSeries {key: r.key}) ON CREATE SET s.fresh = true
+WITH s, r WHERE s.fresh = true SET s.fresh = null
+WITH s, r MATCH (m:PmModel {key: r.model}) MERGE (t:PmTask {name: r.task})
+CREATE (s)-[:OF_MODEL]->(m) CREATE (s)-[:FOR_TASK]->(t)"""
+"""A model at a task, which its buckets hang on. On model and task themselves they would hang by the ten thousand, and
+ArcadeDB walks along all relations of a node to take one away: deleting a day of hours cost it a third of a batch."""
 
 _ZERO = ", ".join(f"b.{name} = 0" for name in (*COUNTERS, "lat_max_us"))
 _ADD = ", ".join(f"b.{name} = b.{name} + r.{name}" for name in COUNTERS)
@@ -131,8 +137,7 @@ SET {_ADD},
   b.lat_max_us = CASE WHEN r.lat_max_us > b.lat_max_us THEN r.lat_max_us ELSE b.lat_max_us END,
   b.h = [i IN range(0, {BINS - 1}) | b.h[i] + r.h[i]]
 WITH b, r WHERE b.fresh = true SET b.fresh = null
-WITH b, r MATCH (m:PmModel {{key: r.model}}) MERGE (t:PmTask {{name: r.task}})
-CREATE (b)-[:OF_MODEL]->(m) CREATE (b)-[:FOR_TASK]->(t)"""
+WITH b, r MATCH (s:PmSeries {{key: r.series}}) CREATE (b)-[:IN_SERIES]->(s)"""
 DAILY = _BUCKETS
 HOURLY = f"""{_BUCKETS}
 WITH b, r MERGE (h:PmHour {{at: r.at}}) ON CREATE SET h.runs = 0, h.finished = 0 CREATE (b)-[:IN_HOUR]->(h)"""
@@ -168,10 +173,11 @@ m.price_out_pusd"""
 
 def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[str, Any]:
     """A bucket's parameters. Ids hold no spaces, so its key can be told apart again; a day's ends in `d`."""
+    series = f"{model} {task}"
     row: dict[str, Any] = {name: getattr(one, name) for name in SUMS}
     row |= {f"e_{kind}": one.errors.get(kind, 0) for kind in KINDS}
-    row |= {"key": f"{model} {task} {at}{'d' if hours == 24 else ''}", "model": model, "task": task, "at": at}
-    return row | {"hours": hours, "lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
+    row |= {"key": f"{series} {at}{'d' if hours == 24 else ''}", "series": series, "model": model, "task": task}
+    return row | {"at": at, "hours": hours, "lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
 
 
 def _key(*parts: Any) -> str:
@@ -192,6 +198,7 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         (SERVED, models),
         (SEEN, [{"key": m, "first_at": first, "last_at": last} for m, (first, last) in rows.seen.items()]),
         (HOURS, [{"at": at, "runs": one.n, "finished": one.ok} for at, one in rows.hours.items()]),
+        (SERIES, [{"key": f"{m} {t}", "model": m, "task": t} for m, t in {key[:2] for key in rows.buckets}]),
         (HOURLY, [bucket_row(*key, 1, one) for key, one in rows.buckets.items()]),
         (FALLS, [{**key._asdict(), "n": one.n, "last_at": one.last_at} for key, one in rows.falls.items()]),
         (
@@ -252,8 +259,10 @@ m.price_out_pusd, m.first_at, m.last_at""",
     "tasks": "MATCH (t:PmTask) RETURN t.name",
     "hours": "MATCH (h:PmHour) RETURN h.at, h.runs, h.finished",
     "buckets": f"MATCH (b:PmBucket) RETURN {_B}",
-    "of_model": "MATCH (b:PmBucket)-[:OF_MODEL]->(m:PmModel) RETURN b.key, m.key",
-    "for_task": "MATCH (b:PmBucket)-[:FOR_TASK]->(t:PmTask) RETURN b.key, t.name",
+    "series": "MATCH (s:PmSeries) RETURN s.key",
+    "of_model": "MATCH (s:PmSeries)-[:OF_MODEL]->(m:PmModel) RETURN s.key, m.key",
+    "for_task": "MATCH (s:PmSeries)-[:FOR_TASK]->(t:PmTask) RETURN s.key, t.name",
+    "in_series": "MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries) RETURN b.key, s.key",
     "in_hour": "MATCH (b:PmBucket)-[:IN_HOUR]->(h:PmHour) RETURN b.key, h.at",
     "fell_back_to": """MATCH (a:PmModel)-[f:FELL_BACK_TO]->(b:PmModel)
 RETURN a.key, b.key, f.task, f.why, f.n, f.last_at""",

@@ -357,9 +357,10 @@ async def test_a_log_that_was_made_anew_is_noticed_while_it_is_read(graph: Graph
 
 FROM = 490_000 * HOUR
 
-MAKE = """MERGE (m:PmModel {key: $model}) CREATE (b:PmBucket {key: $model + ' t ' + toString($at), at: $at, task: 't',
+MAKE = """MERGE (m:PmModel {key: $model}) MERGE (s:PmSeries {key: $model + ' t'}) MERGE (s)-[:OF_MODEL]->(m)
+CREATE (b:PmBucket {key: $model + ' t ' + toString($at), at: $at, task: 't',
   n: $ok + $err, ok: $ok, err: $err, lat_us: $ok * $us, score_u: 0, score_n: 0, cost_pusd: 0})
-CREATE (b)-[:OF_MODEL]->(m)"""
+CREATE (b)-[:IN_SERIES]->(s)"""
 
 
 def test_a_model_that_only_fails_now_got_worse(graph_home: Home) -> None:

@@ -18,7 +18,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (3, "2b38cc2d88682619")
+KNOWN = (4, "d76f6ef879638723")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (

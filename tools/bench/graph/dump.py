@@ -14,8 +14,9 @@ _ROWS = {
     "models": """MATCH (x:PmModel) OPTIONAL MATCH (x)-[:SERVED_BY]->(p:PmProvider)
 RETURN x AS x, x.key AS key, p.name AS provider""",
     "hours": "MATCH (x:PmHour) RETURN x AS x, toString(x.at) AS key",
-    "buckets": """MATCH (x:PmBucket)-[:OF_MODEL]->(m:PmModel) MATCH (x)-[:FOR_TASK]->(t:PmTask)
-MATCH (x)-[:IN_HOUR]->(o:PmHour) RETURN x AS x, m.key + ' ' + t.name + ' ' + toString(o.at) AS key""",
+    "buckets": """MATCH (x:PmBucket)-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
+MATCH (s)-[:FOR_TASK]->(t:PmTask) MATCH (x)-[:IN_HOUR]->(o:PmHour)
+RETURN x AS x, m.key + ' ' + t.name + ' ' + toString(o.at) AS key""",
     "falls": """MATCH (a:PmModel)-[x:FELL_BACK_TO]->(b:PmModel)
 RETURN x AS x, a.key + ' ' + b.key + ' ' + x.task + ' ' + x.why AS key""",
     "chains": """MATCH (x:PmChain)-[s:STEP]->(m:PmModel) WITH x, s, m ORDER BY s.i
