@@ -12,7 +12,8 @@ LATE_MS = 100.0
 """A timer that comes this late means that the process was not run; less is the ordinary jitter of a busy loop."""
 
 RETURN_MS = 2_500.0
-"""After a cut, others get so long to find their own way back, to say what waited meanwhile, and to beat again."""
+"""After a cut, others get so long to find their own way back, to say what waited meanwhile, and to beat again: until
+then nobody is taken for gone, neither who is silent nor who does not answer."""
 
 
 class Hearing:

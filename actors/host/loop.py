@@ -12,7 +12,7 @@ import msgspec
 from understudy.actors.host.clock import Clock, SystemClock
 from understudy.actors.host.core_port import Core, Edge, in_hand
 from understudy.actors.host.follower import Follower, until_seen
-from understudy.actors.host.hearing import Hearing
+from understudy.actors.host.hearing import RETURN_MS, Hearing
 from understudy.actors.host.intake import Intake
 from understudy.actors.host.log_sync import Disk
 from understudy.actors.host.logs import FLUSH_S, Log
@@ -60,8 +60,6 @@ from understudy.messages.wire import WireError, decode, encode
 
 MAX_ASK_BYTES = 4_000_000
 FINISH_S = 4.0
-RETURN_MS = 2_500.0
-"""After our own reconnect others are on their way back too: so long nobody is taken for gone."""
 FOLLOW_S = 0.2
 """How often what others decided is read: only their death makes it matter, and it comes in bursts."""
 LOOK_BACK_S = 120.0
