@@ -45,8 +45,10 @@ TOKENS, USD_PER_TOKEN = 32, Decimal("0.0000025")
 LIMIT_USD = TOKENS * USD_PER_TOKEN * AFFORDED
 DEADLINE_MS, MARGIN_MS = 12_000, 3_000
 SETTLE_S = 40.0
-KILL_AT = (5, 10, 15, 20)
-"""So many answers are out when the ledger, the runner and two selectors are killed, while calls are under way."""
+KILLS = ((5, ("cost_ledger",)), (10, ("selector",)), (15, ("selector", "runner")))
+"""How many answers are out when who is killed, while calls are under way. The runner is last: whoever waits there for
+its turn may have begun, so what was reserved for it counts as spent, and nothing is left to ask again with. It goes
+with the second selector, as these two may hold all reservations: then whoever is left is refused, and all is over."""
 MID_TEXT_S = 0.2
 SLOTS, FEW_SLOTS = 512, 24
 
@@ -109,7 +111,7 @@ async def measure(quick: bool = False) -> Result:
         _usd("overspent_usd", overspent, 0.0),
         bar("half_answered", half.answered, "of 400", AFFORDED, better="higher"),
         _usd("killed_unbooked_usd", killed.unbooked_usd, 0.0),
-        bar("killed_processes", killed.killed, "of 4", len(KILL_AT), better="higher"),
+        bar("killed_processes", killed.killed, "of 4", sum(len(who) for _, who in KILLS), better="higher"),
         bar("killed_struck", killed.struck, "attempts", 1, better="higher"),
         bar("control_caught", control.overspent_usd > 0, "", 1, better="higher"),
     )
@@ -195,22 +197,23 @@ async def _charged_by(client: Client) -> dict[str, int]:
 
 async def _kill(supervisor: Supervisor, client: Client, heard: Counter[str], url: str, over: asyncio.Event) -> int:
     """kill -9 of the ledger, two selectors and the provider's runner, each while the provider is answering; how many
-    were still there to be killed before all requests were `over`. The runner is last: whoever waits there for its turn
-    may have begun, so what was reserved for it counts as spent, and nothing is left to ask again with."""
+    were still there to be killed before all requests were `over`."""
     killed = 0
-    for n, answers in enumerate(KILL_AT):
+    for answers, actors in KILLS:
         while heard["finished"] < answers and not over.is_set():  # noqa: ASYNC110 - a counter that many tasks write
             await asyncio.sleep(0.005)
         await asyncio.sleep(MID_TEXT_S)  # answers come in waves: strike between them
         while not over.is_set() and not (await _bill_now(url))["open"]:  # noqa: ASYNC110 - another process's counter
             await asyncio.sleep(0.005)
-        victim = (
-            await _busiest(supervisor, client) if n in (1, 2) else pids(supervisor, "runner" if n else "cost_ledger")[0]
-        )
-        with contextlib.suppress(ProcessLookupError):
-            if not over.is_set():
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
+        victims = [
+            await _busiest(supervisor, client) if actor == "selector" else pids(supervisor, actor)[0]
+            for actor in actors
+        ]
+        for victim in victims:
+            with contextlib.suppress(ProcessLookupError):
+                if not over.is_set():
+                    os.kill(victim, signal.SIGKILL)
+                    killed += 1
     return killed
 
 

@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,13 +42,14 @@ class Scale(msgspec.Struct, frozen=True):
 
     rounds: int = 5
     catalogues: tuple[int, ...] = (3, 400)
-    one_by_one: int = 400
+    turns: int = 40
+    one_by_one: int = 200
     together_s: float = 1.5
     stream_s: float = 4.0
     load_s: float = 60.0
 
 
-QUICK = Scale(rounds=1, catalogues=(3,), one_by_one=30, together_s=0.2, stream_s=0.5, load_s=1.0)
+QUICK = Scale(rounds=1, catalogues=(3,), turns=1, one_by_one=30, together_s=0.2, stream_s=0.5, load_s=1.0)
 
 
 async def measure(quick: bool = False) -> Result:
@@ -115,16 +117,21 @@ async def _compare(
     rate: dict[str, list[float]] = {arm: [] for arm in arms}
     busy: dict[str, dict[str, list[float]]] = {arm: {"client": [], "responders": []} for arm in arms}
     bodies = itertools.cycle(asks)
+
+    async def call(subject: str) -> None:
+        await nc.request(subject, next(bodies), timeout=10)
+
+    # Short turns, many of them: where the machine places its processes changes from second to second. Each follows a
+    # load of its own kind, or the one arm's processes would be cold where the other's were just at work.
+    for _ in range(scale.turns):
+        for arm, (subject, _) in arms.items():
+            await _together(partial(call, subject), scale.together_s / 10)
+            p50[arm].append(await _one_by_one(partial(call, subject), scale.one_by_one))
     for _ in range(scale.rounds):
         for arm, (subject, responders) in arms.items():
-
-            async def call(subject: str = subject) -> None:
-                await nc.request(subject, next(bodies), timeout=10)
-
-            p50[arm].append(await _one_by_one(call, scale.one_by_one))
             before = [cpu_s(os.getpid()), *map(cpu_s, responders)]
             began = time.perf_counter()
-            rate[arm].append(await _together(call, scale.together_s))
+            rate[arm].append(await _together(partial(call, subject), scale.together_s))
             took = time.perf_counter() - began
             client, *others = [
                 (a - b) / took for a, b in zip([cpu_s(os.getpid()), *map(cpu_s, responders)], before, strict=True)
