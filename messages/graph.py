@@ -38,7 +38,8 @@ class GraphStatus(Message, tag="graph.told.v1", frozen=True, kw_only=True):
     """The answer to `AskGraphStatus` and to `RebuildGraph`.
 
     `seq` of `head`: so far the graph reflects the log; `lag_s`: how old the newest event in it is, while it is behind.
-    `building_seq`: of the half that is being built. `gaps`: so many events that retention took before they were read.
+    `schema`: of the half that serves, `building_seq`: of the one that is being built. `gaps`: so many events that
+    retention took before they were read.
     """
 
     state: GraphState

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.actors.host.graph_side import NO_DRIVER
-from understudy.actors.projector.cypher import of
+from understudy.actors.projector.cypher import VERSION, of
 from understudy.actors.projector.questions import HOUR, QUESTIONS, Question
 from understudy.bus.client import AnswerFailed, Client
 from understudy.messages.base import Ask
@@ -162,7 +162,9 @@ def _cypher(home: dict[str, Any], args: argparse.Namespace) -> int:
         return complain("unknown_question", f"{args.of}; name one of {', '.join(QUESTIONS)}", args)
     given = _parameters(QUESTIONS[args.of], args)
     try:
-        prefix = "" if home["missing"] else asyncio.run(_prefix(home))
+        prefix = "" if home["missing"] else asyncio.run(serving(home))
+    except OtherVersion as error:
+        return complain("no_graph", str(error), args)
     except _bolt_errors() as error:
         return complain("graph_down", f"{type(error).__name__}: {str(error)[:200]}", args)
     prefix = prefix or "Pm"  # as a graph begins
@@ -224,6 +226,8 @@ def _question(home: dict[str, Any], args: argparse.Namespace) -> int:
     given = _parameters(question, args)
     try:
         rows = asyncio.run(_rows(home, question, given))
+    except OtherVersion as error:
+        return complain("no_graph", str(error), args)
     except _bolt_errors() as error:
         return complain("graph_down", f"{type(error).__name__}: {str(error)[:200]}", args)
     if rows is None:
@@ -249,7 +253,7 @@ def _bolt_errors() -> tuple[type[Exception], ...]:
 async def _rows(home: dict[str, Any], question: Question, given: dict[str, Any]) -> list[dict[str, Any]] | None:
     from neo4j import AsyncGraphDatabase
 
-    prefix = await _prefix(home)
+    prefix = await serving(home)
     if not prefix:
         return None
     async with AsyncGraphDatabase.driver(home["uri"], auth=_auth(home), notifications_min_severity="OFF") as driver:
@@ -258,8 +262,12 @@ async def _rows(home: dict[str, Any], question: Question, given: dict[str, Any])
         return [record.data() for record in found.records]
 
 
-async def _prefix(home: dict[str, Any]) -> str:
-    """Of the labels of the half that serves; '' where nothing has been projected."""
+class OtherVersion(Exception):
+    """A graph of another version, whose relations our Cypher would not find."""
+
+
+async def serving(home: dict[str, Any]) -> str:
+    """Of the labels of the half that serves; '' where nothing has been projected. Raises OtherVersion."""
     from understudy.actors.projector.bolt import Graph
     from understudy.actors.projector.place import Retention
 
@@ -268,7 +276,13 @@ async def _prefix(home: dict[str, Any]) -> str:
         place = await graph.look()
     finally:
         await graph.close()
-    return "" if place is None else place.half.prefix
+    if place is None or not place.half.prefix:
+        return ""
+    version = place.half.schema.partition(".")[0]
+    if version != str(VERSION):
+        serves = f"the graph that serves there is of version {version}, these questions are for version {VERSION}"
+        raise OtherVersion(f"{serves}: a projector of that version builds its own, see `understudy graph`")
+    return place.half.prefix
 
 
 def _auth(home: dict[str, Any]) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ LATE_MS = 100.0
 
 RETURN_MS = 2_500.0
 """After a cut, others get so long to find their own way back, to say what waited meanwhile, and to beat again: until
-then nobody is taken for gone, neither who is silent nor who does not answer."""
+then nobody is taken for gone, neither who is silent nor who does not answer a question."""
 
 
 class Hearing:

@@ -104,10 +104,22 @@ def _asked(state: State, asked: Asked, settings: Settings) -> list[Effect]:
         case SumGraph():
             if state.place is None or not state.serving:
                 return _refuse(asked, f"there is no graph to read: {state.word}, {state.trouble}")
+            if _schema(state, settings) != settings.schema():
+                text = (
+                    f"the graph that serves has schema {_schema(state, settings)}; {settings.schema()} is being built"
+                )
+                return _refuse(asked, text)
             state.sums.append(asked.reply)
             return conduct.go_on(state, asked.at_ms, settings)
         case _:
             return _tell(asked, status(state, asked.at_ms, settings))
+
+
+def _schema(state: State, settings: Settings) -> str:
+    """Of the half that serves: an older one until that of ours is built."""
+    if state.place is None or state.serving in state.works:
+        return settings.schema()
+    return state.place.serving.schema or settings.schema()
 
 
 def _tell(asked: Asked, message: Message) -> list[Effect]:
@@ -130,7 +142,7 @@ def status(state: State, at_ms: float, settings: Settings) -> GraphStatus:
         prefix=state.serving,
         stream="" if place is None else place.stream,
         epoch="" if place is None else place.epoch,
-        schema=settings.schema(),
+        schema=_schema(state, settings),
         seq=seq,
         head=state.head,
         lag_events=behind,

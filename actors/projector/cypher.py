@@ -121,9 +121,10 @@ SET m.first_at = CASE WHEN m.first_at = 0 OR r.first_at < m.first_at THEN r.firs
   m.last_at = CASE WHEN r.last_at > m.last_at THEN r.last_at ELSE m.last_at END"""
 HOURS = """UNWIND $rows AS r MERGE (h:PmHour {at: r.at}) ON CREATE SET h.runs = 0, h.finished = 0
 SET h.runs = h.runs + r.runs, h.finished = h.finished + r.finished"""
-SERIES = """UNWIND $rows AS r MERGE (s:PmSeries {key: r.key}) ON CREATE SET s.fresh = true
-WITH s, r WHERE s.fresh = true SET s.fresh = null
-WITH s, r MATCH (m:PmModel {key: r.model}) MERGE (t:PmTask {name: r.task})
+SERIES = """UNWIND $rows AS r MATCH (m:PmModel {key: r.model})
+MERGE (s:PmSeries {key: r.key}) ON CREATE SET s.fresh = true
+WITH s, m, r WHERE s.fresh = true SET s.fresh = null
+WITH s, m, r MERGE (t:PmTask {name: r.task})
 CREATE (s)-[:OF_MODEL]->(m) CREATE (s)-[:FOR_TASK]->(t)"""
 """A model at a task, which its buckets hang on. On model and task themselves they would hang by the ten thousand, and
 ArcadeDB walks along all relations of a node to take one away: deleting a day of hours cost it a third of a batch."""
@@ -171,9 +172,14 @@ m.price_out_pusd"""
 """In the order of `rows.Facts`."""
 
 
+def series_key(model: str, task: str) -> str:
+    """Of the series that a bucket is in."""
+    return f"{model} {task}"
+
+
 def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[str, Any]:
     """A bucket's parameters. Ids hold no spaces, so its key can be told apart again; a day's ends in `d`."""
-    series = f"{model} {task}"
+    series = series_key(model, task)
     row: dict[str, Any] = {name: getattr(one, name) for name in SUMS}
     row |= {f"e_{kind}": one.errors.get(kind, 0) for kind in KINDS}
     row |= {"key": f"{series} {at}{'d' if hours == 24 else ''}", "series": series, "model": model, "task": task}
@@ -198,7 +204,10 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         (SERVED, models),
         (SEEN, [{"key": m, "first_at": first, "last_at": last} for m, (first, last) in rows.seen.items()]),
         (HOURS, [{"at": at, "runs": one.n, "finished": one.ok} for at, one in rows.hours.items()]),
-        (SERIES, [{"key": f"{m} {t}", "model": m, "task": t} for m, t in {key[:2] for key in rows.buckets}]),
+        (
+            SERIES,
+            [{"key": series_key(*one), "model": one[0], "task": one[1]} for one in {key[:2] for key in rows.buckets}],
+        ),
         (HOURLY, [bucket_row(*key, 1, one) for key, one in rows.buckets.items()]),
         (FALLS, [{**key._asdict(), "n": one.n, "last_at": one.last_at} for key, one in rows.falls.items()]),
         (

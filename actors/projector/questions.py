@@ -41,8 +41,8 @@ QUESTIONS: dict[str, Question] = {
     "hourly": Question(
         about="latency and quality of every model, hour by hour",
         columns=("model", "at", "n", "ok", "mean_ms", "score"),
-        cypher=f"""MATCH (b:PmBucket)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
-WHERE b.at >= $from AND b.at < $to
+        cypher=f"""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
+MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, b.at AS at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
   sum(b.score_u) AS u, sum(b.score_n) AS k
 RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} AS score ORDER BY model, at""",
@@ -56,9 +56,9 @@ RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} 
             "max_fail": (0.05, "at most this share of attempts failed"),
             "max_usd": (0.01, "at most so many USD per good answer"),
         },
-        cypher=f"""MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries)-[:FOR_TASK]->(:PmTask {{name: $task}})
-WHERE b.at >= $from AND b.at < $to
-MATCH (s)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
+        cypher=f"""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
+MATCH (b)-[:IN_SERIES]->(series:PmSeries)-[:FOR_TASK]->(:PmTask {{name: $task}})
+MATCH (series)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.err) AS err, sum(b.score_u) AS u,
   sum(b.score_n) AS k, sum(b.cost_pusd) AS cost, collect(b.h) AS hs
 WHERE ok >= $min_ok AND 1.0 * err / n <= $max_fail AND 1.0 * cost / ok / 1000000000000 <= $max_usd
@@ -80,8 +80,8 @@ RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS p
         about="models beside the window of the same length before, those that got slower (or only fail) first",
         columns=("model", "latency_ratio", "fail_delta", "n", "n_before"),
         parameters={"least": (20, "at least so many attempts now, good answers before; of fewer good ones no latency")},
-        cypher="""MATCH (b:PmBucket)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
-WHERE b.at >= 2 * $from - $to AND b.at < $to
+        cypher="""MATCH (b:PmBucket) WHERE b.at >= 2 * $from - $to AND b.at < $to
+MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now, b
 WITH model, sum(now * b.lat_us) AS l1, sum(now * b.ok) AS o1, sum(now * b.err) AS e1, sum(now * b.n) AS n1,
   sum((1 - now) * b.lat_us) AS l0, sum((1 - now) * b.ok) AS o0, sum((1 - now) * b.err) AS e0,
@@ -94,8 +94,8 @@ RETURN model, latency_ratio, fail_delta, n, n_before ORDER BY coalesce(latency_r
     "free": Question(
         about="what free models elsewhere cost in quality, and paid ones in money, per task",
         columns=("task", "free", "score", "usd", "ok"),
-        cypher=f"""MATCH (b:PmBucket)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
-WHERE b.at >= $from AND b.at < $to AND m.local = false
+        cypher=f"""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
+MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
 WITH b.task AS task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
   sum(b.ok) AS ok
 RETURN task, free, {_score("u", "k")} AS score, 1.0 * cost / 1000000000000 AS usd, ok ORDER BY task, free""",
@@ -128,8 +128,8 @@ RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $li
     "single": Question(
         about="tasks that lean on one provider: its share of their good answers",
         columns=("task", "provider", "share", "providers"),
-        cypher="""MATCH (b:PmBucket)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
-WHERE b.at >= $from AND b.at < $to AND b.ok > 0
+        cypher="""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to AND b.ok > 0
+MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH b.task AS task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
 WITH task, collect(provider) AS ps, collect(ok) AS oks, sum(ok) AS total, max(ok) AS top
 RETURN task, [i IN range(0, size(ps) - 1) WHERE oks[i] = top | ps[i]][0] AS provider,

@@ -202,13 +202,13 @@ async def _kill(supervisor: Supervisor, client: Client, heard: Counter[str], url
     for answers, actors in KILLS:
         while heard["finished"] < answers and not over.is_set():  # noqa: ASYNC110 - a counter that many tasks write
             await asyncio.sleep(0.005)
-        await asyncio.sleep(MID_TEXT_S)  # answers come in waves: strike between them
-        while not over.is_set() and not (await _bill_now(url))["open"]:  # noqa: ASYNC110 - another process's counter
-            await asyncio.sleep(0.005)
         victims = [
             await _busiest(supervisor, client) if actor == "selector" else pids(supervisor, actor)[0]
             for actor in actors
         ]
+        await asyncio.sleep(MID_TEXT_S)  # answers come in waves: strike between them
+        while not over.is_set() and not (await _bill_now(url))["open"]:  # noqa: ASYNC110 - another process's counter
+            await asyncio.sleep(0.005)
         for victim in victims:
             with contextlib.suppress(ProcessLookupError):
                 if not over.is_set():

@@ -122,7 +122,7 @@ async def _compare(
         await nc.request(subject, next(bodies), timeout=10)
 
     # Short turns, many of them: where the machine places its processes changes from second to second. Each follows a
-    # load of its own kind, or the one arm's processes would be cold where the other's were just at work.
+    # load of its own kind: on an idle machine waking up takes longer than anything that the arms differ in.
     for _ in range(scale.turns):
         for arm, (subject, _) in arms.items():
             await _together(partial(call, subject), scale.together_s / 10)

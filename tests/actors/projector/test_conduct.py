@@ -274,6 +274,16 @@ def test_nothing_is_written_while_the_sum_is_made() -> None:
     assert [one.upto for one in of(WriteRows, out)] == [11]
 
 
+def test_a_half_of_an_older_schema_says_so_and_is_not_summed() -> None:
+    """Our statements would not find its relations."""
+    play = Conducted()
+    play.opened(replace(SERVING, schema="3.35.400.7"))
+    (told,) = of(Send, play.ask(AskGraphStatus()))
+    assert isinstance(told.message, GraphStatus) and told.message.schema == "3.35.400.7"
+    (refused,) = of(Send, play.ask(SumGraph()))
+    assert isinstance(refused.message, Failed) and f"{SETTINGS.schema()} is being built" in refused.message.text
+
+
 def test_who_waits_for_a_sum_hears_of_the_trouble() -> None:
     play = Conducted().going_on()
     play.ask(SumGraph())

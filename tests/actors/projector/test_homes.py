@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from neo4j import GraphDatabase
 
 from tests.actors.projector.test_rows import applied
 from understudy.actors.host.logs import Log
@@ -34,10 +33,13 @@ from understudy.messages.graph import GraphOpened, GraphTrouble, LogRead, OpenGr
 from understudy.messages.step import Input
 from understudy.messages.wire import encode
 from understudy.tools.bench.graph.homes import Home
+from understudy.tools.graph import OtherVersion, serving
 
 pytestmark = pytest.mark.timeout(120)
 AT = 20_000 * DAY_MS
 BUCKETS = "MATCH (b:PmBucket) RETURN b.key, b.n, b.hours ORDER BY b.key"
+HUNG = """MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
+MATCH (s)-[:FOR_TASK]->(t:PmTask) RETURN b.key, s.key, m.key, t.name"""
 
 
 class Clock:
@@ -178,10 +180,27 @@ async def test_hours_become_days_and_days_and_what_is_rare_go(graph: Graph) -> N
         elif days == 3:
             assert found == {f"a t {AT}d": (4, 24), f"b t {AT}d": (4, 24), f"c t {AT}d": (1, 24)}
             assert changes == 0 and chains == {"t a b", "t c b"}
+            hung = sorted([row[0], row[1:]] for row in await graph.rows(HUNG) if row[2] != "z")
+            assert hung == [[f"{m} t {AT}d", [f"{m} t", m, "t"]] for m in "abc"], "each once"
             assert not await graph.rows("MATCH (h:PmHour {at: $at}) RETURN h.at", at=AT)
         else:
             assert found == {} and chains == {"t a b"}, "a chain that was seen three times stays"
     assert (await graph.checksum("Pm"))[0] != before
+
+
+async def test_questions_are_not_put_to_a_graph_of_another_version(graph: Graph, graph_home: Home) -> None:
+    """It would have nothing in any window."""
+    home = {name: getattr(graph_home, name) for name in ("uri", "user", "password", "database")}
+    fence = await begun(graph)
+    for prefix, version in (("Pm2", cypher.VERSION), ("Pm", cypher.VERSION - 1)):
+        await graph.begin(prefix, fence, "e", f"{version}.35.400.7")
+        await graph.swap(prefix, fence, 0)
+        with (
+            pytest.raises(OtherVersion, match=f"version {cypher.VERSION - 1},")
+            if prefix == "Pm"
+            else contextlib.nullcontext()
+        ):
+            assert await serving(home) == "Pm2"
 
 
 async def test_a_day_holds_what_its_hours_held(graph: Graph) -> None:
@@ -356,23 +375,15 @@ async def test_a_log_that_was_made_anew_is_noticed_while_it_is_read(graph: Graph
 # --- the questions; that they equal plain Python is `bench questions` -------------------------------------------------
 
 FROM = 490_000 * HOUR
-
 MAKE = """MERGE (m:PmModel {key: $model}) MERGE (s:PmSeries {key: $model + ' t'}) MERGE (s)-[:OF_MODEL]->(m)
 CREATE (b:PmBucket {key: $model + ' t ' + toString($at), at: $at, task: 't',
   n: $ok + $err, ok: $ok, err: $err, lat_us: $ok * $us, score_u: 0, score_n: 0, cost_pusd: 0})
 CREATE (b)-[:IN_SERIES]->(s)"""
 
 
-def test_a_model_that_only_fails_now_got_worse(graph_home: Home) -> None:
+async def test_a_model_that_only_fails_now_got_worse(graph: Graph) -> None:
     """And one that nobody asked in either window, or that was not good before, is not spoken of."""
-    auth = (graph_home.user, graph_home.password) if graph_home.user else None
-    with GraphDatabase.driver(graph_home.uri, auth=auth, notifications_min_severity="OFF") as driver:
-
-        def run(text: Any, **given: Any) -> list[dict[str, Any]]:
-            found = driver.execute_query(text, given, database_=graph_home.database)
-            return [one.data() for one in found.records]
-
-        run("MATCH (n) DETACH DELETE n")
+    async with graph.session() as session:
         for model, before, now in (
             ("dead", (40, 0, 1_000), (0, 40, 0)),
             ("hardly", (40, 0, 1_000), (5, 35, 9_000)),
@@ -382,9 +393,8 @@ def test_a_model_that_only_fails_now_got_worse(graph_home: Home) -> None:
             ("new", (0, 5, 0), (40, 0, 1_000)),
         ):
             for at, (ok, err, us) in ((FROM - HOUR, before), (FROM, now)):
-                run(MAKE, model=model, at=at, ok=ok, err=err, us=us)
-        rows = run(QUESTIONS["worse"].cypher, **{"from": FROM, "to": FROM + HOUR, "least": 20})
-        told = [(row["model"], row["latency_ratio"], row["fail_delta"], row["n"]) for row in rows]
-        assert told == [("dead", None, 1, 40), ("hardly", None, 0.875, 40), ("slower", 1.5, 0, 40), ("same", 1, 0, 50)]
-        assert len(run(QUESTIONS["worse"].cypher, **{"from": FROM, "to": FROM + HOUR, "least": 0})) == 4
-        run("MATCH (n) DETACH DELETE n")
+                await (await session.run(MAKE, {"model": model, "at": at, "ok": ok, "err": err, "us": us})).consume()
+    worse, window = QUESTIONS["worse"].cypher, {"from": FROM, "to": FROM + HOUR}
+    told = [row[:4] for row in await graph.rows(worse, **window, least=20)]
+    assert told == [["dead", None, 1, 40], ["hardly", None, 0.875, 40], ["slower", 1.5, 0, 40], ["same", 1, 0, 50]]
+    assert len(await graph.rows(worse, **window, least=0)) == 4

@@ -18,7 +18,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (4, "d76f6ef879638723")
+KNOWN = (4, "bbd1da16a9b5967c")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
@@ -43,6 +43,7 @@ def digest() -> str:
         fold.take(seq, fact)
     rows = fold.cut()
     written = [rows.sweep, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.OLD_DAYS, cypher.SUMMED]
+    written += [cypher.OLD_HOURS, cypher.DAILY]
     return hashlib.sha256(msgspec.json.encode(written)).hexdigest()[:16]
 
 
