@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.actors.host.graph_side import NO_DRIVER
-from understudy.actors.projector.cypher import VERSION, of
+from understudy.actors.projector.cypher import VERSION, of, version_of
 from understudy.actors.projector.questions import HOUR, QUESTIONS, Question
 from understudy.bus.client import AnswerFailed, Client
 from understudy.messages.base import Ask
@@ -278,7 +278,7 @@ async def serving(home: dict[str, Any]) -> str:
         await graph.close()
     if place is None or not place.half.prefix:
         return ""
-    version = place.half.schema.partition(".")[0]
+    version = version_of(place.half.schema)
     if version != str(VERSION):
         serves = f"the graph that serves there is of version {version}, these questions are for version {VERSION}"
         raise OtherVersion(f"{serves}: a projector of that version builds its own, see `understudy graph`")

@@ -45,6 +45,16 @@ EMPTIED = sorted(LABELS, key=lambda label: label in ("Series", "Model", "Task", 
 _INDEXED = (("Bucket", "at"), ("Chain", "last_at"), ("Change", "at"), ("Incident", "until"))
 
 
+def schema_name(*days: int) -> str:
+    """What a half says of its content: the version of nodes and relations, and the retention."""
+    return ".".join(map(str, (VERSION, *days)))
+
+
+def version_of(name: str) -> str:
+    """The version in such a name."""
+    return name.partition(".")[0]
+
+
 def schema() -> list[str]:
     """Constraints and indexes of both halves, which may be there already."""
     found = [_unique(PROJECTION, "name"), _unique(LEASE, "name")]

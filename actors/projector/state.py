@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from understudy.actors.projector.cypher import VERSION
+from understudy.actors.projector.cypher import schema_name
 from understudy.actors.projector.rows import Folding
 from understudy.messages.graph import Fact, GraphOpened, GraphState
 
@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def schema(self) -> str:
         """What the graph's content depends on beside the log."""
-        return f"{VERSION}.{self.hourly_days}.{self.daily_days}.{self.rare_chain_days}"
+        return schema_name(self.hourly_days, self.daily_days, self.rare_chain_days)
 
 
 @dataclass(slots=True)

@@ -56,8 +56,9 @@ def test_bench_budget_counts_and_finds_a_ledger_that_forgets(root: Path):
     assert values["ledger_error_usd"] == values["overspent_usd"] == values["killed_unbooked_usd"] == 0
     rounds = report["detail"]["rounds"]
     assert float(rounds["control"]["billed_usd"]) > float(report["detail"]["limit_usd"])
-    known = rounds["killed"]["charged_by"]
-    assert known["nobody told"] + known.get("estimated", 0) > 0, "the kills struck in the middle"
+    known = rounds["killed"][-1]["charged_by"]
+    assert known["nobody told"] + known["estimated"] > 0, "the kills struck in the middle"
     # A busy machine may be through with all requests before the last of the four is killed.
-    assert {one["id"] for one in report["bars"] if not one["holds"]} <= {"killed_processes"}
+    luck = {"killed_processes", "killed_nobody_told", "killed_estimated"}
+    assert {one["id"] for one in report["bars"] if not one["holds"]} <= luck
     assert values["killed_processes"] >= 2
