@@ -148,9 +148,10 @@ def tick(state: State, at_ms: float, settings: Settings) -> list[Effect]:
     """Write what has come, look for more, say that we are here."""
     assert state.place is not None
     out: list[Effect] = [_wake(state, at_ms, settings)]
+    out += go_on(state, at_ms, settings, flush=True)
     for work in state.works.values():
         work.at_head = False
-    out += go_on(state, at_ms, settings, flush=True)
+    out += go_on(state, at_ms, settings)
     if at_ms - state.kept_ms > settings.lease_ms / 3:
         state.kept_ms = at_ms
         out.append(RenewLease(state.place.fence, settings.lease_ms))
@@ -222,15 +223,22 @@ def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Eff
             work.reading = True
             found.append(ReadCatalogue(work.prefix, work.seq))
         return found
-    ready = work.full or work.left or len(work.fold.rows) >= settings.rows_at_once
-    due = ready or (flush or not work.at_head or work.prefix != state.serving)
+    ready = work.full or work.left or _enough(work, settings)
+    due = ready or (work.at_head and (flush or work.prefix != state.serving))
     if not work.writing and not _holds(state) and work.folded > work.seq and due:
         found.append(_write(state, work, settings))
         _fold(work)  # what belonged behind it
-    if not work.reading and not work.at_head and not work.full and len(work.fold.rows) < settings.rows_at_once:
+    if not work.reading and not work.at_head and not work.full and not _enough(work, settings):
         work.reading = True
         found.append(ReadLog(work.prefix, work.read, settings.read_at_once))
     return found
+
+
+def _enough(work: Work, settings: Settings) -> bool:
+    """For a batch. Fewer are written only at the log's head, as twice the batches of half the size cost more."""
+    assert work.fold is not None
+    events = work.folded - (work.writing or work.seq)
+    return len(work.fold.rows) >= settings.rows_at_once or events >= settings.events_at_once
 
 
 def _write(state: State, work: Work, settings: Settings) -> WriteRows:

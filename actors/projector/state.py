@@ -14,8 +14,9 @@ from understudy.messages.graph import Fact, GraphOpened, GraphState
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Retention in days by the events' own times; a change of it builds the graph anew.
 
-    `flush_ms`: what has come is written that often. `uri`, `user`, `password`, `database` are set by the supervisor
-    from the topology's `graph`; `missing` says why there is none.
+    A batch ends with its day, with `rows_at_once` or with `events_at_once`, looked at after each `read_at_once` events
+    of the log; at the log's head what has come is written every `flush_ms`. `uri`, `user`, `password`, `database` are
+    set by the supervisor from the topology's `graph`; `missing` says why there is none.
     """
 
     hourly_days: int = 35
@@ -23,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rare_chain_days: int = 7
     read_at_once: int = 2_000
     rows_at_once: int = 4_000
+    events_at_once: int = 20_000
     flush_ms: float = 500.0
     lease_ms: int = 5_000
     again_ms: float = 1_000.0

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+
+from understudy.tools.bench import budget
 
 
 @pytest.mark.timeout(120)
@@ -62,3 +65,18 @@ def test_bench_budget_counts_and_finds_a_ledger_that_forgets(root: Path):
     luck = {"killed_processes", "killed_nobody_told", "killed_estimated"}
     assert {one["id"] for one in report["bars"] if not one["holds"]} <= luck
     assert values["killed_processes"] >= 2
+
+
+def test_bench_budget_judges_the_money_of_every_killed_round() -> None:
+    spent = str(budget.LIMIT_USD)
+    clean = budget.Count(
+        answered=100, refused=300, others={}, billed_usd=spent, booked_usd=spent,
+        charged_by={"nobody told": 1, "estimated": 1}, killed=budget.TO_KILL, seconds=1.0,
+    )  # fmt: skip
+    dear = replace(clean, billed_usd="1", charged_by={"nobody told": 1, "estimated": 0})
+    assert clean.struck and not dear.struck and not replace(clean, killed=2).struck
+    control = replace(clean, billed_usd="1")
+    found = {one.id: one for one in budget.bars(budget.Scale(), clean, clean, [dear, clean], control)}
+    assert {name for name, one in found.items() if not one.holds} == {"overspent_usd", "killed_unbooked_usd"}
+    found = {one.id: one for one in budget.bars(budget.Scale(), clean, clean, [clean, dear], clean)}
+    assert not found["killed_estimated"].holds and not found["control_caught"].holds

@@ -9,7 +9,7 @@ from understudy.tools.bench.graph.answers import ANSWERS, Known, same
 from understudy.tools.bench.graph.dump import faulty
 from understudy.tools.bench.graph.reader import bin_of, differences, read, totals
 from understudy.tools.bench.graph.workload import DAY, Log
-from understudy.tools.bench.project import broken_folds
+from understudy.tools.bench.project import Projected, Turn, broken_folds, prepared
 from understudy.tools.bench.questions import GIVEN, parameters
 
 
@@ -59,3 +59,23 @@ def test_totals_are_sums_of_the_log() -> None:
     found = totals(read(payloads))
     assert found["n"] == sum(len(one["attempts"]) for one in ended)
     assert found["tokens_out"] == sum(one["usage"].get("completion_tokens", 0) for one in ended)
+
+
+def test_rows_for_the_bare_loop_are_cut_at_days_and_hold_all_outcomes() -> None:
+    payloads = [one.payload for one in Log(3_000, days=3.0)]
+    batches = list(prepared(payloads))
+    days = [{at // DAY for _, _, at in rows.buckets} for rows in batches]
+    assert [len(one) for one in days] == [1] * len(days) and len(set().union(*days)) == len(days) >= 3
+    assert sum(one.n for rows in batches for one in rows.buckets.values()) == totals(read(payloads))["n"]
+
+
+def test_the_middle_turn_counts() -> None:
+    turns = [
+        Turn(built_per_s=built, bare_per_s=bare, batches=9, bare_batches=9)
+        for built, bare in ((8_000.0, 10_000.0), (5_000.0, 10_000.0), (9_000.0, 9_000.0))
+    ]
+    one = Projected(
+        events=0, buckets=0, rows_wrong=0, wrong=[], totals={}, totals_wrong=0, cold_per_s=9_999.0, turns=turns,
+        checksums=[], projections=1, growth_us=[], rounds_us=[],
+    )  # fmt: skip
+    assert (one.ratio_to_bare(), one.rate()) == (0.8, 8_000.0)

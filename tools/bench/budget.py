@@ -1,11 +1,11 @@
 """Eight selectors, 400 requests at once, a budget for 100: who is answered, and the ledger beside the vendor's bill.
 
 Three rounds and a control. `exact`: each request costs what is reserved for it. `half`: each costs half of that.
-`killed`: the ledger, two selectors and the provider's runner are killed -9 in the middle. An attempt whose cost nobody
-told is booked as reserved (its selector died), or as its selector estimates (its runner died); it is played again,
-three times at most, until all were killed in time and attempts of both kinds are left. `control`: the exact round under
-a ledger that forgets what it has reserved, which the same counting must find to overspend. The fake provider keeps the
-bill, in arithmetic of its own.
+`killed`: the ledger, two selectors and the provider's runner are killed -9 in the middle. What an attempt cost is then
+told by nobody (its selector died) or estimated (its runner died): both are booked as reserved. This round is played
+again, three times in all at most, until all were killed in time and attempts of both kinds are left. `control`: the
+exact round under a ledger that forgets what it has reserved, which the same counting must find to overspend. The fake
+provider keeps the bill, in arithmetic of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from understudy.actors.host.supervisor import Supervisor
 from understudy.bus.client import AnswerFailed, Client
 from understudy.bus.nats_bus import NatsBus
 from understudy.messages.cost import Budgets, CostReserved, ListBudgets
-from understudy.messages.events import RequestEnded
+from understudy.messages.events import AttemptEnded, RequestEnded
+from understudy.messages.money import Charge
 from understudy.messages.topology import Topology
 from understudy.tools.bench.report import Bar, Result, bar
 from understudy.tools.bench.stage import fake_provider, machine, pids, topology_on
@@ -104,26 +105,33 @@ async def measure(quick: bool = False) -> Result:
     scale = QUICK if quick else Scale()
     exact = await _round(scale, {"chunks": TOKENS})
     half = await _round(scale, {"chunks": TOKENS // 2, "gap_ms": 5})
-    rounds = [await _killed(scale)]
-    while len(rounds) < KILLED_ROUNDS and not rounds[-1].struck:
-        rounds.append(await _killed(scale))
-    killed = rounds[-1]
+    kills = [await _killed(scale)]
+    while len(kills) < KILLED_ROUNDS and not kills[-1].struck:
+        kills.append(await _killed(scale))
     control = await _round(scale, {"chunks": TOKENS}, forgetful=True)
-    overspent = max(one.overspent_usd for one in (exact, half, *rounds))
-    bars = (
+    rounds = {"exact": exact, "half": half, "killed": kills, "control": control}
+    return Result(
+        bench="budget",
+        bars=bars(scale, exact, half, kills, control),
+        detail={**machine(), "limit_usd": str(LIMIT_USD), "rounds": rounds},
+    )
+
+
+def bars(scale: Scale, exact: Count, half: Count, kills: list[Count], control: Count) -> tuple[Bar, ...]:
+    """Money of all rounds; who was killed, of the last of `kills`."""
+    killed = kills[-1]
+    return (
         bar("answered", exact.answered, "of 400", AFFORDED, better="higher"),
         bar("refused", exact.refused, "of 400", scale.requests - AFFORDED, better="higher"),
         _usd("ledger_error_usd", max(exact.error_usd, half.error_usd), 1e-9),
-        _usd("overspent_usd", overspent, 0.0),
+        _usd("overspent_usd", max(one.overspent_usd for one in (exact, half, *kills)), 0.0),
         bar("half_answered", half.answered, "of 400", AFFORDED, better="higher"),
-        _usd("killed_unbooked_usd", max(one.unbooked_usd for one in rounds), 0.0),
+        _usd("killed_unbooked_usd", max(one.unbooked_usd for one in kills), 0.0),
         bar("killed_processes", killed.killed, f"of {TO_KILL}", TO_KILL, better="higher"),
         bar("killed_nobody_told", killed.charged_by["nobody told"], "attempts", 1, better="higher"),
         bar("killed_estimated", killed.charged_by["estimated"], "attempts", 1, better="higher"),
         bar("control_caught", control.overspent_usd > 0, "", 1, better="higher"),
     )
-    detail = {"exact": exact, "half": half, "killed": rounds, "control": control}
-    return Result(bench="budget", bars=bars, detail={**machine(), "limit_usd": str(LIMIT_USD), "rounds": detail})
 
 
 async def _killed(scale: Scale) -> Count:
@@ -192,18 +200,19 @@ async def _ask(client: Client, requests: int, heard: Counter[str]) -> None:
 
 async def _charged_by(client: Client) -> dict[str, int]:
     """From the log: how the cost of each reserved attempt became known."""
-    known = Counter({"nobody told": 0, "estimated": 0})
+    reserved: set[tuple[str, int]] = set()
+    told: dict[tuple[str, int], str] = {}
     async for change in client.events():
         match change.event:
-            case CostReserved():
-                known["nobody told"] += 1
-            case RequestEnded(charges=charges):
-                told = Counter(charge.by for charge in charges)
-                known.update(told)
-                known["nobody told"] -= len(charges) - told["not_run"]
+            case CostReserved(run_id=run_id, attempt=attempt):
+                reserved.add((run_id, attempt))
+            case AttemptEnded(run_id=run_id, charge=Charge(attempt=attempt, by=by)):
+                told[run_id, attempt] = by
+            case RequestEnded(run_id=run_id, charges=charges):
+                told |= {(run_id, charge.attempt): charge.by for charge in charges}
             case _:
                 pass
-    return dict(known)
+    return {"nobody told": len(reserved - told.keys()), "estimated": 0, **Counter(told.values())}
 
 
 async def _kill(supervisor: Supervisor, client: Client, heard: Counter[str], url: str, over: asyncio.Event) -> int:

@@ -5,13 +5,14 @@
     understudy bench project --quick          # a tenth of it, to see that it works; not to quote
 
 100,000 outcomes are projected, compared row by row with what a reader makes of the log's raw bytes that shares no code
-with the fold, built anew beside the first, and summed. The rate is the process's own, from the log to the graph; right
-after it a bare loop hands the same prepared rows to the same driver, without log, fold, lease and so on: three times in
-turns, and the median of the three ratios counts, as a slow minute of a shared machine may fall on one side. Then a log
-of ten times as many shows what an event costs as the graph grows. The server is warm by then: it has projected a
-smaller log of as many days, so that what a JVM takes to compile its code, for writing and for deleting what is too old,
-does not count as the graph's growth: neither in the first tenth nor in the one in which the first rows go. Each tenth
-is the best of three rounds, since what else a shared machine does falls on some tenths of a round and not on others.
+with the fold, built anew beside the first, and summed. The rate is the process's own, from the log to the graph; then a
+bare loop hands the same prepared rows, cut by the same rule, to the same driver, without log, fold, lease and so on.
+Both three times in turns, and the median of the three ratios counts, as a slow minute of a shared machine may fall on
+one side. Then a log of ten times as many shows what an event costs as the graph grows. The server is warm by then: it
+has projected a smaller log of as many days, so that what a JVM takes to compile its code, for writing and for deleting
+what is too old, does not count as the graph's growth: neither in the first tenth nor in the one in which the first rows
+go. Each tenth is the best of three rounds, since what else a shared machine does falls on some tenths of a round and
+not on others.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from understudy.actors.projector import cypher
 from understudy.actors.projector.core import PROJECTS
 from understudy.actors.projector.rows import Folding, Rows
+from understudy.actors.projector.state import Settings
 from understudy.messages.buckets import OutcomeBrief
 from understudy.messages.events import RequestEnded
 from understudy.messages.graph import Fact, RebuildGraph
@@ -47,9 +49,18 @@ WARM, ROUNDS, TURNS = 60_000, 3, 3
 OTHER = {"Pm": "Pm2", "Pm2": "Pm"}
 
 
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """The graph built anew, and the bare loop after it: outcomes per second, and batches."""
+
+    built_per_s: float
+    bare_per_s: float
+    batches: int
+    bare_batches: int
+
+
 class Projected(msgspec.Struct, frozen=True, kw_only=True):
-    """One home. Rates in outcomes per second; `cold`: a server that was just started; `turns`: built anew, and the bare
-    loop after it; `growth`: microseconds per event by tenths of the large log, the best of the rounds."""
+    """One home. Rates in outcomes per second; `cold`: a server that was just started; `growth`: microseconds per event
+    by tenths of the large log, the best of the rounds."""
 
     events: int
     buckets: int
@@ -58,20 +69,19 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     totals: dict[str, int]
     totals_wrong: int
     cold_per_s: float
-    turns: list[tuple[float, float]]
-    batches: int
+    turns: list[Turn]
     checksums: list[str]
     projections: int
     growth_us: list[float]
     rounds_us: list[list[float]]
 
     def rate(self) -> float:
-        """On the server that was just started, or built anew, whichever is slower."""
-        return min(self.cold_per_s, median([built for built, _ in self.turns]))
+        """On the server that was just started, or the median of those built anew, whichever is less."""
+        return min(self.cold_per_s, median([turn.built_per_s for turn in self.turns]))
 
     def ratio_to_bare(self) -> float:
         """Of the middle turn."""
-        return median([built / bare for built, bare in self.turns])
+        return median([turn.built_per_s / turn.bare_per_s for turn in self.turns])
 
     def growth_ratio(self) -> float:
         """The dearest tenth over the first one that begins at 10^4 events."""
@@ -136,17 +146,24 @@ async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[P
         status = await running.status()
         wrong = differences(expected, dump(server, status.prefix))
         checksums = [(await running.checksum()).checksum]
-        turns: list[tuple[float, float]] = []
-        batches = 1
+        turns: list[Turn] = []
         for _ in range(TURNS):
-            before = (await running.status()).batches
+            batches = status.batches
             built = await _rebuilt(running, head, outcomes / head)
             checksums.append((await running.checksum()).checksum)  # by then the one that served before is deleted
             status = await running.status()
-            batches = max(batches, status.batches - before)
-            turns.append((built, await _bare(server, OTHER[status.prefix], payloads, outcomes, head // batches)))
+            bare, bare_batches = await _bare(server, OTHER[status.prefix], payloads, outcomes)
+            turns.append(
+                Turn(
+                    built_per_s=built,
+                    bare_per_s=bare,
+                    batches=status.batches - batches,
+                    bare_batches=bare_batches,
+                )
+            )
         got = dump(server, status.prefix)
         wrong += differences(expected, got)
+        await _unmixed(running, status.fence, differences(expected, dump(server, OTHER[status.prefix])))
     _tell(f"{server.name}: {cold:,.0f} outcomes/s, in turns with the bare loop {_rounded(turns)}")
     sums = totals(expected)
     return Projected(
@@ -158,7 +175,6 @@ async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[P
         totals_wrong=sum(totals(got)[name] != value for name, value in sums.items()),
         cold_per_s=cold,
         turns=turns,
-        batches=batches,
         checksums=checksums,
         projections=len(projections(server)),
         growth_us=[],
@@ -166,8 +182,14 @@ async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[P
     ), expected
 
 
-def _rounded(turns: list[tuple[float, float]]) -> list[tuple[int, int]]:
-    return [(round(built), round(bare)) for built, bare in turns]
+async def _unmixed(running: Projecting, fence: int, wrong: list[str]) -> None:
+    """The bare loop has begun with nothing, written the same rows, and nobody has emptied it meanwhile."""
+    if wrong or (await running.status()).fence != fence:
+        raise RuntimeError(f"the bare loop is no baseline: {wrong[:3] or 'the projector has opened the graph again'}")
+
+
+def _rounded(turns: list[Turn]) -> list[tuple[int, int]]:
+    return [(round(turn.built_per_s), round(turn.bare_per_s)) for turn in turns]
 
 
 async def _rebuilt(running: Projecting, head: int, share: float) -> float:
@@ -190,33 +212,26 @@ def _rate(seen: list[tuple[float, int]], share: float) -> float:
 # --- the bare loop ---------------------------------------------------------------------------------------------------
 
 
-class Prepared(NamedTuple):
-    """A batch as statements with their rows."""
-
-    statements: list[tuple[str, list[dict[str, Any]]]]
-
-
-def prepared(payloads: list[bytes], at_once: int, fold: Folding | None = None) -> Iterator[Rows]:
-    """Batches of that many events, cut as the projector cuts them."""
+def prepared(payloads: list[bytes], fold: Folding | None = None) -> Iterator[Rows]:
+    """Batches, cut by the projector's rule: see `Settings`."""
     decode = reader_of((OutcomeBrief, *(cls for cls in PROJECTS if cls is not RequestEnded)))
-    fold, count = fold or Folding(), 0
+    settings, fold, cut = Settings(), fold or Folding(), 0
     for seq, payload in enumerate(payloads, 1):
         event: Any = decode(payload)
-        if count and (count >= at_once or fold.starts_a_day(Fact(seq, event))):
+        enough = len(fold.rows) >= settings.rows_at_once or seq - 1 - cut >= settings.events_at_once
+        ends = enough and not (seq - 1) % settings.read_at_once
+        if len(fold.rows) and (ends or fold.starts_a_day(Fact(seq, event))):
             yield fold.cut()
-            count = 0
+            cut = seq - 1
         fold.take(seq, event)
-        count += 1
     yield fold.cut()
 
 
-async def _bare(server: Home, prefix: str, payloads: list[bytes], outcomes: int, at_once: int) -> float:
-    """The same rows, handed to the driver one transaction after the other."""
+async def _bare(server: Home, prefix: str, payloads: list[bytes], outcomes: int) -> tuple[float, int]:
+    """The same rows, handed to the driver one transaction after the other: outcomes per second, and batches."""
     from neo4j import AsyncGraphDatabase
 
-    batches = [
-        [(cypher.of(text, prefix), rows) for text, rows in cypher.batch(one)] for one in prepared(payloads, at_once)
-    ]
+    batches = [[(cypher.of(text, prefix), rows) for text, rows in cypher.batch(one)] for one in prepared(payloads)]
     auth = (server.user, server.password) if server.user else None
 
     async def write(tx: Any, batch: list[tuple[str, list[dict[str, Any]]]]) -> None:
@@ -229,7 +244,7 @@ async def _bare(server: Home, prefix: str, payloads: list[bytes], outcomes: int,
         for batch in batches:
             async with driver.session(database=server.database) as session:
                 await session.execute_write(write, batch)
-        return outcomes / (time.perf_counter() - began)
+        return outcomes / (time.perf_counter() - began), len(batches)
 
 
 # --- growth ----------------------------------------------------------------------------------------------------------
@@ -299,7 +314,7 @@ def broken_folds(outcomes: int) -> dict[str, int]:
 def _wrong(expected: Tables, payloads: list[bytes], fold: Folding) -> int:
     """Buckets of a fold without a graph that are not as the reader has them."""
     got: dict[str, Any] = {}
-    for rows in prepared(payloads, len(payloads), fold):
+    for rows in prepared(payloads, fold):
         for key, one in rows.buckets.items():
             row = cypher.bucket_row(*key, 1, one)
             known = got.setdefault(row["key"], row)

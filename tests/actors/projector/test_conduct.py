@@ -41,7 +41,8 @@ from understudy.messages.graph import (
 )
 from understudy.messages.step import EdgeReady, Effect, Send, Stopping, Wake, Woke
 
-SETTINGS = Settings(uri="bolt://here")
+SETTINGS = Settings(uri="bolt://here", events_at_once=2)
+MANY = Settings(uri="bolt://here")
 SERVING = Half(prefix="Pm", epoch="e", schema=SETTINGS.schema(), seq=7, day=20_000)
 
 
@@ -118,7 +119,7 @@ def test_it_reads_while_it_writes_and_writes_one_batch_at_a_time() -> None:
 
 
 def test_a_batch_ends_with_its_day() -> None:
-    play = Conducted().going_on()
+    play = Conducted(MANY).going_on()
     today, tomorrow = facts(8, 2), facts(10, 2, AT + DAY_MS)
     (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, (*today, *tomorrow), 11, 11, 1)))
     assert (write.upto, write.day, write.rows.sweep) == (9, 20_000, 0)
@@ -134,8 +135,27 @@ def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
     assert [one.upto for one in of(WriteRows, out)] == [8] and of(ReadLog, out) and of(Wake, out)
 
 
+def test_behind_the_head_a_batch_waits_until_it_is_large() -> None:
+    play = Conducted(MANY).going_on()
+    assert play.read(8, 2_000, head=99_999) == [ReadLog("Pm", 2_007, 2_000)]
+    assert of(WriteRows, play.tell(Woke(play.now, "tick", 1))) == [], "also with a tick"
+    for page in range(1, 9):
+        assert not of(WriteRows, play.read(8 + 2_000 * page, 2_000, head=99_999))
+    (write,) = of(WriteRows, play.read(18_008, 2_000, head=99_999))
+    assert (write.have, write.upto) == (7, 20_007)
+
+
+def test_at_the_head_no_more_is_waited_for() -> None:
+    play = Conducted(MANY).going_on()
+    play.ask(RebuildGraph())
+    play.tell(HalfBegun(play.now, "Pm2"))
+    assert not of(WriteRows, play.read(1, 5, head=7, prefix="Pm2"))
+    (built,) = of(WriteRows, play.read(6, 2, head=7, prefix="Pm2"))
+    assert (built.have, built.upto) == (0, 7)
+
+
 def test_positions_without_a_fact_of_ours_move_on_too() -> None:
-    play = Conducted().going_on()
+    play = Conducted(MANY).going_on()
     play.tell(LogRead(play.now, "Pm", 7, (), 30, 30, 1))
     (write,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
     assert (write.have, write.upto, len(write.rows)) == (7, 30, 0)

@@ -44,7 +44,7 @@ from understudy.messages.graph import (
 )
 from understudy.messages.step import EdgeReady, Effect, Input, Send, Stopping, Wake, Woke
 
-SMALL = Settings(uri="bolt://here", read_at_once=7, rows_at_once=3)
+SMALL = Settings(uri="bolt://here", read_at_once=7, rows_at_once=3, events_at_once=9)
 
 
 @dataclass
@@ -225,7 +225,9 @@ class Projecting(RuleBasedStateMachine):
                 self.live()
             case "schema":
                 days = 35 if self.settings.hourly_days == 30 else 30
-                self.settings = Settings(uri="bolt://here", read_at_once=7, rows_at_once=3, hourly_days=days)
+                self.settings = Settings(
+                    uri="bolt://here", read_at_once=7, rows_at_once=3, events_at_once=9, hourly_days=days
+                )
                 self.live()
             case _:
                 self.epoch, self.log = f"e{int(self.epoch[1:]) + 1}", []
