@@ -159,7 +159,8 @@ class Graph:
         await self._in_transaction(work)
 
     async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int, *, weekly: bool) -> None:
-        """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too."""
+        """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too, as of the
+        week's beginning, for a batch may hold several days of it."""
         before = (day - self._keep.hourly_days) * DAY_MS
         result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=before)
         found = [record.data() async for record in result]
@@ -170,6 +171,7 @@ class Graph:
         limits = {
             "before": before,
             "long_before": (day - self._keep.daily_days) * DAY_MS,
+            "week_before": (day - day % 7 - self._keep.daily_days) * DAY_MS,
             "rare_before": (day - self._keep.rare_chain_days) * DAY_MS,
         }
         for statement in (*cypher.SWEEPS, *((cypher.OLD_DAYS,) if weekly else ())):

@@ -95,7 +95,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
             return []  # the next tick asks again
         case RowsWritten():
             if (work := state.works.get(message.prefix)) is not None:
-                work.seq, work.writing = message.upto, 0
+                work.seq, work.writing, work.at_ms = message.upto, 0, work.writing_ms
                 state.batches += 1
         case _:
             return []
@@ -134,7 +134,7 @@ def _fold(work: Work) -> None:
             work.full = True
             break
         fold.take(fact.seq, fact.event, fact.stored_ms)
-        work.folded, work.at_ms = fact.seq, max(work.at_ms, fact.event.at_ms)
+        work.folded, work.folded_ms = fact.seq, max(work.folded_ms, fact.event.at_ms)
         taken += 1
     del work.left[:taken]
     if not work.left:
@@ -215,7 +215,8 @@ def _holds(state: State) -> bool:
 
 
 def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Effect]:
-    """Read, unless enough is folded already; write, unless something is being written."""
+    """Read, unless enough is folded already; write what is enough, or all that there is for now, unless something is
+    being written."""
     assert state.place is not None
     found: list[Effect] = []
     if work.fold is None:
@@ -224,7 +225,8 @@ def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Eff
             found.append(ReadCatalogue(work.prefix, work.seq))
         return found
     ready = work.full or work.left or _enough(work, settings)
-    due = ready or (work.at_head and (flush or work.prefix != state.serving))
+    all_there_is = work.at_head or bool(state.trouble)  # the log cannot be read
+    due = ready or (all_there_is and (flush or work.prefix != state.serving))
     if not work.writing and not _holds(state) and work.folded > work.seq and due:
         found.append(_write(state, work, settings))
         _fold(work)  # what belonged behind it
@@ -238,13 +240,13 @@ def _enough(work: Work, settings: Settings) -> bool:
     """For a batch. Fewer are written only at the log's head, as twice the batches of half the size cost more."""
     assert work.fold is not None
     events = work.folded - (work.writing or work.seq)
-    return len(work.fold.rows) >= settings.rows_at_once or events >= settings.events_at_once
+    return len(work.fold.rows) >= settings.rows_at_once or events >= settings.events(first=not work.begun)
 
 
 def _write(state: State, work: Work, settings: Settings) -> WriteRows:
     assert state.place is not None and work.fold is not None
     rows: Rows = work.fold.cut()
-    work.writing, work.full = work.folded, False
+    work.writing, work.writing_ms, work.full, work.begun = work.folded, work.folded_ms, False, True
     return WriteRows(
         prefix=work.prefix,
         fence=state.place.fence,

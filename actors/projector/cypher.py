@@ -17,7 +17,7 @@ from understudy.actors.projector.rows import Rows
 from understudy.messages.buckets import BINS, DAY_MS, KINDS, Bucket
 from understudy.messages.graph import HALVES
 
-VERSION = 4
+VERSION = 5
 """Of nodes, relations and what they count. Another one is built beside the graph that serves, which it then replaces.
 `tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
 
@@ -263,7 +263,7 @@ SWEEPS = (
     "MATCH (c:PmChain) WHERE c.last_at < $rare_before AND c.n < 3 DETACH DELETE c",
     "MATCH (i:PmIncident) WHERE i.until > 0 AND i.until < $long_before DETACH DELETE i",
 )
-OLD_DAYS = "MATCH (b:PmBucket) WHERE b.at < $long_before DETACH DELETE b"
+OLD_DAYS = "MATCH (b:PmBucket) WHERE b.at < $week_before DETACH DELETE b"
 """Once a week: ArcadeDB walks over all buckets for it, 0.1 s of 80,000: a sixth of a batch of 10,000 events."""
 
 EMPTY = "MATCH (n:PmLABEL) WITH n LIMIT $at_most DETACH DELETE n RETURN count(*) AS n"

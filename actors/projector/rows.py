@@ -162,7 +162,9 @@ class Folding:
         """Fold one fact into `rows`."""
         day = _told_at(event, stored_ms) // DAY_MS
         if day > self.day:
-            self.rows.sweep, self.rows.new_week = (day, day // 7 > self.day // 7) if self.day else (0, False)
+            if self.day:
+                self.rows.sweep = day
+                self.rows.new_week |= day // 7 > self.day // 7  # of a day before it in this batch, too
             self.day = day
         match event:
             case RequestEnded() | OutcomeBrief():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
@@ -14,17 +15,17 @@ from understudy.messages.graph import Fact, GraphOpened, GraphState
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Retention in days by the events' own times; a change of it builds the graph anew.
 
-    A batch ends with its day, with `rows_at_once` or with `events_at_once`, looked at after each `read_at_once` events
-    of the log; at the log's head what has come is written every `flush_ms`. `uri`, `user`, `password`, `database` are
-    set by the supervisor from the topology's `graph`; `missing` says why there is none.
+    A batch ends with its day; with a part of the log, `read_at_once` events, after which it has `rows_at_once` or
+    `events_at_once`; and at the log's head every `flush_ms`. `uri`, `user`, `password`, `database` are set by the
+    supervisor from the topology's `graph`; `missing` says why there is none.
     """
 
     hourly_days: int = 35
     daily_days: int = 400
     rare_chain_days: int = 7
-    read_at_once: int = 2_000
-    rows_at_once: int = 4_000
-    events_at_once: int = 20_000
+    read_at_once: Annotated[int, msgspec.Meta(ge=1)] = 1_000
+    rows_at_once: Annotated[int, msgspec.Meta(ge=1)] = 4_000
+    events_at_once: Annotated[int, msgspec.Meta(ge=1)] = 20_000
     flush_ms: float = 500.0
     lease_ms: int = 5_000
     again_ms: float = 1_000.0
@@ -33,6 +34,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     password: str = ""
     database: str = ""
     missing: str = ""
+
+    def events(self, *, first: bool) -> int:
+        """Enough for a batch. For the first one a fifth is: until then the graph has nothing to do."""
+        return max(1, self.events_at_once // 5) if first else self.events_at_once
 
     def schema(self) -> str:
         """What the graph's content depends on beside the log."""
@@ -54,8 +59,13 @@ class Work:
     left: list[Fact] = field(default_factory=list[Fact])
     reading: bool = False
     writing: int = 0  # the position that it will reach; 0: nothing is being written
+    begun: bool = False  # something was written
     full: bool = False  # a batch is to end here
-    at_ms: int = 0  # of the newest event that is in the graph
+    folded_ms: int = (
+        0  # of the newest event that was folded; `writing_ms`, `at_ms`: that is being written, in the graph
+    )
+    writing_ms: int = 0
+    at_ms: int = 0
     at_head: bool = False
     near: int = -1  # the log's head when it was reached for the first time; -1: not yet
 

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from understudy.messages.buckets import BOUNDS_US
+import pytest
+
+from tests.actors.projector.play import Play
+from understudy.actors.projector.core import PROJECTS
+from understudy.actors.projector.rows import Rows
+from understudy.actors.projector.state import Settings
+from understudy.messages.buckets import BOUNDS_US, OutcomeBrief
+from understudy.messages.events import RequestEnded
+from understudy.messages.graph import (
+    CatalogueRead,
+    Fact,
+    GraphOpened,
+    Half,
+    HalfEmptied,
+    LogRead,
+    ReadLog,
+    RowsWritten,
+    WriteRows,
+)
+from understudy.messages.step import EdgeReady, Woke
+from understudy.messages.wire import reader_of
 from understudy.tools.bench.graph.answers import ANSWERS, Known, same
 from understudy.tools.bench.graph.dump import faulty
 from understudy.tools.bench.graph.reader import bin_of, differences, read, totals
@@ -61,18 +82,58 @@ def test_totals_are_sums_of_the_log() -> None:
     assert found["tokens_out"] == sum(one["usage"].get("completion_tokens", 0) for one in ended)
 
 
-def test_rows_for_the_bare_loop_are_cut_at_days_and_hold_all_outcomes() -> None:
+@pytest.mark.parametrize(
+    ("settings", "at_least"),
+    [
+        (Settings(uri="bolt://here"), 3),  # by days alone
+        (Settings(uri="bolt://here", read_at_once=100, rows_at_once=150), 10),
+        (Settings(uri="bolt://here", read_at_once=100, events_at_once=250), 10),
+        (Settings(uri="bolt://here", read_at_once=100, events_at_once=70), 30),
+    ],
+)
+def test_rows_for_the_bare_loop_are_cut_as_the_projector_cuts_them(settings: Settings, at_least: int) -> None:
     payloads = [one.payload for one in Log(3_000, days=3.0)]
-    batches = list(prepared(payloads))
-    days = [{at // DAY for _, _, at in rows.buckets} for rows in batches]
-    assert [len(one) for one in days] == [1] * len(days) and len(set().union(*days)) == len(days) >= 3
-    assert sum(one.n for rows in batches for one in rows.buckets.values()) == totals(read(payloads))["n"]
+    found = list(prepared(payloads, settings=settings))
+    expected = written_by_the_projector(payloads, settings)
+    assert [len(rows) for rows in found] == [len(rows) for rows in expected] and len(found) >= at_least
+    assert [rows.buckets for rows in found] == [rows.buckets for rows in expected]
+    assert sum(one.n for rows in found for one in rows.buckets.values()) == totals(read(payloads))["n"]
+
+
+def written_by_the_projector(payloads: list[bytes], settings: Settings) -> list[Rows]:
+    """By a step that gets the log page by page, and each batch written at once."""
+    decode: Any = reader_of((OutcomeBrief, *(cls for cls in PROJECTS if cls is not RequestEnded)))
+    play = Play(settings)
+    facts = [Fact(seq, decode(payload)) for seq, payload in enumerate(payloads, 1)]
+    play.tell(EdgeReady(1.0, {}))
+    empty = Half("Pm", "e", settings.schema())
+    orders = play.tell(GraphOpened(play.now, 1, empty, None, "TTA_EVT", "e", 1, len(facts)))
+    orders += [*play.tell(HalfEmptied(play.now, "Pm2")), *play.tell(CatalogueRead(play.now, "Pm", ()))]
+    found: list[Rows] = []
+    for tick in range(3):
+        while orders:
+            match orders.pop(0):
+                case ReadLog(after_seq=after):
+                    page = tuple(facts[after : after + settings.read_at_once])
+                    told = LogRead(play.now, "Pm", after, page, after + len(page), len(facts), 1)
+                case WriteRows(upto=upto, rows=rows):
+                    found.append(rows)
+                    told = RowsWritten(play.now, "Pm", upto)
+                case _:
+                    continue
+            orders += play.tell(told)
+        orders = play.tell(Woke(play.now, "tick", tick))
+    return found
 
 
 def test_the_middle_turn_counts() -> None:
     turns = [
-        Turn(built_per_s=built, bare_per_s=bare, batches=9, bare_batches=9)
-        for built, bare in ((8_000.0, 10_000.0), (5_000.0, 10_000.0), (9_000.0, 9_000.0))
+        Turn(before_per_s=before, bare_per_s=bare, after_per_s=after, batches=9, bare_batches=9)
+        for before, bare, after in (
+            (8_000.0, 10_000.0, 8_000.0),
+            (4_000.0, 6_000.0, 2_000.0),
+            (9_000.0, 9_000.0, 9_000.0),
+        )
     ]
     one = Projected(
         events=0, buckets=0, rows_wrong=0, wrong=[], totals={}, totals_wrong=0, cold_per_s=9_999.0, turns=turns,

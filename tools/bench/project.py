@@ -7,18 +7,19 @@
 100,000 outcomes are projected, compared row by row with what a reader makes of the log's raw bytes that shares no code
 with the fold, built anew beside the first, and summed. The rate is the process's own, from the log to the graph; then a
 bare loop hands the same prepared rows, cut by the same rule, to the same driver, without log, fold, lease and so on.
-Both three times in turns, and the median of the three ratios counts, as a slow minute of a shared machine may fall on
-one side. Then a log of ten times as many shows what an event costs as the graph grows. The server is warm by then: it
-has projected a smaller log of as many days, so that what a JVM takes to compile its code, for writing and for deleting
-what is too old, does not count as the graph's growth: neither in the first tenth nor in the one in which the first rows
-go. Each tenth is the best of three rounds, since what else a shared machine does falls on some tenths of a round and
-not on others.
+Three times, each between two rebuilds whose mean it is compared with, as a JVM gets faster from one to the next; the
+median of the three ratios counts, as a slow minute of a shared machine falls on some of them. Then a log of ten times
+as many shows what an event costs as the graph grows. The server is warm by then: it has projected a smaller log of as
+many days, so that what a JVM takes to compile its code, for writing and for deleting what is too old, does not count as
+the graph's growth: neither in the first tenth nor in the one in which the first rows go. Each tenth is the best of
+three rounds, since what else a shared machine does falls on some tenths of a round and not on others.
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -50,12 +51,17 @@ OTHER = {"Pm": "Pm2", "Pm2": "Pm"}
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """The graph built anew, and the bare loop after it: outcomes per second, and batches."""
+    """The bare loop between two rebuilds: outcomes per second, and batches of the one before and of the loop."""
 
-    built_per_s: float
+    before_per_s: float
     bare_per_s: float
+    after_per_s: float
     batches: int
     bare_batches: int
+
+    def ratio(self) -> float:
+        """By the mean of the times."""
+        return statistics.harmonic_mean((self.before_per_s, self.after_per_s)) / self.bare_per_s
 
 
 class Projected(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,11 +83,11 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
 
     def rate(self) -> float:
         """On the server that was just started, or the median of those built anew, whichever is less."""
-        return min(self.cold_per_s, median([turn.built_per_s for turn in self.turns]))
+        return min(self.cold_per_s, median([self.turns[0].before_per_s, *(turn.after_per_s for turn in self.turns)]))
 
     def ratio_to_bare(self) -> float:
         """Of the middle turn."""
-        return median([turn.built_per_s / turn.bare_per_s for turn in self.turns])
+        return median([turn.ratio() for turn in self.turns])
 
     def growth_ratio(self) -> float:
         """The dearest tenth over the first one that begins at 10^4 events."""
@@ -145,26 +151,32 @@ async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[P
         cold = _rate(await running.until(head, WITHIN_S), outcomes / head)
         status = await running.status()
         wrong = differences(expected, dump(server, status.prefix))
-        checksums = [(await running.checksum()).checksum]
+        checksums, fence = [(await running.checksum()).checksum], status.fence
         turns: list[Turn] = []
+        before = await _rebuilt(running, head, outcomes / head)
         for _ in range(TURNS):
-            batches = status.batches
-            built = await _rebuilt(running, head, outcomes / head)
             checksums.append((await running.checksum()).checksum)  # by then the one that served before is deleted
-            status = await running.status()
+            batches, status = status.batches, await running.status()
             bare, bare_batches = await _bare(server, OTHER[status.prefix], payloads, outcomes)
+            await _undisturbed(running, fence)
+            if differences(expected, dump(server, OTHER[status.prefix])):
+                raise RuntimeError("the bare loop is no baseline: it has not written the same rows")
+            after = await _rebuilt(running, head, outcomes / head)
             turns.append(
                 Turn(
-                    built_per_s=built,
+                    before_per_s=before,
                     bare_per_s=bare,
+                    after_per_s=after,
                     batches=status.batches - batches,
                     bare_batches=bare_batches,
                 )
             )
+            before = after
+        checksums.append((await running.checksum()).checksum)
+        status = await running.status()
         got = dump(server, status.prefix)
         wrong += differences(expected, got)
-        await _unmixed(running, status.fence, differences(expected, dump(server, OTHER[status.prefix])))
-    _tell(f"{server.name}: {cold:,.0f} outcomes/s, in turns with the bare loop {_rounded(turns)}")
+    _tell(f"{server.name}: {cold:,.0f} outcomes/s, before, in and after the bare loop {_rounded(turns)}")
     sums = totals(expected)
     return Projected(
         events=head,
@@ -182,45 +194,43 @@ async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[P
     ), expected
 
 
-async def _unmixed(running: Projecting, fence: int, wrong: list[str]) -> None:
-    """The bare loop has begun with nothing, written the same rows, and nobody has emptied it meanwhile."""
-    if wrong or (await running.status()).fence != fence:
-        raise RuntimeError(f"the bare loop is no baseline: {wrong[:3] or 'the projector has opened the graph again'}")
+async def _undisturbed(running: Projecting, fence: int) -> None:
+    """Who opens the graph again takes a new fence, and empties the half in which the bare loop writes."""
+    if (now := (await running.status()).fence) != fence:
+        raise RuntimeError(f"the bare loop is no baseline: the projector has opened the graph again ({fence}, {now})")
 
 
-def _rounded(turns: list[Turn]) -> list[tuple[int, int]]:
-    return [(round(turn.built_per_s), round(turn.bare_per_s)) for turn in turns]
+def _rounded(turns: list[Turn]) -> list[tuple[int, int, int]]:
+    return [(round(turn.before_per_s), round(turn.bare_per_s), round(turn.after_per_s)) for turn in turns]
 
 
 async def _rebuilt(running: Projecting, head: int, share: float) -> float:
     """Beside the one that serves, which has nothing to do meanwhile."""
     before = await running.ask(RebuildGraph(), "rebuild")
-    seen = await running.until(head, WITHIN_S, other_than=before.prefix)
+    seen = await running.until(head, WITHIN_S, every_s=0.1, other_than=before.prefix)
     while seen and seen[0][1] >= head:  # of the one that served before
         seen.pop(0)
     return _rate(seen, share)
 
 
 def _rate(seen: list[tuple[float, int]], share: float) -> float:
-    """Outcomes per second from the first sight of it at work to its end."""
-    began = next((one for one in seen if one[1] > 0), seen[0])
-    ended = next(one for one in seen if one[1] == seen[-1][1])
-    took = ended[0] - began[0]
-    return (ended[1] - began[1]) * share / took if took > 0 else 0.0
+    """Outcomes per second, from the first sight of a half that is begun and empty to the end."""
+    (began, first), (ended, last) = seen[0], next(one for one in seen if one[1] == seen[-1][1])
+    return (last - first) * share / (ended - began) if ended > began else 0.0
 
 
 # --- the bare loop ---------------------------------------------------------------------------------------------------
 
 
-def prepared(payloads: list[bytes], fold: Folding | None = None) -> Iterator[Rows]:
+def prepared(payloads: list[bytes], fold: Folding | None = None, settings: Settings | None = None) -> Iterator[Rows]:
     """Batches, cut by the projector's rule: see `Settings`."""
     decode = reader_of((OutcomeBrief, *(cls for cls in PROJECTS if cls is not RequestEnded)))
-    settings, fold, cut = Settings(), fold or Folding(), 0
+    settings, fold, cut = settings or Settings(), fold or Folding(), 0
     for seq, payload in enumerate(payloads, 1):
         event: Any = decode(payload)
-        enough = len(fold.rows) >= settings.rows_at_once or seq - 1 - cut >= settings.events_at_once
-        ends = enough and not (seq - 1) % settings.read_at_once
-        if len(fold.rows) and (ends or fold.starts_a_day(Fact(seq, event))):
+        enough = len(fold.rows) >= settings.rows_at_once or seq - 1 - cut >= settings.events(first=not cut)
+        ends = enough and seq > 1 and not (seq - 1) % settings.read_at_once
+        if ends or (len(fold.rows) and fold.starts_a_day(Fact(seq, event))):
             yield fold.cut()
             cut = seq - 1
         fold.take(seq, event)
@@ -256,7 +266,7 @@ async def _large(server: Home, warm: Path, log: Path) -> list[float]:
     seen = await _seen(server, log)
     seen = seen[min(range(len(seen)), key=lambda n: seen[n][1]) :]  # before that, the other log's graph served
     head = seen[-1][1]
-    first = min(10_000, head // 10)
+    first = next(seq for _, seq in seen if seq >= min(10_000, head // 10))  # at the end of a batch
     edges = [first + (head - first) * n // 10 for n in range(11)]
     at = [_moment(seen, edge) for edge in edges]
     found = [1e6 * (at[n + 1] - at[n]) / (edges[n + 1] - edges[n]) for n in range(10)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
 from msgspec.structs import replace
 
 from tests.actors.projector.play import AT, NOTHING, Play, outcome
@@ -129,7 +131,7 @@ def test_a_batch_ends_with_its_day() -> None:
 
 
 def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
-    play = Conducted().going_on()
+    play = Conducted(MANY).going_on()
     assert of(WriteRows, play.read(8, 1, head=8)) == []
     out = play.tell(Woke(play.now, "tick", 1))
     assert [one.upto for one in of(WriteRows, out)] == [8] and of(ReadLog, out) and of(Wake, out)
@@ -137,12 +139,15 @@ def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
 
 def test_behind_the_head_a_batch_waits_until_it_is_large() -> None:
     play = Conducted(MANY).going_on()
-    assert play.read(8, 2_000, head=99_999) == [ReadLog("Pm", 2_007, 2_000)]
+    assert play.read(8, 2_000, head=99_999) == [ReadLog("Pm", 2_007, MANY.read_at_once)]
     assert of(WriteRows, play.tell(Woke(play.now, "tick", 1))) == [], "also with a tick"
-    for page in range(1, 9):
+    (first,) = of(WriteRows, play.read(2_008, 2_000, head=99_999))
+    assert (first.have, first.upto) == (7, 4_007), "a fifth, as the graph has nothing to do"
+    play.tell(RowsWritten(play.now, "Pm", 4_007))
+    for page in range(2, 11):
         assert not of(WriteRows, play.read(8 + 2_000 * page, 2_000, head=99_999))
-    (write,) = of(WriteRows, play.read(18_008, 2_000, head=99_999))
-    assert (write.have, write.upto) == (7, 20_007)
+    (write,) = of(WriteRows, play.read(22_008, 2_000, head=99_999))
+    assert (write.have, write.upto) == (4_007, 24_007)
 
 
 def test_at_the_head_no_more_is_waited_for() -> None:
@@ -193,6 +198,14 @@ def test_a_log_that_cannot_be_read_is_asked_again_with_the_next_tick() -> None:
     assert play.tell(LogTrouble(play.now, "Pm", "bus_down")) == []
     assert play.status().trouble == "bus_down"
     assert of(ReadLog, play.tell(Woke(play.now, "tick", 1)))
+
+
+def test_while_the_log_cannot_be_read_what_is_folded_is_written() -> None:
+    play = Conducted(MANY).going_on()
+    assert not of(WriteRows, play.read(8, 5, head=99_999))
+    play.tell(LogTrouble(play.now, "Pm", "bus_down"))
+    (write,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
+    assert (write.have, write.upto) == (7, 12)
 
 
 def rebuilt_by(half: Half, head: int = 9) -> list[Effect]:
@@ -250,7 +263,7 @@ def test_a_half_that_was_left_half_empty_is_emptied_by_the_next() -> None:
 
 def test_a_rebuild_ends_on_a_busy_log_with_a_slow_graph() -> None:
     """A batch takes longer than a tick, so there is always something that was folded and is not written."""
-    play = Conducted().going_on()
+    play = Conducted(MANY).going_on()
     play.ask(RebuildGraph())
     play.tell(HalfBegun(play.now, "Pm2"))
     head, orders = 20, play.read(1, 20, head=20, prefix="Pm2")
@@ -330,3 +343,11 @@ def test_lag_is_told_in_events_and_seconds() -> None:
     play.tell(RowsWritten(play.now, "Pm", 9))
     status = play.status()
     assert (status.seq, status.head, status.lag_events, status.lag_s) == (9, 50, 41, 5.0)
+    play.read(10, 1, head=50, at=AT + 4_000)
+    assert play.status().lag_s == 5.0, "folded is not in the graph"
+
+
+def test_parts_are_of_one_event_at_least() -> None:
+    for name in ("read_at_once", "rows_at_once", "events_at_once"):
+        with pytest.raises(msgspec.ValidationError, match=f"`int` >= 1 - at `\\$.{name}`"):
+            msgspec.convert({name: 0}, Settings)

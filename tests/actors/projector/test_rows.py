@@ -151,7 +151,7 @@ events = st.lists(
     st.one_of(
         st.builds(
             ended,
-            st.integers(AT, AT + 3 * HOUR_MS),
+            st.one_of(st.integers(AT, AT + 3 * HOUR_MS), st.integers(0, 15).map(lambda day: AT + day * DAY_MS)),
             st.tuples(st.sampled_from("ab"), st.sampled_from(("stall_timeout", "busy", "ok"))),
             st.tuples(st.sampled_from("bc"), st.just("ok")),
         ),
@@ -161,7 +161,7 @@ events = st.lists(
                   was=st.just("healthy")),
         st.builds(ModelRecovered, at_ms=st.just(AT), model=st.sampled_from("ab"), was=st.just("degraded"),
                   by=st.just("probe")),
-        st.builds(applied, st.just(AT), a=st.sampled_from((0.0, 1.0))),
+        st.builds(applied, st.integers(0, 15).map(lambda day: AT + day * DAY_MS), a=st.sampled_from((0.0, 1.0))),
     ),
     max_size=15,
 )  # fmt: skip
@@ -206,7 +206,10 @@ def test_no_border_of_a_batch_changes_what_is_written(some: list[Event], cut: in
             batches.append(parts.cut())
         parts.take(one.seq, one.event)
     batches.append(parts.cut())
-    a, b = written([whole.cut()]), written(batches)
+    all_at_once = whole.cut()
+    assert all_at_once.sweep == max(one.sweep for one in batches)
+    assert all_at_once.new_week == any(one.new_week for one in batches)
+    a, b = written([all_at_once]), written(batches)
     for statement in (cypher.HOURLY, cypher.HOURS, cypher.SEEN, cypher.INCIDENTS, cypher.MODELS):
         assert a.get(statement) == b.get(statement)
 

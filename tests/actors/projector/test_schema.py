@@ -18,7 +18,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (4, "bbd1da16a9b5967c")
+KNOWN = (5, "bc465d7fc7d8ed55")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
