@@ -19,7 +19,7 @@ from neo4j.exceptions import DriverError, Neo4jError
 from understudy.actors.projector import cypher
 from understudy.actors.projector.place import Held, NotOurs, Place, Retention
 from understudy.actors.projector.rows import Facts, Rows
-from understudy.messages.buckets import DAY_MS, KINDS, Bucket
+from understudy.messages.buckets import KINDS, Bucket
 from understudy.messages.graph import Half, Incident
 
 AT_ONCE = 2_000
@@ -159,21 +159,14 @@ class Graph:
         await self._in_transaction(work)
 
     async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int, *, weekly: bool) -> None:
-        """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too, as of the
-        week's beginning, for a batch may hold several days of it."""
-        before = (day - self._keep.hourly_days) * DAY_MS
-        result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=before)
+        """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too."""
+        limits = self._keep.limits(day)
+        result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=limits["before"])
         found = [record.data() async for record in result]
         days = [cypher.bucket_row(one["model"], one["task"], one["at"], 24, bucket_of(one)) for one in found]
         rows = sorted(days, key=lambda row: row["key"])
         for at in range(0, len(rows), AT_ONCE):
             await _run(tx, cypher.of(cypher.DAILY, prefix), {"rows": rows[at : at + AT_ONCE]})
-        limits = {
-            "before": before,
-            "long_before": (day - self._keep.daily_days) * DAY_MS,
-            "week_before": (day - day % 7 - self._keep.daily_days) * DAY_MS,
-            "rare_before": (day - self._keep.rare_chain_days) * DAY_MS,
-        }
         for statement in (*cypher.SWEEPS, *((cypher.OLD_DAYS,) if weekly else ())):
             await _run(tx, cypher.of(statement, prefix), limits)
 

@@ -91,7 +91,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
         case LogTrouble():
             state.trouble = message.text
             if (work := state.works.get(message.prefix)) is not None:
-                work.reading = False
+                work.reading, work.unread = False, True
             return []  # the next tick asks again
         case RowsWritten():
             if (work := state.works.get(message.prefix)) is not None:
@@ -112,7 +112,7 @@ def _take(state: State, read: LogRead) -> None:
     work = state.works.get(read.prefix)
     if work is None or work.fold is None or read.after_seq != work.read:
         return  # of an order for what was written here before
-    work.reading, state.trouble = False, ""
+    work.reading, work.unread, state.trouble = False, False, ""
     if read.first_seq > work.read + 1:
         state.gaps += read.first_seq - work.read - 1
     state.head, state.unknown = max(state.head, read.head), state.unknown + read.unknown
@@ -225,8 +225,7 @@ def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Eff
             found.append(ReadCatalogue(work.prefix, work.seq))
         return found
     ready = work.full or work.left or _enough(work, settings)
-    all_there_is = work.at_head or bool(state.trouble)  # the log cannot be read
-    due = ready or (all_there_is and (flush or work.prefix != state.serving))
+    due = ready or ((work.at_head or work.unread) and (flush or work.prefix != state.serving))
     if not work.writing and not _holds(state) and work.folded > work.seq and due:
         found.append(_write(state, work, settings))
         _fold(work)  # what belonged behind it
@@ -237,7 +236,7 @@ def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Eff
 
 
 def _enough(work: Work, settings: Settings) -> bool:
-    """For a batch. Fewer are written only at the log's head, as twice the batches of half the size cost more."""
+    """For a batch. Fewer are written only where there are no more for now, since many small batches cost more."""
     assert work.fold is not None
     events = work.folded - (work.writing or work.seq)
     return len(work.fold.rows) >= settings.rows_at_once or events >= settings.events(first=not work.begun)

@@ -136,6 +136,7 @@ def status(state: State, at_ms: float, settings: Settings) -> GraphStatus:
     building = next((one for prefix, one in state.works.items() if prefix != state.serving), None)
     seq = work.seq if work is not None else place.serving.seq if place is not None else 0
     behind = max(0, state.head - seq) if place is not None else 0
+    newest = 0 if work is None else work.at_ms or work.folded_ms  # the graph's own is not known before the first batch
     return GraphStatus(
         state=state.word,
         home=settings.uri,
@@ -146,7 +147,7 @@ def status(state: State, at_ms: float, settings: Settings) -> GraphStatus:
         seq=seq,
         head=state.head,
         lag_events=behind,
-        lag_s=round(max(0.0, at_ms - work.at_ms) / 1000, 3) if behind and work is not None and work.at_ms else 0.0,
+        lag_s=round(max(0.0, at_ms - newest) / 1000, 3) if behind and newest else 0.0,
         building="" if building is None else building.prefix,
         building_seq=0 if building is None else building.seq,
         fence=0 if place is None else place.fence,

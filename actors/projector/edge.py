@@ -195,7 +195,8 @@ class ProjectorEdge:
                 raise NotOurs("the log is another one than when the graph was opened")
             facts, unknown, seq = list[Fact](), 0, order.after_seq
             while seq < state.last_seq and seq - order.after_seq < order.at_most:
-                page = await self._bus.get_many(self._stream, seq + 1, f"{self._app}.evt.>", PAGE)
+                at_most = min(PAGE, order.at_most - (seq - order.after_seq))
+                page = await self._bus.get_many(self._stream, seq + 1, f"{self._app}.evt.>", at_most)
                 if not page:
                     seq = state.last_seq
                 for received in page:

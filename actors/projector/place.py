@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from understudy.messages.buckets import DAY_MS
 from understudy.messages.graph import Half
 
 
@@ -25,6 +26,16 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     hourly_days: int = 35
     daily_days: int = 400
     rare_chain_days: int = 7
+
+    def limits(self, day: int) -> dict[str, int]:
+        """What is older goes when that day begins (both by days since 1970): Unix milliseconds. What goes once a week
+        goes as of the week's beginning, for a batch may hold several days of it."""
+        return {
+            "before": (day - self.hourly_days) * DAY_MS,
+            "long_before": (day - self.daily_days) * DAY_MS,
+            "week_before": (day - day % 7 - self.daily_days) * DAY_MS,
+            "rare_before": (day - self.rare_chain_days) * DAY_MS,
+        }
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,8 +16,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Retention in days by the events' own times; a change of it builds the graph anew.
 
     A batch ends with its day; with a part of the log, `read_at_once` events, after which it has `rows_at_once` or
-    `events_at_once`; and at the log's head every `flush_ms`. `uri`, `user`, `password`, `database` are set by the
-    supervisor from the topology's `graph`; `missing` says why there is none.
+    `events_at_once`; and where there are no more for now, every `flush_ms`. `uri`, `user`, `password`, `database` are
+    set by the supervisor from the topology's `graph`; `missing` says why there is none.
     """
 
     hourly_days: int = 35
@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     missing: str = ""
 
     def events(self, *, first: bool) -> int:
-        """Enough for a batch. For the first one a fifth is: until then the graph has nothing to do."""
+        """Enough for a batch. For the first one since the graph was opened a fifth is: nothing is being written yet."""
         return max(1, self.events_at_once // 5) if first else self.events_at_once
 
     def schema(self) -> str:
@@ -67,6 +67,7 @@ class Work:
     writing_ms: int = 0
     at_ms: int = 0
     at_head: bool = False
+    unread: bool = False  # the log could not be read
     near: int = -1  # the log's head when it was reached for the first time; -1: not yet
 
 

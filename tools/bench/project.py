@@ -8,11 +8,11 @@
 with the fold, built anew beside the first, and summed. The rate is the process's own, from the log to the graph; then a
 bare loop hands the same prepared rows, cut by the same rule, to the same driver, without log, fold, lease and so on.
 Three times, each between two rebuilds whose mean it is compared with, as a JVM gets faster from one to the next; the
-median of the three ratios counts, as a slow minute of a shared machine falls on some of them. Then a log of ten times
-as many shows what an event costs as the graph grows. The server is warm by then: it has projected a smaller log of as
-many days, so that what a JVM takes to compile its code, for writing and for deleting what is too old, does not count as
-the graph's growth: neither in the first tenth nor in the one in which the first rows go. Each tenth is the best of
-three rounds, since what else a shared machine does falls on some tenths of a round and not on others.
+median of the three ratios counts. Then a log of ten times as many shows what an event costs as the graph grows. The
+server is warm by then: it has projected a smaller log of as many days, so that what a JVM takes to compile its code,
+for writing and for deleting what is too old, does not count as the graph's growth: neither in the first tenth nor in
+the one in which the first rows go. Each tenth is the best of three rounds, since what else a shared machine does falls
+on some tenths of a round and not on others.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from understudy.actors.projector import cypher
 from understudy.actors.projector.core import PROJECTS
 from understudy.actors.projector.rows import Folding, Rows
 from understudy.actors.projector.state import Settings
+from understudy.bus.subjects import evt_stream
 from understudy.messages.buckets import OutcomeBrief
 from understudy.messages.events import RequestEnded
 from understudy.messages.graph import Fact, RebuildGraph
@@ -146,19 +147,20 @@ def _result(
 async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[Projected, Tables]:
     shutil.copytree(log, state)
     async with projecting(server, state, rare_chain_days=30) as running:
-        payloads = await running.payloads()
-        expected, head = read(payloads), len(payloads)
+        head = (await running.bus.stream_state(evt_stream("tta"))).last_seq
         cold = _rate(await running.until(head, WITHIN_S), outcomes / head)
+        payloads = await running.payloads()
+        expected = read(payloads)
         status = await running.status()
         wrong = differences(expected, dump(server, status.prefix))
-        checksums, fence = [(await running.checksum()).checksum], status.fence
+        checksums = [(await running.checksum()).checksum]
         turns: list[Turn] = []
         before = await _rebuilt(running, head, outcomes / head)
         for _ in range(TURNS):
             checksums.append((await running.checksum()).checksum)  # by then the one that served before is deleted
             batches, status = status.batches, await running.status()
             bare, bare_batches = await _bare(server, OTHER[status.prefix], payloads, outcomes)
-            await _undisturbed(running, fence)
+            await _undisturbed(running, status.fence)
             if differences(expected, dump(server, OTHER[status.prefix])):
                 raise RuntimeError("the bare loop is no baseline: it has not written the same rows")
             after = await _rebuilt(running, head, outcomes / head)

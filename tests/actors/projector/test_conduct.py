@@ -208,6 +208,15 @@ def test_while_the_log_cannot_be_read_what_is_folded_is_written() -> None:
     assert (write.have, write.upto) == (7, 12)
 
 
+def test_the_other_half_still_waits_for_a_large_batch() -> None:
+    play = Conducted(MANY).going_on()
+    play.ask(RebuildGraph())
+    play.tell(HalfBegun(play.now, "Pm2"))
+    assert not of(WriteRows, play.read(1, 5, head=99_999, prefix="Pm2"))
+    play.tell(LogTrouble(play.now, "Pm", "bus_down"))
+    assert not of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
+
+
 def rebuilt_by(half: Half, head: int = 9) -> list[Effect]:
     return Conducted().opened(half, head=head)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from tests.actors.projector.test_rows import AT, applied, ended
 from understudy.actors.projector import cypher
+from understudy.actors.projector.place import Retention
 from understudy.actors.projector.questions import QUESTIONS
 from understudy.actors.projector.rows import Folding
 from understudy.messages.benchmarks import BenchmarkMeasured, ModelDrifted, TaskScore
@@ -18,7 +19,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (5, "bc465d7fc7d8ed55")
+KNOWN = (5, "a3f47eb0ecc0f478")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
@@ -42,8 +43,9 @@ def digest() -> str:
     for seq, fact in enumerate(FACTS, 1):
         fold.take(seq, fact)
     rows = fold.cut()
-    written = [rows.sweep, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.OLD_DAYS, cypher.SUMMED]
-    written += [cypher.OLD_HOURS, cypher.DAILY]
+    limits = [Retention().limits(day) for day in (20_012, 20_013)]
+    written = [rows.sweep, rows.new_week, limits, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.OLD_DAYS]
+    written += [cypher.SUMMED, cypher.OLD_HOURS, cypher.DAILY]
     return hashlib.sha256(msgspec.json.encode(written)).hexdigest()[:16]
 
 
