@@ -29,14 +29,15 @@ OF_PROVIDERS = ("key.refused",)
 TO_OPERATOR = ("runner.pull.{provider}", "benchmark.run")
 """Asks that are answered in parts to the operator, in an inbox below `_INBOX_A.operator` that no guest may read."""
 
-REPLIES = {"max": 1, "expires": "5s"}
-"""One answer per question (PING and INFO of the service), for so long; streams of answers have their own grant."""
+REPLIES = {"max": 1, "expires": "10m"}
+"""One answer per question, for so long: longer than anybody waits (`understudy graph sum`: 5 minutes), as an answer
+that comes later is dropped, and whoever asked hears nothing. Streams of answers have their own grant."""
 
 
 class User(Struct, frozen=True):
     """A NATS user: name, password, and the subjects it may publish and subscribe.
 
-    `replies`: it may also answer what it was asked, once and soon, wherever the asker waits.
+    `replies`: it may also answer what it was asked, once, wherever the asker waits.
     """
 
     name: str

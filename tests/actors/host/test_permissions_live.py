@@ -311,6 +311,20 @@ async def test_a_runner_answers_the_one_who_asked_and_no_other_guest(house: Hous
     assert asker.messages == [("_INBOX.asker.1", b"{}")]
 
 
+async def test_an_answer_that_takes_its_time_arrives_once(house: House) -> None:
+    """A checksum over a large graph: what is asked for patiently may be answered then."""
+    projector, operator = await house.open("projector-1"), await house.open("operator")
+    await projector.say(b"SUB tta.ask.graph.sum 1")
+    await operator.say(b"SUB _INBOX.patient.1 1")
+    assert await operator.say(b"PUB tta.ask.graph.sum _INBOX.patient.1 0\r\n") == []
+    await projector.say(b"PING")
+    await asyncio.sleep(5.5)  # the permission once ended after five seconds
+    assert await projector.may_publish("_INBOX.patient.1")
+    await projector.may_publish("_INBOX.patient.1")
+    await operator.say(b"PING")
+    assert operator.messages == [("_INBOX.patient.1", b"{}")]
+
+
 async def test_no_service_writes_with_its_own_rights_where_a_guest_points(house: House) -> None:
     """The server lets a guest name any reply subject; the permission to answer once covers it, and a selector's own."""
     names = ("selector-1", "runner-lab")
