@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.tools.bench.canaries import planted
-from understudy.tools.bench.canaries.forms import FORMS, Found, Search, make
+from understudy.tools.bench.canaries.forms import ENCODINGS, FORMS, Found, Search, make
 from understudy.tools.bench.canaries.record import family
 from understudy.tools.bench.canaries.rules import Hit, allowed
 from understudy.tools.bench.canaries.watch import Watch
@@ -73,6 +73,16 @@ def test_nothing_is_found_where_nothing_is(data: bytes) -> None:
 
 def test_a_core_without_a_name_is_told_apart() -> None:
     assert SEARCH.encodings(CORE.encode() + b"zzzzzz") == {Found("unknown", "plain")}
+
+
+@pytest.mark.parametrize("name", sorted(WORDS))
+@pytest.mark.parametrize("cut", [0, 1, 5, 6])
+def test_what_is_left_of_one_is_known_by_either_side(name: str, cut: int) -> None:
+    word = WORDS[name]
+    for left in (word[cut:], word[: len(word) - cut]):
+        for form, content in planted.variants(left).values():
+            if form in ENCODINGS:
+                assert SEARCH.encodings(b"\x00" + content + b"\x00") == {Found(name, form)}
 
 
 def test_the_plain_hash_of_a_whole_value_is_found_and_of_no_other() -> None:

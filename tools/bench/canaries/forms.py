@@ -1,8 +1,9 @@
 """A canary in every form that it could take, and the search for all of them: pure, over bytes.
 
-All canaries of a run begin with one random core. Data that holds the core in no form holds no canary, so one look for
-few needles goes through gigabytes; only where it strikes each canary is looked for by itself. Hashes do not show the
-core: those of whole values are looked for by themselves. Not searched: ciphers, rot13, reversed text, archives.
+All canaries of a run have one random core. Data that holds the core in no form holds no canary, so one look for few
+needles goes through gigabytes; only where it strikes each canary is looked for by itself. Its name stands on both sides
+of the core, so that what is left of one in freed memory is known by either. Hashes do not show the core: those of whole
+values are looked for by themselves. Not searched: ciphers, rot13, reversed text, archives.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ class Found(NamedTuple):
 
 
 def make(names: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """A random core, and a canary for each name: the core and six letters of its own. ASCII letters, so that JSON and
-    URLs leave it as it is unless they escape everything."""
+    """A random core, and a canary for each name: the core between six letters of its own, twice. ASCII letters, so that
+    JSON and URLs leave it as it is unless they escape everything."""
 
     def letters(count: int) -> str:
         return "".join(secrets.choice(LETTERS) for _ in range(count))
 
     core = letters(CORE_LETTERS)
-    return core, {name: core + letters(CODE_LETTERS) for name in names}
+    codes = {name: letters(CODE_LETTERS) for name in names}
+    return core, {name: f"{code}{core}{code}" for name, code in codes.items()}
 
 
 def encoded(text: str) -> dict[str, tuple[bytes, ...]]:
@@ -63,6 +65,12 @@ def _base64(data: bytes, before: int) -> bytes:
     return whole[(before * 8 + 5) // 6 : (before + len(data)) * 8 // 6]
 
 
+def _either_side(canary: str) -> dict[str, tuple[bytes, ...]]:
+    """The same for a canary without its last and without its first letters: one of both is enough to know it."""
+    begin, end = encoded(canary[:-CODE_LETTERS]), encoded(canary[CODE_LETTERS:])
+    return {form: begin[form] + end[form] for form in ENCODINGS}
+
+
 def hashed(value: bytes) -> dict[str, tuple[bytes, ...]]:
     """Beginnings of the plain digests of a whole value: raw, in hex, in base64."""
     found: dict[str, tuple[bytes, ...]] = {}
@@ -79,7 +87,7 @@ class Search:
     def __init__(self, core: str, canaries: Mapping[str, str], values: Mapping[str, tuple[str, ...]]) -> None:
         """`values`: by canary, the whole values whose plain hashes are looked for."""
         self._core = encoded(core)
-        self._own = {name: encoded(text) for name, text in canaries.items()}
+        self._own = {name: _either_side(text) for name, text in canaries.items()}
         self._hashes = [
             (Found(name, form), needle)
             for name, several in values.items()
