@@ -75,7 +75,7 @@ class Graph:
     # --- lease -----------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Constraints, indexes, the Projection node."""
+        """Constraints, the Projection node."""
         async with self.session() as session:
             for statement in cypher.schema():
                 await (await session.run(_query(statement))).consume()
@@ -139,7 +139,7 @@ class Graph:
         What is too old goes before it, in a transaction of its own: a second time it finds nothing, and a batch that
         is written beside 10,000 deletions takes half as long again.
         """
-        statements = [(cypher.of(text, prefix), some) for text, some in cypher.batch(rows)]
+        statements = [(cypher.of(text, prefix), some) for text, some in rows.ready or cypher.batch(rows)]
 
         async def swept(tx: AsyncManagedTransaction) -> None:
             if await _stands(tx, prefix, fence, have, upto) is not None:
@@ -161,14 +161,27 @@ class Graph:
     async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int, *, weekly: bool) -> None:
         """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too."""
         limits = self._keep.limits(day)
-        result = await tx.run(_query(cypher.of(cypher.OLD_HOURS, prefix)), before=limits["before"])
-        found = [record.data() async for record in result]
-        days = [cypher.bucket_row(one["model"], one["task"], one["at"], 24, bucket_of(one)) for one in found]
-        rows = sorted(days, key=lambda row: row["key"])
-        for at in range(0, len(rows), AT_ONCE):
-            await _run(tx, cypher.of(cypher.DAILY, prefix), {"rows": rows[at : at + AT_ONCE]})
-        for statement in (*cypher.SWEEPS, *((cypher.OLD_DAYS,) if weekly else ())):
+        ((found,),) = await _all(tx, cypher.of(cypher.OLDEST, prefix), {})
+        oldest = float("inf") if found is None else found
+        if aged := oldest < limits["before"]:
+            await self._become_days(tx, prefix, limits)
+        go = (*(cypher.HOURS_GO if aged else ()), *cypher.RARE_GO)
+        if weekly:
+            go += (*(cypher.DAYS_GO if oldest < limits["week_before"] else ()), *cypher.SERIES_GO)
+        for statement in go:
             await _run(tx, cypher.of(statement, prefix), limits)
+
+    async def _become_days(self, tx: AsyncManagedTransaction, prefix: str, limits: dict[str, int]) -> None:
+        """Hours, and their buckets, are added to days; they are still there."""
+        result = await tx.run(_query(cypher.of(cypher.OLD_BUCKETS, prefix)), limits)
+        found = [record.data() async for record in result]
+        buckets = [cypher.bucket_row(one["model"], one["task"], one["at"], 24, bucket_of(one)) for one in found]
+        buckets.sort(key=lambda row: row["key"])
+        hours = await _all(tx, cypher.of(cypher.OLD_HOURS, prefix), limits)
+        days = [cypher.hour_row(at, 24, runs, finished) for at, runs, finished in sorted(hours)]
+        for statement, rows in ((cypher.HOURS, days), (cypher.BUCKETS, buckets)):
+            for at in range(0, len(rows), AT_ONCE):
+                await _run(tx, cypher.of(statement, prefix), {"rows": rows[at : at + AT_ONCE]})
 
     # --- halves ----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from understudy.actors.projector import cypher
 from understudy.actors.projector import rows as folding
 from understudy.actors.projector.rows import Folding, Rows
 from understudy.actors.projector.state import Settings, State, Work, forget, in_hand
@@ -132,6 +133,7 @@ def _fold(work: Work) -> None:
     for fact in work.left:
         if fold.starts_a_day(fact) and len(fold.rows):
             work.full = True
+            fold.rows.ready = list(cypher.batch(fold.rows))  # while the batch before is being written
             break
         fold.take(fact.seq, fact.event, fact.stored_ms)
         work.folded, work.folded_ms = fact.seq, max(work.folded_ms, fact.event.at_ms)
@@ -145,10 +147,9 @@ def _fold(work: Work) -> None:
 
 
 def tick(state: State, at_ms: float, settings: Settings) -> list[Effect]:
-    """Write what has come, look for more, say that we are here."""
+    """Look for more, say that we are here."""
     assert state.place is not None
     out: list[Effect] = [_wake(state, at_ms, settings)]
-    out += go_on(state, at_ms, settings, flush=True)
     for work in state.works.values():
         work.at_head = False
     out += go_on(state, at_ms, settings)
@@ -163,14 +164,14 @@ def _wake(state: State, at_ms: float, settings: Settings) -> Wake:
     return Wake(at_ms + settings.flush_ms, "tick", state.generation)
 
 
-def go_on(state: State, at_ms: float, settings: Settings, *, flush: bool = False) -> list[Effect]:
+def go_on(state: State, at_ms: float, settings: Settings) -> list[Effect]:
     if state.busy in ("sum", "swap") or state.place is None:
         return []
     if not state.busy:
         out = _halves(state, settings)
         if out:
             return out
-    return [effect for work in state.works.values() for effect in _work(state, work, settings, flush)]
+    return [effect for work in state.works.values() for effect in _work(state, work, settings)]
 
 
 def _halves(state: State, settings: Settings) -> list[Effect]:
@@ -214,7 +215,7 @@ def _holds(state: State) -> bool:
     return bool(state.sums) or (building is not None and _is_built(building))
 
 
-def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Effect]:
+def _work(state: State, work: Work, settings: Settings) -> list[Effect]:
     """Read, unless enough is folded already; write what is enough, or all that there is for now, unless something is
     being written."""
     assert state.place is not None
@@ -224,8 +225,7 @@ def _work(state: State, work: Work, settings: Settings, flush: bool) -> list[Eff
             work.reading = True
             found.append(ReadCatalogue(work.prefix, work.seq))
         return found
-    ready = work.full or work.left or _enough(work, settings)
-    due = ready or ((work.at_head or work.unread) and (flush or work.prefix != state.serving))
+    due = work.full or work.left or work.at_head or work.unread or _enough(work, settings)
     if not work.writing and not _holds(state) and work.folded > work.seq and due:
         found.append(_write(state, work, settings))
         _fold(work)  # what belonged behind it

@@ -1,9 +1,11 @@
 """The graph's Cypher: constraints, what writes a batch, what sweeps, what is summed. Text only.
 
 Kept to what Neo4j Community 5.26 and ArcadeDB both do, alike: integers for times (Unix milliseconds), counters and
-lists of them, unique constraints and plain indexes, one row per key and statement, parameters for every value. No
-APOC, no temporal functions, no map projection. Labels are written as in the first half (`messages/graph.HALVES`); `of`
-makes a statement that of the other.
+lists of them, unique constraints, one row per key and statement, parameters for every value. No APOC, no temporal
+functions, no map projection, and no index but those of the constraints: in ArcadeDB one over times finds nodes that
+were deleted before it was compacted, and each statement that walks along it fails from then on. What belongs to a time
+is found from its hour. Labels are written as in the first half (`messages/graph.HALVES`); `of` makes a statement that
+of the other.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from understudy.actors.projector.rows import Rows
+from understudy.actors.projector.rows import Rows, Statements
 from understudy.messages.buckets import BINS, DAY_MS, KINDS, Bucket
 from understudy.messages.graph import HALVES
 
-VERSION = 5
+VERSION = 6
 """Of nodes, relations and what they count. Another one is built beside the graph that serves, which it then replaces.
 `tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
 
@@ -30,19 +32,25 @@ SUMS = (
 """A bucket's counters, named as in `messages/buckets.py`; beside them `lat_max_us`, `e_<kind>` and the histogram."""
 COUNTERS = (*SUMS, *(f"e_{kind}" for kind in KINDS))
 
+WEEK_MS = 7 * DAY_MS
 MOST_KEY = 2_000
 """Bytes of a key."""
 
 _LABEL = re.compile(f":{HALVES[0]}(?=[A-Z])")
 _KEYS = {
-    **dict.fromkeys(("Series", "Model", "Bucket", "Chain", "Change", "Incident"), "key"),
+    **dict.fromkeys(("Hour", "Series", "Model", "Bucket", "Chain", "Change", "Incident"), "key"),
     **dict.fromkeys(("Provider", "Task"), "name"),
-    "Hour": "at",
 }
 LABELS = tuple(_KEYS)
-EMPTIED = sorted(LABELS, key=lambda label: label in ("Series", "Model", "Task", "Provider"))
+EMPTIED = sorted(LABELS, key=lambda label: label in ("Hour", "Series", "Model", "Task", "Provider"))
 """In this order: what everything is related to goes last, or its deletion would be one transaction over all of it."""
-_INDEXED = (("Bucket", "at"), ("Chain", "last_at"), ("Change", "at"), ("Incident", "until"))
+
+
+_FORMER = (
+    "CONSTRAINT {}hour_at",
+    *("INDEX {}bucket_at", "INDEX {}chain_last_at", "INDEX {}change_at", "INDEX {}incident_until"),
+)
+"""Until version 5. Two nodes of one time, an hour and a day, would break the first."""
 
 
 def schema_name(*days: int) -> str:
@@ -56,14 +64,11 @@ def version_of(name: str) -> str:
 
 
 def schema() -> list[str]:
-    """Constraints and indexes of both halves, which may be there already."""
+    """Constraints of both halves, which may be there already; what earlier versions had in the same database goes."""
     found = [_unique(PROJECTION, "name"), _unique(LEASE, "name")]
     for prefix in HALVES:
+        found += [f"DROP {one.format(prefix.lower())} IF EXISTS" for one in _FORMER]
         found += [_unique(prefix + label, key) for label, key in _KEYS.items()]
-        found += [
-            f"CREATE INDEX {(prefix + label).lower()}_{name} IF NOT EXISTS FOR (x:{prefix}{label}) ON (x.{name})"
-            for label, name in _INDEXED
-        ]
     return found
 
 
@@ -129,29 +134,30 @@ MERGE (m)-[:SERVED_BY]->(p)"""
 SEEN = """UNWIND $rows AS r MATCH (m:PmModel {key: r.key})
 SET m.first_at = CASE WHEN m.first_at = 0 OR r.first_at < m.first_at THEN r.first_at ELSE m.first_at END,
   m.last_at = CASE WHEN r.last_at > m.last_at THEN r.last_at ELSE m.last_at END"""
-HOURS = """UNWIND $rows AS r MERGE (h:PmHour {at: r.at}) ON CREATE SET h.runs = 0, h.finished = 0
+_HOUR = """MERGE (h:PmHour {key: r.hour})
+ON CREATE SET h.at = r.at, h.hours = r.hours, h.runs = 0, h.finished = 0"""
+HOURS = f"""UNWIND $rows AS r {_HOUR}
 SET h.runs = h.runs + r.runs, h.finished = h.finished + r.finished"""
 SERIES = """UNWIND $rows AS r MATCH (m:PmModel {key: r.model})
-MERGE (s:PmSeries {key: r.key}) ON CREATE SET s.fresh = true
+MERGE (s:PmSeries {key: r.key}) ON CREATE SET s.at = r.at, s.fresh = true
 WITH s, m, r WHERE s.fresh = true SET s.fresh = null
 WITH s, m, r MERGE (t:PmTask {name: r.task})
 CREATE (s)-[:OF_MODEL]->(m) CREATE (s)-[:FOR_TASK]->(t)"""
-"""A model at a task, which its buckets hang on. On model and task themselves they would hang by the ten thousand, and
-ArcadeDB walks along all relations of a node to take one away: deleting a day of hours cost it a third of a batch."""
+"""A model at a task in a week, which its buckets hang on. On model and task themselves they would hang by the ten
+thousand, and ArcadeDB walks along all relations of a node to take one away: deleting a day of hours cost it a third of
+a batch, and a tenth where a series had no weeks."""
 
 _ZERO = ", ".join(f"b.{name} = 0" for name in (*COUNTERS, "lat_max_us"))
 _ADD = ", ".join(f"b.{name} = b.{name} + r.{name}" for name in COUNTERS)
-_BUCKETS = f"""UNWIND $rows AS r MERGE (b:PmBucket {{key: r.key}})
+BUCKETS = f"""UNWIND $rows AS r MERGE (b:PmBucket {{key: r.key}})
 ON CREATE SET b.at = r.at, b.hours = r.hours, b.model = r.model, b.task = r.task, b.fresh = true, b.h = r.zero,
   {_ZERO}
 SET {_ADD},
   b.lat_max_us = CASE WHEN r.lat_max_us > b.lat_max_us THEN r.lat_max_us ELSE b.lat_max_us END,
   b.h = [i IN range(0, {BINS - 1}) | b.h[i] + r.h[i]]
 WITH b, r WHERE b.fresh = true SET b.fresh = null
-WITH b, r MATCH (s:PmSeries {{key: r.series}}) CREATE (b)-[:IN_SERIES]->(s)"""
-DAILY = _BUCKETS
-HOURLY = f"""{_BUCKETS}
-WITH b, r MERGE (h:PmHour {{at: r.at}}) ON CREATE SET h.runs = 0, h.finished = 0 CREATE (b)-[:IN_HOUR]->(h)"""
+WITH b, r MATCH (s:PmSeries {{key: r.series}}) CREATE (b)-[:IN_SERIES]->(s)
+WITH b, r {_HOUR} CREATE (b)-[:IN_HOUR]->(h)"""
 
 FALLS = """UNWIND $rows AS r MATCH (a:PmModel {key: r.model}) MATCH (b:PmModel {key: r.next})
 MERGE (a)-[f:FELL_BACK_TO {task: r.task, why: r.why}]->(b) ON CREATE SET f.n = 0, f.last_at = 0
@@ -162,12 +168,13 @@ SET c.n = c.n + r.n, c.ok = c.ok + r.ok,
   c.last_at = CASE WHEN r.last_at > c.last_at THEN r.last_at ELSE c.last_at END
 WITH c, r WHERE c.fresh = true SET c.fresh = null
 WITH c, r UNWIND r.steps AS s MATCH (m:PmModel {key: s.model}) CREATE (c)-[:STEP {i: s.i}]->(m)"""
-CHANGES = """UNWIND $rows AS r MERGE (c:PmChange {key: r.key})
+CHANGES = f"""UNWIND $rows AS r MERGE (c:PmChange {{key: r.key}})
 ON CREATE SET c.at = r.at, c.reason = r.reason, c.n = 0, c.fresh = true
 SET c.n = c.n + r.n
 WITH c, r WHERE c.fresh = true SET c.fresh = null
-WITH c, r MATCH (a:PmModel {key: r.model}) MATCH (b:PmModel {key: r.next}) MERGE (t:PmTask {name: r.task})
-CREATE (c)-[:FROM]->(a) CREATE (c)-[:TO]->(b) CREATE (c)-[:FOR_TASK]->(t)"""
+WITH c, r MATCH (a:PmModel {{key: r.model}}) MATCH (b:PmModel {{key: r.next}}) MERGE (t:PmTask {{name: r.task}})
+CREATE (c)-[:FROM]->(a) CREATE (c)-[:TO]->(b) CREATE (c)-[:FOR_TASK]->(t)
+WITH c, r {_HOUR} CREATE (c)-[:IN_HOUR]->(h)"""
 INCIDENTS = """UNWIND $rows AS r MERGE (i:PmIncident {key: r.key})
 SET i.subject = r.subject, i.kind = r.kind, i.reason = r.reason, i.at = r.at, i.until = r.until, i.n = r.n"""
 ON_MODELS = """UNWIND $rows AS r MATCH (i:PmIncident {key: r.key}) MATCH (m:PmModel {key: r.subject})
@@ -182,18 +189,33 @@ m.price_out_pusd"""
 """In the order of `rows.Facts`."""
 
 
-def series_key(model: str, task: str) -> str:
-    """Of the series that a bucket is in."""
-    return f"{model} {task}"
+def _week(at: int) -> int:
+    """When the week of that time began; weeks count from 1970 on."""
+    return at - at % WEEK_MS
+
+
+def _series_key(model: str, task: str, at: int) -> str:
+    """Of the series that a bucket of that time is in."""
+    return f"{model} {task} {_week(at)}w"
+
+
+def hour_row(at: int, hours: int, runs: int, finished: int) -> dict[str, Any]:
+    """The parameters of an hour, or of a day that hours became."""
+    return {"hour": _hour_key(at, hours), "at": at, "hours": hours, "runs": runs, "finished": finished}
+
+
+def _hour_key(at: int, hours: int) -> str:
+    return f"{at}{'d' if hours == 24 else ''}"
 
 
 def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[str, Any]:
     """A bucket's parameters. Ids hold no spaces, so its key can be told apart again; a day's ends in `d`."""
-    series = series_key(model, task)
     row: dict[str, Any] = {name: getattr(one, name) for name in SUMS}
     row |= {f"e_{kind}": one.errors.get(kind, 0) for kind in KINDS}
-    row |= {"key": f"{series} {at}{'d' if hours == 24 else ''}", "series": series, "model": model, "task": task}
-    return row | {"at": at, "hours": hours, "lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
+    hour = _hour_key(at, hours)
+    row |= {"key": f"{model} {task} {hour}", "series": _series_key(model, task, at), "hour": hour}
+    row |= {"model": model, "task": task, "at": at, "hours": hours}
+    return row | {"lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
 
 
 def _key(*parts: Any) -> str:
@@ -209,16 +231,19 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     ]  # fmt: skip
     quotas = [one for one in incidents if one["key"].startswith("quota ")]
     models = [{"key": key, **facts._asdict()} for key, facts in rows.models.items()]
-    found: list[tuple[str, list[dict[str, Any]]]] = [
+    found: Statements = [
         (MODELS, models),
         (SERVED, models),
         (SEEN, [{"key": m, "first_at": first, "last_at": last} for m, (first, last) in rows.seen.items()]),
-        (HOURS, [{"at": at, "runs": one.n, "finished": one.ok} for at, one in rows.hours.items()]),
+        (HOURS, [hour_row(at, 1, one.n, one.ok) for at, one in rows.hours.items()]),
         (
             SERIES,
-            [{"key": series_key(*one), "model": one[0], "task": one[1]} for one in {key[:2] for key in rows.buckets}],
+            [
+                {"key": _series_key(model, task, at), "model": model, "task": task, "at": at}
+                for model, task, at in {(model, task, _week(at)) for model, task, at in rows.buckets}
+            ],
         ),
-        (HOURLY, [bucket_row(*key, 1, one) for key, one in rows.buckets.items()]),
+        (BUCKETS, [bucket_row(*key, 1, one) for key, one in rows.buckets.items()]),
         (FALLS, [{**key._asdict(), "n": one.n, "last_at": one.last_at} for key, one in rows.falls.items()]),
         (
             CHAINS,
@@ -236,7 +261,10 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         ),
         (
             CHANGES,
-            [{"key": _key(*key), **key._asdict(), "n": one.n} for key, one in rows.switches.items()],
+            [
+                {"key": _key(*key), **key._asdict(), "hour": _hour_key(key.at, 1), "hours": 1, "n": one.n}
+                for key, one in rows.switches.items()
+            ],
         ),
         (INCIDENTS, incidents),
         (ON_MODELS, [one for one in incidents if not one["key"].startswith("quota ")]),
@@ -248,23 +276,38 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 # --- what goes out with time -----------------------------------------------------------------------------------------
 
 _SUMMED = ", ".join(f"sum(b.{name}) AS {name}" for name in COUNTERS)
-_BINS = ", ".join(f"sum(b.h[{i}])" for i in range(BINS))
-_OLD = "MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at < $before"
-OLD_HOURS = f"""{_OLD}
-WITH b, b.model AS model, b.task AS task, b.at - b.at % {DAY_MS} AS at
+_BINS = ", ".join(f"sum(bins[{i}])" for i in range(BINS))
+_OLD = "h.hours = 1 AND h.at < $before"
+_OLD_BUCKETS = f"MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE {_OLD}"
+_OLD_DAYS = "h.hours = 24 AND h.at < $week_before"
+OLD_BUCKETS = f"""{_OLD_BUCKETS}
+WITH b, b.h AS bins, b.model AS model, b.task AS task, b.at - b.at % {DAY_MS} AS at
 RETURN model, task, at, {_SUMMED}, max(b.lat_max_us) AS lat_max_us, [{_BINS}] AS h"""
-"""Hours as the days that they become. The server adds up, as reading 2,300 rows took longer than deleting them; from
-their Hour on, as ArcadeDB walks over all buckets for a range."""
+"""Hours as the days that they become. The server adds up, as reading 2,300 rows took longer than deleting them; the
+histogram is taken out of the bucket once."""
+OLD_HOURS = f"""MATCH (h:PmHour) WHERE {_OLD}
+RETURN h.at - h.at % {DAY_MS} AS at, sum(h.runs) AS runs, sum(h.finished) AS finished"""
 
-SWEEPS = (
-    f"{_OLD} DETACH DELETE b",
-    "MATCH (h:PmHour) WHERE h.at < $before DETACH DELETE h",
-    "MATCH (c:PmChange) WHERE c.at < $before DETACH DELETE c",
+OLDEST = "MATCH (h:PmHour) RETURN min(h.at) AS at"
+"""Of hours and days: where it is young enough, what goes by its hour need not be looked for."""
+
+HOURS_GO = (
+    f"{_OLD_BUCKETS} DETACH DELETE b",
+    f"MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE {_OLD} DETACH DELETE c",
+    f"MATCH (h:PmHour) WHERE {_OLD} DETACH DELETE h",
+)
+RARE_GO = (
     "MATCH (c:PmChain) WHERE c.last_at < $rare_before AND c.n < 3 DETACH DELETE c",
     "MATCH (i:PmIncident) WHERE i.until > 0 AND i.until < $long_before DETACH DELETE i",
 )
-OLD_DAYS = "MATCH (b:PmBucket) WHERE b.at < $week_before DETACH DELETE b"
-"""Once a week: ArcadeDB walks over all buckets for it, 0.1 s of 80,000: a sixth of a batch of 10,000 events."""
+DAYS_GO = (
+    f"MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE {_OLD_DAYS} DETACH DELETE b",
+    f"MATCH (h:PmHour) WHERE {_OLD_DAYS} DETACH DELETE h",
+)
+SERIES_GO = (f"MATCH (s:PmSeries) WHERE s.at + {WEEK_MS} <= $week_before DETACH DELETE s",)
+"""Once a week, as days do, but whatever the oldest is: a series may outlive its days."""
+
+SWEEPS = (*HOURS_GO, *RARE_GO, *DAYS_GO, *SERIES_GO)
 
 EMPTY = "MATCH (n:PmLABEL) WITH n LIMIT $at_most DETACH DELETE n RETURN count(*) AS n"
 
@@ -276,19 +319,20 @@ SUMMED: dict[str, str] = {
 m.price_out_pusd, m.first_at, m.last_at""",
     "served_by": "MATCH (m:PmModel)-[:SERVED_BY]->(p:PmProvider) RETURN m.key, p.name",
     "tasks": "MATCH (t:PmTask) RETURN t.name",
-    "hours": "MATCH (h:PmHour) RETURN h.at, h.runs, h.finished",
+    "hours": "MATCH (h:PmHour) RETURN h.key, h.at, h.hours, h.runs, h.finished",
     "buckets": f"MATCH (b:PmBucket) RETURN {_B}",
-    "series": "MATCH (s:PmSeries) RETURN s.key",
+    "series": "MATCH (s:PmSeries) RETURN s.key, s.at",
     "of_model": "MATCH (s:PmSeries)-[:OF_MODEL]->(m:PmModel) RETURN s.key, m.key",
     "for_task": "MATCH (s:PmSeries)-[:FOR_TASK]->(t:PmTask) RETURN s.key, t.name",
     "in_series": "MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries) RETURN b.key, s.key",
-    "in_hour": "MATCH (b:PmBucket)-[:IN_HOUR]->(h:PmHour) RETURN b.key, h.at",
+    "in_hour": "MATCH (b:PmBucket)-[:IN_HOUR]->(h:PmHour) RETURN b.key, h.key",
     "fell_back_to": """MATCH (a:PmModel)-[f:FELL_BACK_TO]->(b:PmModel)
 RETURN a.key, b.key, f.task, f.why, f.n, f.last_at""",
     "chains": "MATCH (c:PmChain) RETURN c.key, c.task, c.len, c.n, c.ok, c.last_at",
     "steps": "MATCH (c:PmChain)-[s:STEP]->(m:PmModel) RETURN c.key, s.i, m.key",
     "changes": """MATCH (c:PmChange)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(b:PmModel)
-MATCH (c)-[:FOR_TASK]->(t:PmTask) RETURN c.key, c.at, c.reason, c.n, a.key, b.key, t.name""",
+MATCH (c)-[:FOR_TASK]->(t:PmTask) MATCH (c)-[:IN_HOUR]->(h:PmHour)
+RETURN c.key, c.at, c.reason, c.n, a.key, b.key, t.name, h.key""",
     "incidents": "MATCH (i:PmIncident) RETURN i.key, i.subject, i.kind, i.reason, i.at, i.until, i.n",
     "on_models": "MATCH (i:PmIncident)-[:ON]->(m:PmModel) RETURN i.key, m.key",
     "on_providers": "MATCH (i:PmIncident)-[:ON]->(p:PmProvider) RETURN i.key, p.name",

@@ -1,8 +1,9 @@
 """Eight questions to the performance graph, as Cypher that runs on Neo4j Community and on ArcadeDB. Text only.
 
 Parameters: `$from` and `$to` (Unix milliseconds, whole hours), and what `Question.parameters` names. Sums are integers
-(microseconds, pico-USD, millionths of a score); what is divided is divided last. A window is looked up by the index on
-`PmBucket.at`; labels are those of the first half (`cypher.of`).
+(microseconds, pico-USD, millionths of a score); what is divided is divided last. What a window holds is found from its
+hours, and from days where hours are no longer kept, before anything else: hence `WITH`. Neo4j plans past one that
+computes nothing, and began at the models where these were to be local. Labels are those of the first half (`cypher.of`).
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ QUESTIONS: dict[str, Question] = {
     "hourly": Question(
         about="latency and quality of every model, hour by hour",
         columns=("model", "at", "n", "ok", "mean_ms", "score"),
-        cypher=f"""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, b.at AS at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
   sum(b.score_u) AS u, sum(b.score_n) AS k
 RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} AS score ORDER BY model, at""",
@@ -56,8 +57,8 @@ RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} 
             "max_fail": (0.05, "at most this share of attempts failed"),
             "max_usd": (0.01, "at most so many USD per good answer"),
         },
-        cypher=f"""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(series:PmSeries)-[:FOR_TASK]->(:PmTask {{name: $task}})
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+WITH h, b MATCH (b)-[:IN_SERIES]->(series:PmSeries)-[:FOR_TASK]->(:PmTask {{name: $task}})
 MATCH (series)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.err) AS err, sum(b.score_u) AS u,
   sum(b.score_n) AS k, sum(b.cost_pusd) AS cost, collect(b.h) AS hs
@@ -80,8 +81,8 @@ RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS p
         about="models beside the window of the same length before, those that got slower (or only fail) first",
         columns=("model", "latency_ratio", "fail_delta", "n", "n_before"),
         parameters={"least": (20, "at least so many attempts now, good answers before; of fewer good ones no latency")},
-        cypher="""MATCH (b:PmBucket) WHERE b.at >= 2 * $from - $to AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
+        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= 2 * $from - $to AND h.at < $to
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now, b
 WITH model, sum(now * b.lat_us) AS l1, sum(now * b.ok) AS o1, sum(now * b.err) AS e1, sum(now * b.n) AS n1,
   sum((1 - now) * b.lat_us) AS l0, sum((1 - now) * b.ok) AS o0, sum((1 - now) * b.err) AS e0,
@@ -94,17 +95,17 @@ RETURN model, latency_ratio, fail_delta, n, n_before ORDER BY coalesce(latency_r
     "free": Question(
         about="what free models elsewhere cost in quality, and paid ones in money, per task",
         columns=("task", "free", "score", "usd", "ok"),
-        cypher=f"""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
-WITH b.task AS task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
+WITH task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
   sum(b.ok) AS ok
 RETURN task, free, {_score("u", "k")} AS score, 1.0 * cost / 1000000000000 AS usd, ok ORDER BY task, free""",
     ),
     "switches": Question(
         about="did it help to go on with another model: the six hours before and after",
         columns=("at", "task", "old", "new", "reason", "n", "before_ms", "after_ms"),
-        cypher=f"""MATCH (c:PmChange) WHERE c.at >= $from AND c.at < $to
-MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
+WITH h, c MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
 UNWIND range(1, 6) AS i
 OPTIONAL MATCH (b0:PmBucket {{key: a.key + ' ' + t.name + ' ' + toString(c.at - i * {HOUR})}})
 WITH c, a, z, t, sum(b0.lat_us) AS l0, sum(b0.ok) AS o0
@@ -118,9 +119,8 @@ RETURN c.at AS at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reaso
         about="hours in which several models of one provider failed together",
         columns=("provider", "at", "models", "errors"),
         parameters={"models": (3, "at least so many of them"), "limit": (20, "at most so many hours")},
-        cypher="""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to AND b.err > 0
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
-MATCH (b)-[:IN_HOUR]->(h:PmHour)
+        cypher="""MATCH (h:PmHour {hours: 1})<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH p.name AS provider, h.at AS at, count(DISTINCT m.key) AS models, sum(b.err) AS errors
 WHERE models >= $models
 RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $limit""",
@@ -128,8 +128,8 @@ RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $li
     "single": Question(
         about="tasks that lean on one provider: its share of their good answers",
         columns=("task", "provider", "share", "providers"),
-        cypher="""MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to AND b.ok > 0
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
+        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH b.task AS task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
 WITH task, collect(provider) AS ps, collect(ok) AS oks, sum(ok) AS total, max(ok) AS top
 RETURN task, [i IN range(0, size(ps) - 1) WHERE oks[i] = top | ps[i]][0] AS provider,

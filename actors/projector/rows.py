@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -89,13 +89,18 @@ class Facts(NamedTuple):
     price_out_pusd: int
 
 
+Statements = list[tuple[str, list[dict[str, Any]]]]
+"""Of a batch, with their rows, in the order in which they run."""
+
+
 @dataclass(slots=True)
 class Rows:
     """What a batch adds. `sweep`: the day before whose rows what is too old goes out; 0: nothing does. `new_week`: days
-    that are too old go out too."""
+    that are too old go out too. `ready`: its statements, where they were made before (`cypher.batch`)."""
 
     sweep: int = 0
     new_week: bool = False
+    ready: Statements = field(default_factory=Statements)
     models: dict[str, Facts] = field(default_factory=dict[str, Facts])
     seen: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])  # first and last outcome
     buckets: dict[tuple[str, str, int], Bucket] = field(default_factory=dict[tuple[str, str, int], Bucket])

@@ -16,8 +16,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Retention in days by the events' own times; a change of it builds the graph anew.
 
     A batch ends with its day; with a part of the log, `read_at_once` events, after which it has `rows_at_once` or
-    `events_at_once`; and where there are no more for now, every `flush_ms`. `uri`, `user`, `password`, `database` are
-    set by the supervisor from the topology's `graph`; `missing` says why there is none.
+    `events_at_once`; and where there are no more for now, which is looked for every `flush_ms`. `uri`, `user`,
+    `password`, `database` are set by the supervisor from the topology's `graph`; `missing` says why there is none.
     """
 
     hourly_days: int = 35
@@ -34,6 +34,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     password: str = ""
     database: str = ""
     missing: str = ""
+
+    def __post_init__(self) -> None:
+        if self.daily_days < self.hourly_days:
+            raise ValueError(f"daily_days ({self.daily_days}) must be at least hourly_days ({self.hourly_days})")
 
     def events(self, *, first: bool) -> int:
         """Enough for a batch. For the first one since the graph was opened a fifth is: nothing is being written yet."""
@@ -61,11 +65,9 @@ class Work:
     writing: int = 0  # the position that it will reach; 0: nothing is being written
     begun: bool = False  # something was written
     full: bool = False  # a batch is to end here
-    folded_ms: int = (
-        0  # of the newest event that was folded; `writing_ms`, `at_ms`: that is being written, in the graph
-    )
-    writing_ms: int = 0
-    at_ms: int = 0
+    folded_ms: int = 0  # of the newest event that was folded
+    writing_ms: int = 0  # that is being written
+    at_ms: int = 0  # that is in the graph
     at_head: bool = False
     unread: bool = False  # the log could not be read
     near: int = -1  # the log's head when it was reached for the first time; -1: not yet

@@ -4,8 +4,8 @@
 // hourly: latency and quality of every model, hour by hour
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
+MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, b.at AS at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
   sum(b.score_u) AS u, sum(b.score_n) AS k
 RETURN model, at, n, ok, CASE WHEN ok = 0 THEN null ELSE 1.0 * lat / ok / 1000 END AS mean_ms, CASE WHEN k = 0 THEN null ELSE 1.0 * u / k / 1000000 END AS score ORDER BY model, at;
@@ -17,8 +17,8 @@ RETURN model, at, n, ok, CASE WHEN ok = 0 THEN null ELSE 1.0 * lat / ok / 1000 E
 :param min_ok => 20;
 :param max_fail => 0.05;
 :param max_usd => 0.01;
-MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(series:PmSeries)-[:FOR_TASK]->(:PmTask {name: $task})
+MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+WITH h, b MATCH (b)-[:IN_SERIES]->(series:PmSeries)-[:FOR_TASK]->(:PmTask {name: $task})
 MATCH (series)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.err) AS err, sum(b.score_u) AS u,
   sum(b.score_n) AS k, sum(b.cost_pusd) AS cost, collect(b.h) AS hs
@@ -41,8 +41,8 @@ RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS p
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
 :param least => 20;
-MATCH (b:PmBucket) WHERE b.at >= 2 * $from - $to AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
+MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= 2 * $from - $to AND h.at < $to
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now, b
 WITH model, sum(now * b.lat_us) AS l1, sum(now * b.ok) AS o1, sum(now * b.err) AS e1, sum(now * b.n) AS n1,
   sum((1 - now) * b.lat_us) AS l0, sum((1 - now) * b.ok) AS o0, sum((1 - now) * b.err) AS e0,
@@ -55,17 +55,17 @@ RETURN model, latency_ratio, fail_delta, n, n_before ORDER BY coalesce(latency_r
 // free: what free models elsewhere cost in quality, and paid ones in money, per task
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
-WITH b.task AS task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
+MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
+WITH task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
   sum(b.ok) AS ok
 RETURN task, free, CASE WHEN k = 0 THEN null ELSE 1.0 * u / k / 1000000 END AS score, 1.0 * cost / 1000000000000 AS usd, ok ORDER BY task, free;
 
 // switches: did it help to go on with another model: the six hours before and after
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (c:PmChange) WHERE c.at >= $from AND c.at < $to
-MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
+MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
+WITH h, c MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
 UNWIND range(1, 6) AS i
 OPTIONAL MATCH (b0:PmBucket {key: a.key + ' ' + t.name + ' ' + toString(c.at - i * 3600000)})
 WITH c, a, z, t, sum(b0.lat_us) AS l0, sum(b0.ok) AS o0
@@ -80,9 +80,8 @@ RETURN c.at AS at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reaso
 :param to => (timestamp() / 3600000 + 1) * 3600000;
 :param models => 3;
 :param limit => 20;
-MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to AND b.err > 0
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
-MATCH (b)-[:IN_HOUR]->(h:PmHour)
+MATCH (h:PmHour {hours: 1})<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH p.name AS provider, h.at AS at, count(DISTINCT m.key) AS models, sum(b.err) AS errors
 WHERE models >= $models
 RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $limit;
@@ -90,8 +89,8 @@ RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $li
 // single: tasks that lean on one provider: its share of their good answers
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (b:PmBucket) WHERE b.at >= $from AND b.at < $to AND b.ok > 0
-MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
+MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
+WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH b.task AS task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
 WITH task, collect(provider) AS ps, collect(ok) AS oks, sum(ok) AS total, max(ok) AS top
 RETURN task, [i IN range(0, size(ps) - 1) WHERE oks[i] = top | ps[i]][0] AS provider,

@@ -138,5 +138,6 @@ def test_the_middle_turn_counts() -> None:
     one = Projected(
         events=0, buckets=0, rows_wrong=0, wrong=[], totals={}, totals_wrong=0, cold_per_s=9_999.0, turns=turns,
         checksums=[], projections=1, growth_us=[], rounds_us=[],
+        large_checksums=[], days_wrong=[],
     )  # fmt: skip
     assert (one.ratio_to_bare(), one.rate()) == (0.8, 8_000.0)

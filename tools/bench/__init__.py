@@ -32,7 +32,7 @@ BENCHES = {
     "project": "the log projected into the performance graph: rows against the raw log, rate, growth, checksums",
     "polite": "interactive requests beside a running suite: the p99 with it over that without, and off over off",
     "providers": "every dialect by every fault: what the runner says, what the selector does, what the caller sees",
-    "questions": "the eight questions to the graph: equal to plain Python from the raw log, quick, by index",
+    "questions": "the eight questions to the graph: equal to plain Python from the raw log, quick, by window",
     "realserver": "servers that nobody here wrote (Ollama, transformers serve), in every dialect that they speak",
     "rotation": "a provider's key is rotated under load: no failed request, no use of the old; then an erasure",
     "scenarios": "TTA's acceptance scenarios, end to end, with their exact numbers",

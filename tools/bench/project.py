@@ -7,17 +7,19 @@
 100,000 outcomes are projected, compared row by row with what a reader makes of the log's raw bytes that shares no code
 with the fold, built anew beside the first, and summed. The rate is the process's own, from the log to the graph; then a
 bare loop hands the same prepared rows, cut by the same rule, to the same driver, without log, fold, lease and so on.
-Three times, each between two rebuilds whose mean it is compared with, as a JVM gets faster from one to the next; the
-median of the three ratios counts. Then a log of ten times as many shows what an event costs as the graph grows. The
-server is warm by then: it has projected a smaller log of as many days, so that what a JVM takes to compile its code,
-for writing and for deleting what is too old, does not count as the graph's growth: neither in the first tenth nor in
-the one in which the first rows go. Each tenth is the best of three rounds, since what else a shared machine does falls
-on some tenths of a round and not on others.
+Five times, each between two rebuilds whose mean it is compared with, as a JVM gets faster from one to the next; the
+median of the five ratios counts. Then a log of ten times as many shows what an event costs as the graph grows: four
+times on one server, each time after a smaller log of as many days, beside which it is built. Each tenth is the best of
+the four, since what a JVM takes to compile its code, for writing and for deleting what is too old, is not the graph's
+growth, and what else a shared machine does falls on some tenths of a round and not on others. The large graphs, too,
+have to come to one checksum, in all rounds and homes; and the graph of the smaller log, most of whose hours have become
+days, is compared with the raw log row by row.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import statistics
 import sys
@@ -34,20 +36,20 @@ from understudy.actors.projector.core import PROJECTS
 from understudy.actors.projector.rows import Folding, Rows
 from understudy.actors.projector.state import Settings
 from understudy.bus.subjects import evt_stream
-from understudy.messages.buckets import OutcomeBrief
+from understudy.messages.buckets import DAY_MS, OutcomeBrief
 from understudy.messages.events import RequestEnded
 from understudy.messages.graph import Fact, RebuildGraph
 from understudy.messages.wire import reader_of
 from understudy.tools.bench.graph.dump import dump, faulty, projections
 from understudy.tools.bench.graph.ground import Projecting, fill, projecting
 from understudy.tools.bench.graph.homes import Home, Missing, home, wanted
-from understudy.tools.bench.graph.reader import Tables, differences, read, totals
+from understudy.tools.bench.graph.reader import Tables, aged, differences, read, totals
 from understudy.tools.bench.graph.workload import Log
 from understudy.tools.bench.report import Result, bar, median
 from understudy.tools.bench.stage import machine
 
 OUTCOMES, MANY, WITHIN_S = 100_000, 1_000_000, 900.0
-WARM, ROUNDS, TURNS = 60_000, 3, 3
+WARM, ROUNDS, TURNS = 60_000, 4, 5
 OTHER = {"Pm": "Pm2", "Pm2": "Pm"}
 
 
@@ -67,7 +69,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 class Projected(msgspec.Struct, frozen=True, kw_only=True):
     """One home. Rates in outcomes per second; `cold`: a server that was just started; `growth`: microseconds per event
-    by tenths of the large log, the best of the rounds."""
+    by tenths of the large log, the best of the rounds; `checksums` are of the small graph, `large_checksums` of the
+    rounds'."""
 
     events: int
     buckets: int
@@ -81,6 +84,8 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     projections: int
     growth_us: list[float]
     rounds_us: list[list[float]]
+    large_checksums: list[str]
+    days_wrong: list[str]
 
     def rate(self) -> float:
         """On the server that was just started, or the median of those built anew, whichever is less."""
@@ -112,12 +117,19 @@ async def measure(quick: bool = False, home_name: str = "") -> Result:
                 with home(name) as server:
                     found[name], tables = await _small(server, Path(folder) / name, small, outcomes)
                     planted = {what: len(differences(tables, one)) for what, one in faulty(tables).items()}
-                rounds: list[list[float]] = []
-                for _ in range(1 if quick else ROUNDS):
-                    with home(name) as server:
-                        rounds.append(await _large(server, warm, large))
+                with home(name) as server:
+                    days_wrong = await _days_wrong(server, warm)
+                    told = [await _large(server, warm, large) for _ in range(1 if quick else ROUNDS)]
+                rounds, sums = [us for us, _ in told], [one for _, one in told]
                 best = [min(tenth) for tenth in zip(*rounds, strict=True)]
-                found[name] = msgspec.structs.replace(found[name], growth_us=best, rounds_us=rounds)
+                found[name] = msgspec.structs.replace(
+                    found[name],
+                    growth_us=best,
+                    rounds_us=rounds,
+                    large_checksums=sums,
+                    rows_wrong=found[name].rows_wrong + len(days_wrong),
+                    days_wrong=days_wrong[:10],
+                )
             except Missing as why:
                 missing[name] = str(why)
     return _result(found, missing, planted, broken_folds(outcomes // 10))
@@ -128,7 +140,8 @@ def _result(
 ) -> Result:
     controls = {**planted, **broken}
     homes = found.values()
-    sums = {one for each in homes for one in each.checksums}
+    small = {one for each in homes for one in each.checksums}
+    large = {one for each in homes for one in each.large_checksums}
     wrong = sum(one.rows_wrong + one.totals_wrong + abs(one.projections - 1) for one in homes)
     return Result(
         bench="project",
@@ -137,7 +150,7 @@ def _result(
             bar("outcomes_per_s", min((one.rate() for one in homes), default=0.0), "1/s", 4_000, better="higher"),
             bar("ratio_to_bare", min((one.ratio_to_bare() for one in homes), default=0.0), "x", 0.7, better="higher"),
             bar("growth_ratio", max((one.growth_ratio() for one in homes), default=9.9), "x", 1.3),
-            bar("checksums_differ", max(0, len(sums) - 1), "", 0),
+            bar("checksums_differ", sum(max(0, len(sums) - 1) for sums in (small, large)), "", 0),
             bar("planted_missed", sum(not count for count in controls.values()), "", 0),
         ),
         detail={"homes": found, "missing": missing, "planted": controls, "machine": machine()},
@@ -193,6 +206,8 @@ async def _small(server: Home, state: Path, log: Path, outcomes: int) -> tuple[P
         projections=len(projections(server)),
         growth_us=[],
         rounds_us=[],
+        large_checksums=[],
+        days_wrong=[],
     ), expected
 
 
@@ -262,10 +277,11 @@ async def _bare(server: Home, prefix: str, payloads: list[bytes], outcomes: int)
 # --- growth ----------------------------------------------------------------------------------------------------------
 
 
-async def _large(server: Home, warm: Path, log: Path) -> list[float]:
-    """Microseconds per event by tenths, from 10^4 events on; on a server that has projected another log before."""
+async def _large(server: Home, warm: Path, log: Path) -> tuple[list[float], str]:
+    """Microseconds per event by tenths, from 10^4 events on, on a server that has projected another log before; and the
+    graph's checksum."""
     await _seen(server, warm)
-    seen = await _seen(server, log)
+    seen, checksum = await _seen(server, log)
     seen = seen[min(range(len(seen)), key=lambda n: seen[n][1]) :]  # before that, the other log's graph served
     head = seen[-1][1]
     first = next(seq for _, seq in seen if seq >= min(10_000, head // 10))  # at the end of a batch
@@ -273,17 +289,37 @@ async def _large(server: Home, warm: Path, log: Path) -> list[float]:
     at = [_moment(seen, edge) for edge in edges]
     found = [1e6 * (at[n + 1] - at[n]) / (edges[n + 1] - edges[n]) for n in range(10)]
     _tell(f"{server.name}: {median(found):.0f} us per event, by tenths {[round(one) for one in found]}")
-    return found
+    return found, checksum
 
 
-async def _seen(server: Home, log: Path) -> list[tuple[float, int]]:
-    """A log that is projected: when the graph was where."""
+async def _days_wrong(server: Home, log: Path) -> list[str]:
+    """Rows that are not as the raw log has them, in a graph most of whose hours have become days."""
     with tempfile.TemporaryDirectory(prefix="understudy-project-") as folder:
         state = Path(folder) / "state"
         shutil.copytree(log, state)
         async with projecting(server, state) as running:
+            payloads = await running.payloads()
+            await running.until(len(payloads), WITHIN_S, every_s=0.2)
+            prefix = (await running.status()).prefix
+    expected = read(payloads)
+    last = max(json.loads(one)["at_ms"] for one in payloads) // DAY_MS
+    days = aged(expected, (last - Settings().hourly_days) * DAY_MS)
+    wrong = differences(days, dump(server, prefix))
+    if not any(row["hours"] == 24 for row in days["buckets"].values()) or not differences(expected, days):
+        wrong.append("no hour has become a day")
+    return wrong
+
+
+async def _seen(server: Home, log: Path) -> tuple[list[tuple[float, int]], str]:
+    """A log that is projected, beside the one before: when the graph was where, and its checksum."""
+    with tempfile.TemporaryDirectory(prefix="understudy-project-") as folder:
+        state = Path(folder) / "state"
+        shutil.copytree(log, state)
+        before = next((one["prefix"] for one in projections(server)), "")
+        async with projecting(server, state) as running:
             head = (await running.bus.stream_state("TTA_EVT")).last_seq
-            return await running.until(head, WITHIN_S, every_s=0.2)
+            seen = await running.until(head, WITHIN_S, every_s=0.2, other_than=before)
+            return seen, (await running.checksum()).checksum
 
 
 def _moment(seen: list[tuple[float, int]], edge: int) -> float:

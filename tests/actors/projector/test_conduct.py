@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.actors.projector.play import AT, NOTHING, Play, outcome
+from understudy.actors.projector import cypher
 from understudy.actors.projector.core import Settings, in_hand
 from understudy.messages.buckets import DAY_MS
 from understudy.messages.generate import Failed
@@ -125,16 +126,19 @@ def test_a_batch_ends_with_its_day() -> None:
     today, tomorrow = facts(8, 2), facts(10, 2, AT + DAY_MS)
     (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, (*today, *tomorrow), 11, 11, 1)))
     assert (write.upto, write.day, write.rows.sweep) == (9, 20_000, 0)
-    play.tell(RowsWritten(play.now, "Pm", 9))
-    (after,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
+    assert write.rows.ready == list(cypher.batch(write.rows)) != []
+    (after,) = of(WriteRows, play.tell(RowsWritten(play.now, "Pm", 9)))
     assert (after.have, after.upto, after.day, after.rows.sweep) == (9, 11, 20_001, 20_001)
 
 
-def test_what_comes_in_now_and_then_is_written_with_the_next_tick() -> None:
+def test_what_comes_in_now_and_then_is_looked_for_with_every_tick_and_written_at_once() -> None:
     play = Conducted(MANY).going_on()
-    assert of(WriteRows, play.read(8, 1, head=8)) == []
-    out = play.tell(Woke(play.now, "tick", 1))
-    assert [one.upto for one in of(WriteRows, out)] == [8] and of(ReadLog, out) and of(Wake, out)
+    for n, seq in enumerate((8, 9), 1):
+        (write,) = play.read(seq, 1, head=seq)
+        assert isinstance(write, WriteRows) and (write.have, write.upto) == (seq - 1, seq), "and no more is asked for"
+        assert play.tell(RowsWritten(play.now, "Pm", seq)) == []
+        out = play.tell(Woke(play.now, "tick", n))
+        assert of(ReadLog, out) == [ReadLog("Pm", seq, MANY.read_at_once)] and of(Wake, out) and not of(WriteRows, out)
 
 
 def test_behind_the_head_a_batch_waits_until_it_is_large() -> None:
@@ -161,8 +165,7 @@ def test_at_the_head_no_more_is_waited_for() -> None:
 
 def test_positions_without_a_fact_of_ours_move_on_too() -> None:
     play = Conducted(MANY).going_on()
-    play.tell(LogRead(play.now, "Pm", 7, (), 30, 30, 1))
-    (write,) = of(WriteRows, play.tell(Woke(play.now, "tick", 1)))
+    (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, (), 30, 30, 1)))
     assert (write.have, write.upto, len(write.rows)) == (7, 30, 0)
 
 
@@ -360,3 +363,9 @@ def test_parts_are_of_one_event_at_least() -> None:
     for name in ("read_at_once", "rows_at_once", "events_at_once"):
         with pytest.raises(msgspec.ValidationError, match=f"`int` >= 1 - at `\\$.{name}`"):
             msgspec.convert({name: 0}, Settings)
+
+
+def test_days_are_not_kept_for_less_long_than_hours() -> None:
+    """What hangs on a day would go before its hours do."""
+    with pytest.raises(msgspec.ValidationError, match=r"daily_days \(7\) must be at least hourly_days \(35\)"):
+        msgspec.convert({"daily_days": 7}, Settings)

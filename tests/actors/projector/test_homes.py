@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tests.actors.projector.conftest import AT, Clock, begun, connect, ended, rows
 from tests.actors.projector.test_rows import applied
 from understudy.actors.host.logs import Log
 from understudy.actors.projector import cypher
@@ -20,15 +20,14 @@ from understudy.actors.projector import edge as edges
 from understudy.actors.projector.bolt import Graph, bucket_of
 from understudy.actors.projector.place import Held, NotOurs, Retention
 from understudy.actors.projector.questions import HOUR, QUESTIONS
-from understudy.actors.projector.rows import Folding, Rows
+from understudy.actors.projector.rows import Folding
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import api
 from understudy.bus.port import Bus, Outgoing
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer
-from understudy.messages.brief import AttemptBrief
-from understudy.messages.buckets import DAY_MS, HOUR_MS, OutcomeBrief
-from understudy.messages.events import Event, ModelSwitched, ModelUnavailable
+from understudy.messages.buckets import DAY_MS, HOUR_MS
+from understudy.messages.events import ModelSwitched, ModelUnavailable
 from understudy.messages.graph import GraphOpened, GraphTrouble, LogRead, OpenGraph, ReadLog, RenewLease, WriteRows
 from understudy.messages.step import Input
 from understudy.messages.wire import encode
@@ -36,60 +35,9 @@ from understudy.tools.bench.graph.homes import Home
 from understudy.tools.graph import OtherVersion, serving
 
 pytestmark = pytest.mark.timeout(120)
-AT = 20_000 * DAY_MS
 BUCKETS = "MATCH (b:PmBucket) RETURN b.key, b.n, b.hours ORDER BY b.key"
 HUNG = """MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
 MATCH (s)-[:FOR_TASK]->(t:PmTask) RETURN b.key, s.key, m.key, t.name"""
-
-
-class Clock:
-    """Wall time that tests move."""
-
-    now_ms = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_ms
-
-
-def connect(home: Home, clock: Clock, **keep: int) -> Graph:
-    return Graph(home.uri, home.user, home.password, home.database, clock, Retention(**keep))
-
-
-@pytest.fixture
-async def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def graph(graph_home: Home, clock: Clock) -> AsyncIterator[Graph]:
-    """An empty database with constraints."""
-    found = connect(graph_home, clock, hourly_days=2, daily_days=10, rare_chain_days=3)
-    async with found.session() as session:
-        await (await session.run("MATCH (n) DETACH DELETE n")).consume()
-    await found.prepare()
-    yield found
-    await found.close()
-
-
-def ended(at: int, *tried: str, model: str = "") -> OutcomeBrief:
-    words = [*("stall_timeout" for _ in tried[1:]), "ok"]
-    attempts = tuple(AttemptBrief(model=m, outcome=w, total_ms=70.0) for m, w in zip(tried, words, strict=True))
-    return OutcomeBrief(at_ms=at, run_id="r", outcome="finished", task="t", model=model or tried[-1], attempts=attempts)
-
-
-def rows(*events: Event, fold: Folding | None = None) -> Rows:
-    found = fold or Folding()
-    for seq, event in enumerate(events, 1):
-        found.take(seq, event)
-    return found.cut()
-
-
-async def begun(graph: Graph, holder: str = "me") -> int:
-    """A half that serves; the fence."""
-    place = await graph.take(holder, "S", 5_000)
-    await graph.begin("Pm", place.fence, "e", "s")
-    await graph.swap("Pm", place.fence, 0)
-    return place.fence
 
 
 async def test_one_holds_the_lease_until_it_ends(graph: Graph, clock: Clock) -> None:
@@ -169,7 +117,7 @@ async def test_hours_become_days_and_days_and_what_is_rare_go(graph: Graph) -> N
     await graph.write("Pm", fence, 0, 1, 20_000, rows(*often, switched, ended(AT + HOUR_MS, "a"),
                       ended(AT, "c", "b"), fold=fold))  # fmt: skip
     before, _ = await graph.checksum("Pm")
-    for n, days in enumerate((1, 3, 12, 13), 1):
+    for n, days in enumerate((1, 3, 12, 13, 20), 1):
         event = ended(AT + days * DAY_MS, "z")
         await graph.write("Pm", fence, n, n + 1, 20_000 + days, rows(event, fold=fold))
         found = {key: (count, hours) for key, count, hours in await graph.rows(BUCKETS) if not key.startswith("z")}
@@ -181,11 +129,52 @@ async def test_hours_become_days_and_days_and_what_is_rare_go(graph: Graph) -> N
             assert found == {f"a t {AT}d": (4, 24), f"b t {AT}d": (4, 24), f"c t {AT}d": (1, 24)}
             assert changes == 0 and chains == {"t a b", "t c b"}
             hung = sorted([row[0], row[1:]] for row in await graph.rows(HUNG) if row[2] != "z")
-            assert hung == [[f"{m} t {AT}d", [f"{m} t", m, "t"]] for m in "abc"], "each once"
-            assert not await graph.rows("MATCH (h:PmHour {at: $at}) RETURN h.at", at=AT)
+            assert hung == [[f"{m} t {AT}d", [f"{m} t {AT - DAY_MS}w", m, "t"]] for m in "abc"], "each once"
+            hours = [row for row in await graph.rows(cypher.SUMMED["hours"]) if row[1] < AT + DAY_MS]
+            assert hours == [[f"{AT}d", AT, 24, 5, 5]]
+            told = await graph.rows(QUESTIONS["hourly"].cypher, **{"from": AT, "to": AT + DAY_MS})
+            assert [row[:3] for row in told] == [["a", AT, 4], ["b", AT, 4], ["c", AT, 1]], "days are in windows, too"
+            fate = {"from": AT, "to": AT + DAY_MS, "models": 0, "limit": 9}
+            assert not await graph.rows(QUESTIONS["fate"].cypher, **fate), "no hour of a day is known"
         else:
-            assert (len(found), chains) == (3 if days == 12 else 0, {"t a b"}), "days as of the week's beginning"
+            series = await graph.rows("MATCH (s:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.key <> 'z' RETURN s.key")
+            left = {12: (3, 3), 13: (0, 3), 20: (0, 0)}[days]
+            assert (len(found), len(series), chains) == (*left, {"t a b"}), "by weeks, and those of whole weeks"
     assert (await graph.checksum("Pm"))[0] != before
+
+
+async def test_what_comes_late_is_added_to_its_day_wherever_batches_end(graph: Graph) -> None:
+    late, fence = [ended(AT, "a"), ended(AT - 20 * DAY_MS, "b")], await begun(graph)
+    await graph.begin("Pm2", fence, "e", "s")
+    begins = [applied(AT), ended(AT, "a"), applied(AT + 3 * DAY_MS), ended(AT + 3 * DAY_MS, "z")]
+    ends, last = [ended(AT + 4 * DAY_MS, "z")], [ended(AT + 13 * DAY_MS, "z")]
+    cut_often = (begins[:1], begins[1:2], begins[2:], late, ends, last)
+    for prefix, cuts in (("Pm", cut_often), ("Pm2", (begins[:2], [*begins[2:], *late], ends, last))):
+        fold = Folding()
+        for n, events in enumerate(cuts):
+            batch = rows(*events, fold=fold)
+            await graph.write(prefix, fence, n, n + 1, fold.day, batch)
+            if prefix == "Pm" and events is late:
+                assert [f"a t {AT}", 1, 1] in await graph.rows(BUCKETS), "beside its day"
+            elif prefix == "Pm" and events is ends:
+                assert [f"a t {AT}d", 2, 24] in await graph.rows(BUCKETS)
+                assert [f"{AT}d", AT, 24, 2, 2] in await graph.rows(cypher.SUMMED["hours"])
+    assert [key for key, *_ in await graph.rows(BUCKETS) if "z" not in key] == [], "what came late goes, too"
+    assert await graph.checksum("Pm") == await graph.checksum("Pm2")
+
+
+async def test_a_database_of_version_5_is_gone_on_with(graph: Graph) -> None:
+    """Its constraint on hours would be broken by the first day."""
+    former = ["CREATE CONSTRAINT pmhour_at IF NOT EXISTS FOR (x:PmHour) REQUIRE x.at IS UNIQUE",
+              "CREATE INDEX pmbucket_at IF NOT EXISTS FOR (x:PmBucket) ON (x.at)"]  # fmt: skip
+    async with graph.session() as session:
+        for statement in former:
+            await (await session.run(statement)).consume()  # type: ignore[arg-type]
+    await graph.prepare()
+    fence, fold = await begun(graph), Folding()
+    for n, days in enumerate((0, 3)):
+        await graph.write("Pm", fence, n, n + 1, 20_000 + days, rows(ended(AT + days * DAY_MS, "a"), fold=fold))
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}d", 1, 24], [f"a t {AT + 3 * DAY_MS}", 1, 1]]
 
 
 async def test_questions_are_not_put_to_a_graph_of_another_version(graph: Graph, graph_home: Home) -> None:
@@ -378,7 +367,8 @@ FROM = 490_000 * HOUR
 MAKE = """MERGE (m:PmModel {key: $model}) MERGE (s:PmSeries {key: $model + ' t'}) MERGE (s)-[:OF_MODEL]->(m)
 CREATE (b:PmBucket {key: $model + ' t ' + toString($at), at: $at, task: 't',
   n: $ok + $err, ok: $ok, err: $err, lat_us: $ok * $us, score_u: 0, score_n: 0, cost_pusd: 0})
-CREATE (b)-[:IN_SERIES]->(s)"""
+CREATE (b)-[:IN_SERIES]->(s) MERGE (h:PmHour {key: toString($at)}) SET h.at = $at, h.hours = 1
+CREATE (b)-[:IN_HOUR]->(h)"""
 
 
 async def test_a_model_that_only_fails_now_got_worse(graph: Graph) -> None:

@@ -210,7 +210,7 @@ def test_no_border_of_a_batch_changes_what_is_written(some: list[Event], cut: in
     assert all_at_once.sweep == max(one.sweep for one in batches)
     assert all_at_once.new_week == any(one.new_week for one in batches)
     a, b = written([all_at_once]), written(batches)
-    for statement in (cypher.HOURLY, cypher.HOURS, cypher.SEEN, cypher.INCIDENTS, cypher.MODELS):
+    for statement in (cypher.BUCKETS, cypher.HOURS, cypher.SEEN, cypher.INCIDENTS, cypher.MODELS):
         assert a.get(statement) == b.get(statement)
 
 

@@ -91,7 +91,9 @@ def _outcome(found: Tables, event: dict[str, Any]) -> None:
     at, tried = event["at_ms"], event.get("attempts", [])
     task = "benchmark" if "benchmark" in event.get("labels", []) else event["task"]
     finished = event["outcome"] == "finished"
-    hour = found["hours"].setdefault(str(at // HOUR * HOUR), {"runs": 0, "finished": 0})
+    hour = found["hours"].setdefault(
+        str(at // HOUR * HOUR), {"at": at // HOUR * HOUR, "hours": 1, "runs": 0, "finished": 0}
+    )
     hour["runs"] += 1
     hour["finished"] += finished
     for one in tried:
@@ -167,6 +169,34 @@ def _incident(found: Tables, ill: dict[str, str], seq: int, name: str, event: di
                 found["incidents"][key]["until"] = event["at_ms"]
         case _:
             pass
+
+
+def aged(found: Tables, before: int) -> Tables:
+    """The same when hours before that time have become days. Not modelled: which chains were rare when."""
+    day = 24 * HOUR
+    young = {name: dict(rows) for name, rows in found.items() if name != "chains"}
+    for table in ("buckets", "hours"):
+        young[table] = {}
+        for key, row in found[table].items():
+            if row["at"] >= before:
+                young[table][key] = row
+                continue
+            at = row["at"] // day * day
+            words = [*key.split(" ")[:-1], f"{at}d"]
+            one = young[table].setdefault(" ".join(words), {**row, "at": at, "hours": 24, **_nothing(row)})
+            for name in _nothing(row):
+                one[name] = max(one[name], row[name]) if name == "lat_max_us" else _plus(one[name], row[name])
+    young["changes"] = {key: row for key, row in found["changes"].items() if row["at"] >= before}
+    return young
+
+
+def _nothing(row: dict[str, Any]) -> dict[str, Any]:
+    kept = ("at", "hours", "model", "task")
+    return {name: [0] * 24 if name == "h" else 0 for name in row if name not in kept}
+
+
+def _plus(one: Any, other: Any) -> Any:
+    return [a + b for a, b in zip(one, other, strict=True)] if isinstance(one, list) else one + other
 
 
 def totals(found: Tables) -> dict[str, int]:
