@@ -3,7 +3,8 @@
 Parameters: `$from` and `$to` (Unix milliseconds, whole hours), and what `Question.parameters` names. Sums are integers
 (microseconds, pico-USD, millionths of a score); what is divided is divided last. What a window holds is found from its
 hours, and from days where hours are no longer kept, before anything else: hence `WITH`. Neo4j plans past one that
-computes nothing, and began at the models where these were to be local. Labels are those of the first half (`cypher.of`).
+computes nothing, and began at the models where these were to be local. Labels are those of the first half
+(`cypher.of`).
 """
 
 from __future__ import annotations
