@@ -2,9 +2,9 @@
 
 Parameters: `$from` and `$to` (Unix milliseconds, whole hours), and what `Question.parameters` names. Sums are integers
 (microseconds, pico-USD, millionths of a score); what is divided is divided last. What a window holds is found from its
-hours, and from days where hours are no longer kept, before anything else: hence `WITH`. Neo4j plans past one that
-computes nothing, and began at the models where these were to be local. Labels are those of the first half
-(`cypher.of`).
+hours, and from days where hours are no longer kept, before anything else: hence each `WITH`, which computes something,
+as Neo4j plans past one that does not, and began at the models where these were to be local. Labels are those of the
+first half (`cypher.of`).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ QUESTIONS: dict[str, Question] = {
         about="latency and quality of every model, hour by hour",
         columns=("model", "at", "n", "ok", "mean_ms", "score"),
         cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
-WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
-WITH m.key AS model, b.at AS at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
+WITH b, b.at AS at MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
+WITH m.key AS model, at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
   sum(b.score_u) AS u, sum(b.score_n) AS k
 RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} AS score ORDER BY model, at""",
     ),
@@ -59,8 +59,8 @@ RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} 
             "max_usd": (0.01, "at most so many USD per good answer"),
         },
         cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
-WITH h, b MATCH (b)-[:IN_SERIES]->(series:PmSeries)-[:FOR_TASK]->(:PmTask {{name: $task}})
-MATCH (series)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
+WITH b, b.task AS task WHERE task = $task
+MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.err) AS err, sum(b.score_u) AS u,
   sum(b.score_n) AS k, sum(b.cost_pusd) AS cost, collect(b.h) AS hs
 WHERE ok >= $min_ok AND 1.0 * err / n <= $max_fail AND 1.0 * cost / ok / 1000000000000 <= $max_usd
@@ -83,8 +83,9 @@ RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS p
         columns=("model", "latency_ratio", "fail_delta", "n", "n_before"),
         parameters={"least": (20, "at least so many attempts now, good answers before; of fewer good ones no latency")},
         cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= 2 * $from - $to AND h.at < $to
-WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
-WITH m.key AS model, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now, b
+WITH b, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now
+MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
+WITH m.key AS model, now, b
 WITH model, sum(now * b.lat_us) AS l1, sum(now * b.ok) AS o1, sum(now * b.err) AS e1, sum(now * b.n) AS n1,
   sum((1 - now) * b.lat_us) AS l0, sum((1 - now) * b.ok) AS o0, sum((1 - now) * b.err) AS e0,
   sum((1 - now) * b.n) AS n0
@@ -106,14 +107,14 @@ RETURN task, free, {_score("u", "k")} AS score, 1.0 * cost / 1000000000000 AS us
         about="did it help to go on with another model: the six hours before and after",
         columns=("at", "task", "old", "new", "reason", "n", "before_ms", "after_ms"),
         cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
-WITH h, c MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
+WITH c, c.at AS at MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
 UNWIND range(1, 6) AS i
-OPTIONAL MATCH (b0:PmBucket {{key: a.key + ' ' + t.name + ' ' + toString(c.at - i * {HOUR})}})
-WITH c, a, z, t, sum(b0.lat_us) AS l0, sum(b0.ok) AS o0
+OPTIONAL MATCH (b0:PmBucket {{key: a.key + ' ' + t.name + ' ' + toString(at - i * {HOUR})}})
+WITH c, at, a, z, t, sum(b0.lat_us) AS l0, sum(b0.ok) AS o0
 UNWIND range(0, 5) AS i
-OPTIONAL MATCH (b1:PmBucket {{key: z.key + ' ' + t.name + ' ' + toString(c.at + i * {HOUR})}})
-WITH c, a, z, t, l0, o0, sum(b1.lat_us) AS l1, sum(b1.ok) AS o1
-RETURN c.at AS at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reason, c.n AS n,
+OPTIONAL MATCH (b1:PmBucket {{key: z.key + ' ' + t.name + ' ' + toString(at + i * {HOUR})}})
+WITH c, at, a, z, t, l0, o0, sum(b1.lat_us) AS l1, sum(b1.ok) AS o1
+RETURN at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reason, c.n AS n,
   {_mean_ms("l0", "o0")} AS before_ms, {_mean_ms("l1", "o1")} AS after_ms ORDER BY at, task, old, new, reason""",
     ),
     "fate": Question(
@@ -121,8 +122,8 @@ RETURN c.at AS at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reaso
         columns=("provider", "at", "models", "errors"),
         parameters={"models": (3, "at least so many of them"), "limit": (20, "at most so many hours")},
         cypher="""MATCH (h:PmHour {hours: 1})<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
-WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
-WITH p.name AS provider, h.at AS at, count(DISTINCT m.key) AS models, sum(b.err) AS errors
+WITH b, h.at AS at MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
+WITH p.name AS provider, at, count(DISTINCT m.key) AS models, sum(b.err) AS errors
 WHERE models >= $models
 RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $limit""",
     ),
@@ -130,8 +131,8 @@ RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $li
         about="tasks that lean on one provider: its share of their good answers",
         columns=("task", "provider", "share", "providers"),
         cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
-WITH h, b MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
-WITH b.task AS task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
+WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
+WITH task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
 WITH task, collect(provider) AS ps, collect(ok) AS oks, sum(ok) AS total, max(ok) AS top
 RETURN task, [i IN range(0, size(ps) - 1) WHERE oks[i] = top | ps[i]][0] AS provider,
   1.0 * top / total AS share, size(ps) AS providers ORDER BY share DESC, task""",
