@@ -19,7 +19,6 @@ from neo4j.exceptions import DriverError, Neo4jError
 from understudy.actors.projector import cypher
 from understudy.actors.projector.place import Held, NotOurs, Place, Retention
 from understudy.actors.projector.rows import Facts, Rows
-from understudy.messages.buckets import KINDS, Bucket
 from understudy.messages.graph import Half, Incident
 
 AT_ONCE = 2_000
@@ -139,7 +138,8 @@ class Graph:
         What is too old goes before it, in a transaction of its own: a second time it finds nothing, and a batch that
         is written beside 10,000 deletions takes half as long again.
         """
-        statements = [(cypher.of(text, prefix), some) for text, some in rows.ready or cypher.batch(rows)]
+        ready = rows.ready or cypher.batch(rows, self._keep.gone(day))
+        statements = [(cypher.of(text, prefix), some) for text, some in ready]
 
         async def swept(tx: AsyncManagedTransaction) -> None:
             if await _stands(tx, prefix, fence, have, upto) is not None:
@@ -159,29 +159,15 @@ class Graph:
         await self._in_transaction(work)
 
     async def _sweep(self, tx: AsyncManagedTransaction, prefix: str, day: int, *, weekly: bool) -> None:
-        """What is older than it is kept: hours become days, what was rare goes; with `weekly` days go too."""
+        """What is older than it is kept: of hours their days stay, what was rare goes; with `weekly` days go too."""
         limits = self._keep.limits(day)
         ((found,),) = await _all(tx, cypher.of(cypher.OLDEST, prefix), {})
         oldest = float("inf") if found is None else found
-        if aged := oldest < limits["before"]:
-            await self._become_days(tx, prefix, limits)
-        go = (*(cypher.HOURS_GO if aged else ()), *cypher.RARE_GO)
+        go = (*(cypher.HOURS_GO if oldest < limits["before"] else ()), *cypher.RARE_GO)
         if weekly:
             go += (*(cypher.DAYS_GO if oldest < limits["week_before"] else ()), *cypher.SERIES_GO)
         for statement in go:
             await _run(tx, cypher.of(statement, prefix), limits)
-
-    async def _become_days(self, tx: AsyncManagedTransaction, prefix: str, limits: dict[str, int]) -> None:
-        """Hours, and their buckets, are added to days; they are still there."""
-        result = await tx.run(_query(cypher.of(cypher.OLD_BUCKETS, prefix)), limits)
-        found = [record.data() async for record in result]
-        buckets = [cypher.bucket_row(one["model"], one["task"], one["at"], 24, bucket_of(one)) for one in found]
-        buckets.sort(key=lambda row: row["key"])
-        hours = await _all(tx, cypher.of(cypher.OLD_HOURS, prefix), limits)
-        days = [cypher.hour_row(at, 24, runs, finished) for at, runs, finished in sorted(hours)]
-        for statement, rows in ((cypher.HOURS, days), (cypher.BUCKETS, buckets)):
-            for at in range(0, len(rows), AT_ONCE):
-                await _run(tx, cypher.of(statement, prefix), {"rows": rows[at : at + AT_ONCE]})
 
     # --- halves ----------------------------------------------------------------------------------------------------
 
@@ -234,13 +220,6 @@ class Graph:
                     total += int.from_bytes(hashlib.sha256(line).digest(), "big")
                     counts[name] += 1
         return f"{total % 2**256:064x}", counts
-
-
-def bucket_of(found: dict[str, Any]) -> Bucket:
-    """A bucket as the graph has it."""
-    errors = {kind: found[f"e_{kind}"] for kind in KINDS if found[f"e_{kind}"]}
-    sums = {name: found[name] for name in (*cypher.SUMS, "lat_max_us")}
-    return Bucket(**sums, hist=list(found["h"]), errors=errors)
 
 
 def _place(found: dict[str, Any]) -> Place:

@@ -48,7 +48,7 @@ def opened(state: State, message: GraphOpened, settings: Settings) -> list[Effec
     if state.serving in state.works and message.building is None and not state.rebuild:
         state.busy = "empty"  # who was here before may have been killed while emptying it
         out.append(EmptyHalf(_other(state), message.fence))
-    return [*out, *go_on(state, message.at_ms, settings), _wake(state, message.at_ms, settings)]
+    return [*out, *go_on(state, settings), _wake(state, message.at_ms, settings)]
 
 
 def _is_ours(half: Half, place: GraphOpened, settings: Settings) -> bool:
@@ -57,7 +57,6 @@ def _is_ours(half: Half, place: GraphOpened, settings: Settings) -> bool:
 
 
 def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
-    now = message.at_ms
     assert state.place is not None
     match message:
         case HalfBegun():
@@ -71,7 +70,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
             state.works.pop(before, None)
             if before:
                 state.busy = "empty"
-                return [EmptyHalf(before, state.place.fence), *go_on(state, now, settings)]
+                return [EmptyHalf(before, state.place.fence), *go_on(state, settings)]
         case HalfEmptied():
             state.busy = ""
         case HalfSummed():
@@ -81,14 +80,14 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
             epoch = place.epoch if work is not None else place.serving.epoch
             said = GraphSum(seq=seq, epoch=epoch, checksum=message.checksum, counts=message.counts)
             waiting, state.sums = state.sums, []
-            return [*(Send(reply, said) for reply in waiting if reply), *go_on(state, now, settings)]
+            return [*(Send(reply, said) for reply in waiting if reply), *go_on(state, settings)]
         case CatalogueRead():
             work = state.works.get(message.prefix)
             if work is not None and work.fold is None:
                 work.reading, half = False, _half(state, message.prefix)
                 work.fold = folding.at_position(message.facts, half)
         case LogRead():
-            _take(state, message)
+            _take(state, message, settings)
         case LogTrouble():
             state.trouble = message.text
             if (work := state.works.get(message.prefix)) is not None:
@@ -100,7 +99,7 @@ def answered(state: State, message: Input, settings: Settings) -> list[Effect]:
                 state.batches += 1
         case _:
             return []
-    return go_on(state, now, settings)
+    return go_on(state, settings)
 
 
 def _half(state: State, prefix: str) -> Half:
@@ -109,7 +108,7 @@ def _half(state: State, prefix: str) -> Half:
     return building if building is not None and building.prefix == prefix else state.place.serving
 
 
-def _take(state: State, read: LogRead) -> None:
+def _take(state: State, read: LogRead, settings: Settings) -> None:
     work = state.works.get(read.prefix)
     if work is None or work.fold is None or read.after_seq != work.read:
         return  # of an order for what was written here before
@@ -121,10 +120,10 @@ def _take(state: State, read: LogRead) -> None:
     work.read, work.at_head = max(work.read, read.upto), read.upto >= read.head
     if work.at_head and work.near < 0:
         work.near = work.read
-    _fold(work)
+    _fold(work, settings)
 
 
-def _fold(work: Work) -> None:
+def _fold(work: Work, settings: Settings) -> None:
     """As far as this batch goes: a new day begins another one."""
     fold = work.fold
     if fold is None or work.full:
@@ -133,7 +132,8 @@ def _fold(work: Work) -> None:
     for fact in work.left:
         if fold.starts_a_day(fact) and len(fold.rows):
             work.full = True
-            fold.rows.ready = list(cypher.batch(fold.rows))  # while the batch before is being written
+            gone = settings.keep().gone(fold.day)
+            fold.rows.ready = list(cypher.batch(fold.rows, gone))  # while the batch before is being written
             break
         fold.take(fact.seq, fact.event, fact.stored_ms)
         work.folded, work.folded_ms = fact.seq, max(work.folded_ms, fact.event.at_ms)
@@ -152,7 +152,7 @@ def tick(state: State, at_ms: float, settings: Settings) -> list[Effect]:
     out: list[Effect] = [_wake(state, at_ms, settings)]
     for work in state.works.values():
         work.at_head = False
-    out += go_on(state, at_ms, settings)
+    out += go_on(state, settings)
     if at_ms - state.kept_ms > settings.lease_ms / 3:
         state.kept_ms = at_ms
         out.append(RenewLease(state.place.fence, settings.lease_ms))
@@ -161,10 +161,10 @@ def tick(state: State, at_ms: float, settings: Settings) -> list[Effect]:
 
 def _wake(state: State, at_ms: float, settings: Settings) -> Wake:
     state.generation += 1
-    return Wake(at_ms + settings.flush_ms, "tick", state.generation)
+    return Wake(at_ms + settings.look_ms, "tick", state.generation)
 
 
-def go_on(state: State, at_ms: float, settings: Settings) -> list[Effect]:
+def go_on(state: State, settings: Settings) -> list[Effect]:
     if state.busy in ("sum", "swap") or state.place is None:
         return []
     if not state.busy:
@@ -228,7 +228,7 @@ def _work(state: State, work: Work, settings: Settings) -> list[Effect]:
     due = work.full or work.left or work.at_head or work.unread or _enough(work, settings)
     if not work.writing and not _holds(state) and work.folded > work.seq and due:
         found.append(_write(state, work, settings))
-        _fold(work)  # what belonged behind it
+        _fold(work, settings)  # what belonged behind it
     if not work.reading and not work.at_head and not work.full and not _enough(work, settings):
         work.reading = True
         found.append(ReadLog(work.prefix, work.read, settings.read_at_once))

@@ -99,7 +99,7 @@ def _asked(state: State, asked: Asked, settings: Settings) -> list[Effect]:
             if state.place is None:
                 return _refuse(asked, f"the graph is not at hand: {state.word}, {state.trouble}")
             state.rebuild = True
-            out = conduct.go_on(state, asked.at_ms, settings)
+            out = conduct.go_on(state, settings)
             return [*out, *_tell(asked, status(state, asked.at_ms, settings))]
         case SumGraph():
             if state.place is None or not state.serving:
@@ -110,7 +110,7 @@ def _asked(state: State, asked: Asked, settings: Settings) -> list[Effect]:
                 )
                 return _refuse(asked, text)
             state.sums.append(asked.reply)
-            return conduct.go_on(state, asked.at_ms, settings)
+            return conduct.go_on(state, settings)
         case _:
             return _tell(asked, status(state, asked.at_ms, settings))
 

@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from understudy.actors.projector.rows import Rows, Statements
+from understudy.actors.projector.rows import Rows, Statements, Switch, Tally
 from understudy.messages.buckets import BINS, DAY_MS, KINDS, Bucket
 from understudy.messages.graph import HALVES
 
-VERSION = 6
+VERSION = 7
 """Of nodes, relations and what they count. Another one is built beside the graph that serves, which it then replaces.
 `tests/actors/projector/test_schema.py` knows the fold's result by heart: change both together."""
 
@@ -38,7 +38,7 @@ MOST_KEY = 2_000
 
 _LABEL = re.compile(f":{HALVES[0]}(?=[A-Z])")
 _KEYS = {
-    **dict.fromkeys(("Hour", "Series", "Model", "Bucket", "Chain", "Change", "Incident"), "key"),
+    **dict.fromkeys(("Hour", "Series", "Model", "Bucket", "Day", "Chain", "Change", "Incident"), "key"),
     **dict.fromkeys(("Provider", "Task"), "name"),
 }
 LABELS = tuple(_KEYS)
@@ -134,10 +134,11 @@ MERGE (m)-[:SERVED_BY]->(p)"""
 SEEN = """UNWIND $rows AS r MATCH (m:PmModel {key: r.key})
 SET m.first_at = CASE WHEN m.first_at = 0 OR r.first_at < m.first_at THEN r.first_at ELSE m.first_at END,
   m.last_at = CASE WHEN r.last_at > m.last_at THEN r.last_at ELSE m.last_at END"""
-_HOUR = """MERGE (h:PmHour {key: r.hour})
-ON CREATE SET h.at = r.at, h.hours = r.hours, h.runs = 0, h.finished = 0"""
-HOURS = f"""UNWIND $rows AS r {_HOUR}
+HOURS = """UNWIND $rows AS r MERGE (h:PmHour {key: r.key})
+ON CREATE SET h.at = r.at, h.day = r.day, h.hours = r.hours, h.runs = 0, h.finished = 0
 SET h.runs = h.runs + r.runs, h.finished = h.finished + r.finished"""
+"""Hours, and the days that they are in. A window goes by `at`, which a day has not before its hours go."""
+
 SERIES = """UNWIND $rows AS r MATCH (m:PmModel {key: r.model})
 MERGE (s:PmSeries {key: r.key}) ON CREATE SET s.at = r.at, s.fresh = true
 WITH s, m, r WHERE s.fresh = true SET s.fresh = null
@@ -145,19 +146,20 @@ WITH s, m, r MERGE (t:PmTask {name: r.task})
 CREATE (s)-[:OF_MODEL]->(m) CREATE (s)-[:FOR_TASK]->(t)"""
 """A model at a task in a week, which its buckets hang on. On model and task themselves they would hang by the ten
 thousand, and ArcadeDB walks along all relations of a node to take one away: deleting a day of hours cost it a third of
-a batch, and a tenth where a series had no weeks."""
+a batch, and a sixteenth where a series had no weeks."""
 
 _ZERO = ", ".join(f"b.{name} = 0" for name in (*COUNTERS, "lat_max_us"))
 _ADD = ", ".join(f"b.{name} = b.{name} + r.{name}" for name in COUNTERS)
-BUCKETS = f"""UNWIND $rows AS r MERGE (b:PmBucket {{key: r.key}})
-ON CREATE SET b.at = r.at, b.hours = r.hours, b.model = r.model, b.task = r.task, b.fresh = true, b.h = r.zero,
-  {_ZERO}
+_COUNTED = f"""UNWIND $rows AS r MERGE (b:LABEL {{key: r.key}})
+ON CREATE SET b.at = r.at, b.model = r.model, b.task = r.task, b.fresh = true, b.h = r.zero, {_ZERO}
 SET {_ADD},
   b.lat_max_us = CASE WHEN r.lat_max_us > b.lat_max_us THEN r.lat_max_us ELSE b.lat_max_us END,
   b.h = [i IN range(0, {BINS - 1}) | b.h[i] + r.h[i]]
 WITH b, r WHERE b.fresh = true SET b.fresh = null
-WITH b, r MATCH (s:PmSeries {{key: r.series}}) CREATE (b)-[:IN_SERIES]->(s)
-WITH b, r {_HOUR} CREATE (b)-[:IN_HOUR]->(h)"""
+WITH b, r MATCH (s:PmSeries {{key: r.series}}) MATCH (h:PmHour {{key: r.hour}})
+CREATE (b)-[:IN_SERIES]->(s) CREATE (b)-[:IN_HOUR]->(h)"""
+BUCKETS, DAYS = (_COUNTED.replace("LABEL", label) for label in ("PmBucket", "PmDay"))
+"""A day is written with its hours: to read these back and add them up when they go cost more than twice as much."""
 
 FALLS = """UNWIND $rows AS r MATCH (a:PmModel {key: r.model}) MATCH (b:PmModel {key: r.next})
 MERGE (a)-[f:FELL_BACK_TO {task: r.task, why: r.why}]->(b) ON CREATE SET f.n = 0, f.last_at = 0
@@ -168,13 +170,12 @@ SET c.n = c.n + r.n, c.ok = c.ok + r.ok,
   c.last_at = CASE WHEN r.last_at > c.last_at THEN r.last_at ELSE c.last_at END
 WITH c, r WHERE c.fresh = true SET c.fresh = null
 WITH c, r UNWIND r.steps AS s MATCH (m:PmModel {key: s.model}) CREATE (c)-[:STEP {i: s.i}]->(m)"""
-CHANGES = f"""UNWIND $rows AS r MERGE (c:PmChange {{key: r.key}})
+CHANGES = """UNWIND $rows AS r MERGE (c:PmChange {key: r.key})
 ON CREATE SET c.at = r.at, c.reason = r.reason, c.n = 0, c.fresh = true
 SET c.n = c.n + r.n
 WITH c, r WHERE c.fresh = true SET c.fresh = null
-WITH c, r MATCH (a:PmModel {{key: r.model}}) MATCH (b:PmModel {{key: r.next}}) MERGE (t:PmTask {{name: r.task}})
-CREATE (c)-[:FROM]->(a) CREATE (c)-[:TO]->(b) CREATE (c)-[:FOR_TASK]->(t)
-WITH c, r {_HOUR} CREATE (c)-[:IN_HOUR]->(h)"""
+WITH c, r MATCH (a:PmSeries {key: r.old}) MATCH (b:PmSeries {key: r.new}) MATCH (h:PmHour {key: r.hour})
+CREATE (c)-[:FROM]->(a) CREATE (c)-[:TO]->(b) CREATE (c)-[:DURING]->(h)"""
 INCIDENTS = """UNWIND $rows AS r MERGE (i:PmIncident {key: r.key})
 SET i.subject = r.subject, i.kind = r.kind, i.reason = r.reason, i.at = r.at, i.until = r.until, i.n = r.n"""
 ON_MODELS = """UNWIND $rows AS r MATCH (i:PmIncident {key: r.key}) MATCH (m:PmModel {key: r.subject})
@@ -199,22 +200,16 @@ def _series_key(model: str, task: str, at: int) -> str:
     return f"{model} {task} {_week(at)}w"
 
 
-def hour_row(at: int, hours: int, runs: int, finished: int) -> dict[str, Any]:
-    """The parameters of an hour, or of a day that hours became."""
-    return {"hour": _hour_key(at, hours), "at": at, "hours": hours, "runs": runs, "finished": finished}
-
-
 def _hour_key(at: int, hours: int) -> str:
     return f"{at}{'d' if hours == 24 else ''}"
 
 
-def bucket_row(model: str, task: str, at: int, hours: int, one: Bucket) -> dict[str, Any]:
-    """A bucket's parameters. Ids hold no spaces, so its key can be told apart again; a day's ends in `d`."""
+def bucket_row(model: str, task: str, at: int, one: Bucket, hours: int = 1) -> dict[str, Any]:
+    """The parameters of a bucket, or of a day (`hours` 24). Ids hold no spaces, so its key can be told apart again."""
     row: dict[str, Any] = {name: getattr(one, name) for name in SUMS}
     row |= {f"e_{kind}": one.errors.get(kind, 0) for kind in KINDS}
-    hour = _hour_key(at, hours)
-    row |= {"key": f"{model} {task} {hour}", "series": _series_key(model, task, at), "hour": hour}
-    row |= {"model": model, "task": task, "at": at, "hours": hours}
+    row |= {"key": f"{model} {task} {at}", "series": _series_key(model, task, at), "hour": _hour_key(at, hours)}
+    row |= {"model": model, "task": task, "at": at}
     return row | {"lat_max_us": one.lat_max_us, "h": one.hist, "zero": [0] * BINS}
 
 
@@ -224,8 +219,47 @@ def _key(*parts: Any) -> str:
     return text if len(text.encode()) <= MOST_KEY else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Statements and their rows in the order in which they have to run, each with at least one row."""
+def _hours(rows: Rows, gone: int) -> list[dict[str, Any]]:
+    """Those that something happened in, and their days."""
+    found, days = list[dict[str, Any]](), dict[int, Tally]()
+    changed = (key.at for key in rows.switches if key.at >= gone)
+    for at in sorted({*rows.hours, *(key[2] for key in rows.buckets), *changed}):
+        one, day = rows.hours.get(at, Tally()), days.setdefault(at - at % DAY_MS, Tally())
+        day.n, day.ok = day.n + one.n, day.ok + one.ok
+        if at >= gone:
+            row = {"key": _hour_key(at, 1), "at": at, "day": None, "hours": 1}
+            found.append({**row, "runs": one.n, "finished": one.ok})
+    for at, one in days.items():
+        row = {"key": _hour_key(at, 24), "at": at if at < gone else None, "day": at, "hours": 24}
+        found.append({**row, "runs": one.n, "finished": one.ok})
+    return found
+
+
+def _days(rows: Rows) -> list[dict[str, Any]]:
+    days = dict[tuple[str, str, int], Bucket]()
+    for (model, task, at), one in rows.buckets.items():
+        days.setdefault((model, task, at - at % DAY_MS), Bucket()).add(one)
+    return [bucket_row(*key, one, hours=24) for key, one in days.items()]
+
+
+def _series(rows: Rows, gone: int) -> list[dict[str, Any]]:
+    """Those that buckets, days and changes hang on."""
+    found = {(model, task, _week(at)) for model, task, at in rows.buckets}
+    for one in rows.switches:
+        if one.at >= gone:
+            found |= {(model, one.task, _week(one.at)) for model in (one.model, one.next)}
+    return [{"key": _series_key(*one), "model": one[0], "task": one[1], "at": one[2]} for one in found]
+
+
+def _change_row(one: Switch, times: int) -> dict[str, Any]:
+    old, new = (_series_key(model, one.task, one.at) for model in (one.model, one.next))
+    row = {"key": _key(*one), "at": one.at, "reason": one.reason, "n": times}
+    return {**row, "old": old, "new": new, "hour": _hour_key(one.at, 1)}
+
+
+def batch(rows: Rows, gone: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Statements and their rows in the order in which they have to run, each with at least one row. What was before
+    `gone` (Unix milliseconds, a day's beginning) is in days alone, and who went on for whom then is no longer kept."""
     incidents = [
         {name: getattr(one, name) for name in one.__struct_fields__} for one in rows.incidents.values()
     ]  # fmt: skip
@@ -235,15 +269,10 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         (MODELS, models),
         (SERVED, models),
         (SEEN, [{"key": m, "first_at": first, "last_at": last} for m, (first, last) in rows.seen.items()]),
-        (HOURS, [hour_row(at, 1, one.n, one.ok) for at, one in rows.hours.items()]),
-        (
-            SERIES,
-            [
-                {"key": _series_key(model, task, at), "model": model, "task": task, "at": at}
-                for model, task, at in {(model, task, _week(at)) for model, task, at in rows.buckets}
-            ],
-        ),
-        (BUCKETS, [bucket_row(*key, 1, one) for key, one in rows.buckets.items()]),
+        (HOURS, _hours(rows, gone)),
+        (SERIES, _series(rows, gone)),
+        (BUCKETS, [bucket_row(*key, one) for key, one in rows.buckets.items() if key[2] >= gone]),
+        (DAYS, _days(rows)),
         (FALLS, [{**key._asdict(), "n": one.n, "last_at": one.last_at} for key, one in rows.falls.items()]),
         (
             CHAINS,
@@ -259,13 +288,7 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 for key, one in rows.chains.items()
             ],
         ),
-        (
-            CHANGES,
-            [
-                {"key": _key(*key), **key._asdict(), "hour": _hour_key(key.at, 1), "hours": 1, "n": one.n}
-                for key, one in rows.switches.items()
-            ],
-        ),
+        (CHANGES, [_change_row(key, one.n) for key, one in rows.switches.items() if key.at >= gone]),
         (INCIDENTS, incidents),
         (ON_MODELS, [one for one in incidents if not one["key"].startswith("quota ")]),
         (ON_PROVIDERS, quotas),
@@ -275,33 +298,26 @@ def batch(rows: Rows) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 # --- what goes out with time -----------------------------------------------------------------------------------------
 
-_SUMMED = ", ".join(f"sum(b.{name}) AS {name}" for name in COUNTERS)
-_BINS = ", ".join(f"sum(bins[{i}])" for i in range(BINS))
 _OLD = "h.hours = 1 AND h.at < $before"
-_OLD_BUCKETS = f"MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE {_OLD}"
 _OLD_DAYS = "h.hours = 24 AND h.at < $week_before"
-OLD_BUCKETS = f"""{_OLD_BUCKETS}
-WITH b, b.h AS bins, b.model AS model, b.task AS task, b.at - b.at % {DAY_MS} AS at
-RETURN model, task, at, {_SUMMED}, max(b.lat_max_us) AS lat_max_us, [{_BINS}] AS h"""
-"""Hours as the days that they become. The server adds up, as reading 2,300 rows took longer than deleting them; the
-histogram is taken out of the bucket once."""
-OLD_HOURS = f"""MATCH (h:PmHour) WHERE {_OLD}
-RETURN h.at - h.at % {DAY_MS} AS at, sum(h.runs) AS runs, sum(h.finished) AS finished"""
 
 OLDEST = "MATCH (h:PmHour) RETURN min(h.at) AS at"
 """Of hours and days: where it is young enough, what goes by its hour need not be looked for."""
 
 HOURS_GO = (
-    f"{_OLD_BUCKETS} DETACH DELETE b",
-    f"MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE {_OLD} DETACH DELETE c",
+    f"MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE {_OLD} DETACH DELETE b",
+    f"MATCH (h:PmHour)<-[:DURING]-(c:PmChange) WHERE {_OLD} DETACH DELETE c",
     f"MATCH (h:PmHour) WHERE {_OLD} DETACH DELETE h",
+    "MATCH (h:PmHour) WHERE h.hours = 24 AND h.at IS NULL AND h.day < $before SET h.at = h.day",
 )
+"""And their days are seen in windows."""
+
 RARE_GO = (
     "MATCH (c:PmChain) WHERE c.last_at < $rare_before AND c.n < 3 DETACH DELETE c",
     "MATCH (i:PmIncident) WHERE i.until > 0 AND i.until < $long_before DETACH DELETE i",
 )
 DAYS_GO = (
-    f"MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE {_OLD_DAYS} DETACH DELETE b",
+    f"MATCH (h:PmHour)<-[:IN_HOUR]-(d:PmDay) WHERE {_OLD_DAYS} DETACH DELETE d",
     f"MATCH (h:PmHour) WHERE {_OLD_DAYS} DETACH DELETE h",
 )
 SERIES_GO = (f"MATCH (s:PmSeries) WHERE s.at + {WEEK_MS} <= $week_before DETACH DELETE s",)
@@ -313,26 +329,28 @@ EMPTY = "MATCH (n:PmLABEL) WITH n LIMIT $at_most DETACH DELETE n RETURN count(*)
 
 # --- the checksum ----------------------------------------------------------------------------------------------------
 
-_B = ", ".join(f"b.{name}" for name in ("key", "at", "hours", "model", "task", *COUNTERS, "lat_max_us", "h"))
+_B = ", ".join(f"b.{name}" for name in ("key", "at", "model", "task", *COUNTERS, "lat_max_us", "h"))
 SUMMED: dict[str, str] = {
     "models": """MATCH (m:PmModel) RETURN m.key, m.provider, m.local, m.free, m.context_tokens, m.price_in_pusd,
 m.price_out_pusd, m.first_at, m.last_at""",
     "served_by": "MATCH (m:PmModel)-[:SERVED_BY]->(p:PmProvider) RETURN m.key, p.name",
     "tasks": "MATCH (t:PmTask) RETURN t.name",
-    "hours": "MATCH (h:PmHour) RETURN h.key, h.at, h.hours, h.runs, h.finished",
+    "hours": "MATCH (h:PmHour) RETURN h.key, h.at, h.day, h.hours, h.runs, h.finished",
     "buckets": f"MATCH (b:PmBucket) RETURN {_B}",
+    "days": f"MATCH (b:PmDay) RETURN {_B}",
     "series": "MATCH (s:PmSeries) RETURN s.key, s.at",
     "of_model": "MATCH (s:PmSeries)-[:OF_MODEL]->(m:PmModel) RETURN s.key, m.key",
     "for_task": "MATCH (s:PmSeries)-[:FOR_TASK]->(t:PmTask) RETURN s.key, t.name",
     "in_series": "MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries) RETURN b.key, s.key",
     "in_hour": "MATCH (b:PmBucket)-[:IN_HOUR]->(h:PmHour) RETURN b.key, h.key",
+    "days_in_series": "MATCH (b:PmDay)-[:IN_SERIES]->(s:PmSeries) RETURN b.key, s.key",
+    "days_in_hour": "MATCH (b:PmDay)-[:IN_HOUR]->(h:PmHour) RETURN b.key, h.key",
     "fell_back_to": """MATCH (a:PmModel)-[f:FELL_BACK_TO]->(b:PmModel)
 RETURN a.key, b.key, f.task, f.why, f.n, f.last_at""",
     "chains": "MATCH (c:PmChain) RETURN c.key, c.task, c.len, c.n, c.ok, c.last_at",
     "steps": "MATCH (c:PmChain)-[s:STEP]->(m:PmModel) RETURN c.key, s.i, m.key",
-    "changes": """MATCH (c:PmChange)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(b:PmModel)
-MATCH (c)-[:FOR_TASK]->(t:PmTask) MATCH (c)-[:IN_HOUR]->(h:PmHour)
-RETURN c.key, c.at, c.reason, c.n, a.key, b.key, t.name, h.key""",
+    "changes": """MATCH (c:PmChange)-[:FROM]->(a:PmSeries) MATCH (c)-[:TO]->(b:PmSeries)
+MATCH (c)-[:DURING]->(h:PmHour) RETURN c.key, c.at, c.reason, c.n, a.key, b.key, h.key""",
     "incidents": "MATCH (i:PmIncident) RETURN i.key, i.subject, i.kind, i.reason, i.at, i.until, i.n",
     "on_models": "MATCH (i:PmIncident)-[:ON]->(m:PmModel) RETURN i.key, m.key",
     "on_providers": "MATCH (i:PmIncident)-[:ON]->(p:PmProvider) RETURN i.key, p.name",

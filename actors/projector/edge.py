@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from understudy.actors.host.logs import Log
-from understudy.actors.projector.place import Held, NotOurs, Retention
+from understudy.actors.projector.place import Held, NotOurs
 from understudy.actors.projector.rows import CATALOGUE, FOLDS
 from understudy.actors.projector.state import Settings
 from understudy.bus.port import Bus, BusError, Received
@@ -260,10 +260,7 @@ def edge_of(settings: Settings, bus: Bus, app: str, now_ms: Callable[[], float],
     from understudy.actors.projector.bolt import Graph
 
     logging.getLogger("neo4j").setLevel(logging.CRITICAL)  # what it retries is no news; what fails we say ourselves
-    keep = Retention(
-        hourly_days=settings.hourly_days, daily_days=settings.daily_days, rare_chain_days=settings.rare_chain_days
-    )
-    graph = Graph(settings.uri, settings.user, settings.password, settings.database, now_ms, keep)
+    graph = Graph(settings.uri, settings.user, settings.password, settings.database, now_ms, settings.keep())
     return ProjectorEdge(graph, bus, app, now_ms, log)
 
 

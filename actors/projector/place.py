@@ -27,11 +27,15 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     daily_days: int = 400
     rare_chain_days: int = 7
 
+    def gone(self, day: int) -> int:
+        """Hours before that time (Unix milliseconds) are no longer kept on that day (since 1970); their days are."""
+        return (day - self.hourly_days) * DAY_MS
+
     def limits(self, day: int) -> dict[str, int]:
         """What is older goes when that day begins (both by days since 1970): Unix milliseconds. What goes once a week
         goes as of the week's beginning, for a batch may hold several days of it."""
         return {
-            "before": (day - self.hourly_days) * DAY_MS,
+            "before": self.gone(day),
             "long_before": (day - self.daily_days) * DAY_MS,
             "week_before": (day - day % 7 - self.daily_days) * DAY_MS,
             "rare_before": (day - self.rare_chain_days) * DAY_MS,

@@ -2,9 +2,9 @@
 
 Parameters: `$from` and `$to` (Unix milliseconds, whole hours), and what `Question.parameters` names. Sums are integers
 (microseconds, pico-USD, millionths of a score); what is divided is divided last. What a window holds is found from its
-hours, and from days where hours are no longer kept, before anything else: hence each `WITH`, which computes something,
-as Neo4j plans past one that does not, and began at the models where these were to be local. Labels are those of the
-first half (`cypher.of`).
+hours, and from days where hours are no longer kept (a `PmHour` with either: hence `b` without a label), before
+anything else: hence each `WITH`, which computes something, as Neo4j plans past one that does not, and began at the
+models where these were to be local. Labels are those of the first half (`cypher.of`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ QUESTIONS: dict[str, Question] = {
     "hourly": Question(
         about="latency and quality of every model, hour by hour",
         columns=("model", "at", "n", "ok", "mean_ms", "score"),
-        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to
 WITH b, b.at AS at MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
   sum(b.score_u) AS u, sum(b.score_n) AS k
@@ -58,7 +58,7 @@ RETURN model, at, n, ok, {_mean_ms("lat", "ok")} AS mean_ms, {_score("u", "k")} 
             "max_fail": (0.05, "at most this share of attempts failed"),
             "max_usd": (0.01, "at most so many USD per good answer"),
         },
-        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to
 WITH b, b.task AS task WHERE task = $task
 MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.err) AS err, sum(b.score_u) AS u,
@@ -82,7 +82,7 @@ RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS p
         about="models beside the window of the same length before, those that got slower (or only fail) first",
         columns=("model", "latency_ratio", "fail_delta", "n", "n_before"),
         parameters={"least": (20, "at least so many attempts now, good answers before; of fewer good ones no latency")},
-        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= 2 * $from - $to AND h.at < $to
+        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= 2 * $from - $to AND h.at < $to
 WITH b, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now
 MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, now, b
@@ -97,7 +97,7 @@ RETURN model, latency_ratio, fail_delta, n, n_before ORDER BY coalesce(latency_r
     "free": Question(
         about="what free models elsewhere cost in quality, and paid ones in money, per task",
         columns=("task", "free", "score", "usd", "ok"),
-        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to
 WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
 WITH task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
   sum(b.ok) AS ok
@@ -106,8 +106,9 @@ RETURN task, free, {_score("u", "k")} AS score, 1.0 * cost / 1000000000000 AS us
     "switches": Question(
         about="did it help to go on with another model: the six hours before and after",
         columns=("at", "task", "old", "new", "reason", "n", "before_ms", "after_ms"),
-        cypher=f"""MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
-WITH c, c.at AS at MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
+        cypher=f"""MATCH (h:PmHour)<-[:DURING]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
+WITH c, c.at AS at MATCH (c)-[:FROM]->(:PmSeries)-[:OF_MODEL]->(a:PmModel)
+MATCH (c)-[:TO]->(s:PmSeries)-[:OF_MODEL]->(z:PmModel) MATCH (s)-[:FOR_TASK]->(t:PmTask)
 UNWIND range(1, 6) AS i
 OPTIONAL MATCH (b0:PmBucket {{key: a.key + ' ' + t.name + ' ' + toString(at - i * {HOUR})}})
 WITH c, at, a, z, t, sum(b0.lat_us) AS l0, sum(b0.ok) AS o0
@@ -121,7 +122,7 @@ RETURN at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reason, c.n A
         about="hours in which several models of one provider failed together",
         columns=("provider", "at", "models", "errors"),
         parameters={"models": (3, "at least so many of them"), "limit": (20, "at most so many hours")},
-        cypher="""MATCH (h:PmHour {hours: 1})<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
+        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
 WITH b, h.at AS at MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH p.name AS provider, at, count(DISTINCT m.key) AS models, sum(b.err) AS errors
 WHERE models >= $models
@@ -130,7 +131,7 @@ RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $li
     "single": Question(
         about="tasks that lean on one provider: its share of their good answers",
         columns=("task", "provider", "share", "providers"),
-        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
+        cypher="""MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
 WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
 WITH task, collect(provider) AS ps, collect(ok) AS oks, sum(ok) AS total, max(ok) AS top

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from understudy.actors.projector.cypher import schema_name
+from understudy.actors.projector.place import Retention
 from understudy.actors.projector.rows import Folding
 from understudy.messages.graph import Fact, GraphOpened, GraphState
 
@@ -16,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Retention in days by the events' own times; a change of it builds the graph anew.
 
     A batch ends with its day; with a part of the log, `read_at_once` events, after which it has `rows_at_once` or
-    `events_at_once`; and where there are no more for now, which is looked for every `flush_ms`. `uri`, `user`,
+    `events_at_once`; and where there are no more for now, which is looked for every `look_ms`. `uri`, `user`,
     `password`, `database` are set by the supervisor from the topology's `graph`; `missing` says why there is none.
     """
 
@@ -26,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     read_at_once: Annotated[int, msgspec.Meta(ge=1)] = 1_000
     rows_at_once: Annotated[int, msgspec.Meta(ge=1)] = 4_000
     events_at_once: Annotated[int, msgspec.Meta(ge=1)] = 20_000
-    flush_ms: float = 500.0
+    look_ms: float = 500.0
     lease_ms: int = 5_000
     again_ms: float = 1_000.0
     uri: str = ""
@@ -42,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def events(self, *, first: bool) -> int:
         """Enough for a batch. For the first one since the graph was opened a fifth is: nothing is being written yet."""
         return max(1, self.events_at_once // 5) if first else self.events_at_once
+
+    def keep(self) -> Retention:
+        """As the graph has it."""
+        return Retention(hourly_days=self.hourly_days, daily_days=self.daily_days, rare_chain_days=self.rare_chain_days)
 
     def schema(self) -> str:
         """What the graph's content depends on beside the log."""

@@ -4,7 +4,7 @@
 // hourly: latency and quality of every model, hour by hour
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to
 WITH b, b.at AS at MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, at, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.lat_us) AS lat,
   sum(b.score_u) AS u, sum(b.score_n) AS k
@@ -17,7 +17,7 @@ RETURN model, at, n, ok, CASE WHEN ok = 0 THEN null ELSE 1.0 * lat / ok / 1000 E
 :param min_ok => 20;
 :param max_fail => 0.05;
 :param max_usd => 0.01;
-MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to
 WITH b, b.task AS task WHERE task = $task
 MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH m.key AS model, p.name AS provider, sum(b.n) AS n, sum(b.ok) AS ok, sum(b.err) AS err, sum(b.score_u) AS u,
@@ -41,7 +41,7 @@ RETURN c.key AS chain, c.task AS task, c.n AS n, c.ok AS ok, collect(m.key) AS p
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
 :param least => 20;
-MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= 2 * $from - $to AND h.at < $to
+MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= 2 * $from - $to AND h.at < $to
 WITH b, CASE WHEN b.at >= $from THEN 1 ELSE 0 END AS now
 MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)
 WITH m.key AS model, now, b
@@ -56,7 +56,7 @@ RETURN model, latency_ratio, fail_delta, n, n_before ORDER BY coalesce(latency_r
 // free: what free models elsewhere cost in quality, and paid ones in money, per task
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to
+MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to
 WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.local = false
 WITH task, m.free AS free, sum(b.score_u) AS u, sum(b.score_n) AS k, sum(b.cost_pusd) AS cost,
   sum(b.ok) AS ok
@@ -65,8 +65,9 @@ RETURN task, free, CASE WHEN k = 0 THEN null ELSE 1.0 * u / k / 1000000 END AS s
 // switches: did it help to go on with another model: the six hours before and after
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (h:PmHour)<-[:IN_HOUR]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
-WITH c, c.at AS at MATCH (c)-[:FROM]->(a:PmModel) MATCH (c)-[:TO]->(z:PmModel) MATCH (c)-[:FOR_TASK]->(t:PmTask)
+MATCH (h:PmHour)<-[:DURING]-(c:PmChange) WHERE h.at >= $from AND h.at < $to
+WITH c, c.at AS at MATCH (c)-[:FROM]->(:PmSeries)-[:OF_MODEL]->(a:PmModel)
+MATCH (c)-[:TO]->(s:PmSeries)-[:OF_MODEL]->(z:PmModel) MATCH (s)-[:FOR_TASK]->(t:PmTask)
 UNWIND range(1, 6) AS i
 OPTIONAL MATCH (b0:PmBucket {key: a.key + ' ' + t.name + ' ' + toString(at - i * 3600000)})
 WITH c, at, a, z, t, sum(b0.lat_us) AS l0, sum(b0.ok) AS o0
@@ -81,7 +82,7 @@ RETURN at, t.name AS task, a.key AS old, z.key AS new, c.reason AS reason, c.n A
 :param to => (timestamp() / 3600000 + 1) * 3600000;
 :param models => 3;
 :param limit => 20;
-MATCH (h:PmHour {hours: 1})<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
+MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.err > 0
 WITH b, h.at AS at MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(m:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH p.name AS provider, at, count(DISTINCT m.key) AS models, sum(b.err) AS errors
 WHERE models >= $models
@@ -90,7 +91,7 @@ RETURN provider, at, models, errors ORDER BY errors DESC, provider, at LIMIT $li
 // single: tasks that lean on one provider: its share of their good answers
 :param from => (timestamp() / 3600000 + 1 - 7 * 24) * 3600000;
 :param to => (timestamp() / 3600000 + 1) * 3600000;
-MATCH (h:PmHour)<-[:IN_HOUR]-(b:PmBucket) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
+MATCH (h:PmHour)<-[:IN_HOUR]-(b) WHERE h.at >= $from AND h.at < $to AND b.ok > 0
 WITH b, b.task AS task MATCH (b)-[:IN_SERIES]->(:PmSeries)-[:OF_MODEL]->(:PmModel)-[:SERVED_BY]->(p:PmProvider)
 WITH task, p.name AS provider, sum(b.ok) AS ok ORDER BY provider
 WITH task, collect(provider) AS ps, collect(ok) AS oks, sum(ok) AS total, max(ok) AS top

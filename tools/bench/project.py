@@ -261,7 +261,8 @@ async def _bare(server: Home, prefix: str, payloads: list[bytes], outcomes: int)
     """The same rows, handed to the driver one transaction after the other: outcomes per second, and batches."""
     from neo4j import AsyncGraphDatabase
 
-    batches = [[(cypher.of(text, prefix), rows) for text, rows in cypher.batch(one)] for one in prepared(payloads)]
+    every = (cypher.batch(one, gone=0) for one in prepared(payloads))
+    batches = [[(cypher.of(text, prefix), rows) for text, rows in one] for one in every]
     auth = (server.user, server.password) if server.user else None
 
     async def write(tx: Any, batch: list[tuple[str, list[dict[str, Any]]]]) -> None:
@@ -310,8 +311,9 @@ async def _days_wrong(server: Home, log: Path) -> tuple[list[str], dict[str, int
     days = aged(expected, (last - Settings().hourly_days) * DAY_MS)
     got = dump(server, prefix)
     spoiled: dict[str, int] = {}
-    for table, name in (("buckets", "n"), ("buckets", "lat_max_us"), ("hours", "runs")):
-        key = next(key for key, row in days[table].items() if row["hours"] == 24)  # there is none: nothing is shown
+    gone = str(min(row["day"] for row in days["hours"].values() if row["hours"] == 24))  # its hours are
+    for table, name in (("days", "n"), ("days", "lat_max_us"), ("hours", "runs"), ("hours", "at")):
+        key = next(key for key in days[table] if key.endswith(f"{gone}d"))
         rows = {**days[table], key: {**days[table][key], name: days[table][key][name] + 1}}
         spoiled[f"{name} of a day"] = len(differences({**days, table: rows}, days))
     return differences(days, got), spoiled
@@ -371,7 +373,7 @@ def _wrong(expected: Tables, payloads: list[bytes], fold: Folding) -> int:
     got: dict[str, Any] = {}
     for rows in prepared(payloads, fold):
         for key, one in rows.buckets.items():
-            row = cypher.bucket_row(*key, 1, one)
+            row = cypher.bucket_row(*key, one)
             known = got.setdefault(row["key"], row)
             if known is not row:
                 for name in (*cypher.COUNTERS,):

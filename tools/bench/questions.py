@@ -142,7 +142,8 @@ _WALKS = (
     "MATCH (:PmModel)<-[:OF_MODEL]-(s:PmSeries) MATCH (s)<-[:IN_SERIES]-(b) WHERE b.at >= $from RETURN count(b) AS n",
     """MATCH (:PmTask {name: $task})<-[:FOR_TASK]-(s:PmSeries) MATCH (s)<-[:IN_SERIES]-(b) WHERE b.at >= $from
 RETURN count(b) AS n""",
-    "MATCH (:PmModel)<-[:FROM]-(c:PmChange) WHERE c.at >= $from RETURN count(c) AS n",
+    """MATCH (:PmModel)<-[:OF_MODEL]-(s:PmSeries) MATCH (s)<-[:FROM]-(c:PmChange) WHERE c.at >= $from
+RETURN count(c) AS n""",
 )
 """What must be found: by the label, and ways from models and tasks that name none."""
 
@@ -180,5 +181,5 @@ def _is_scan(operator: str) -> bool:
     """Every node, every bucket or change; a walk over all models, hours, or chains (which have no window but that of
     their last use) is none."""
     kind, _, details = operator.partition(" ")
-    many = any(label in details for label in ("Bucket", "Change", "IN_HOUR", "IN_SERIES"))
+    many = any(label in details for label in ("Bucket", "PmDay", "Pm2Day", "Change", "IN_HOUR", "IN_SERIES", "DURING"))
     return kind == "AllNodesScan" or (kind.endswith(("NodeByLabelScan", "RelationshipTypeScan")) and many)

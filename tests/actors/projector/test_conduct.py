@@ -126,7 +126,7 @@ def test_a_batch_ends_with_its_day() -> None:
     today, tomorrow = facts(8, 2), facts(10, 2, AT + DAY_MS)
     (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, (*today, *tomorrow), 11, 11, 1)))
     assert (write.upto, write.day, write.rows.sweep) == (9, 20_000, 0)
-    assert write.rows.ready == list(cypher.batch(write.rows)) != []
+    assert write.rows.ready == list(cypher.batch(write.rows, 0)) != []
     (after,) = of(WriteRows, play.tell(RowsWritten(play.now, "Pm", 9)))
     assert (after.have, after.upto, after.day, after.rows.sweep) == (9, 11, 20_001, 20_001)
 

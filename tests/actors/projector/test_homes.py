@@ -17,7 +17,7 @@ from tests.actors.projector.test_rows import applied
 from understudy.actors.host.logs import Log
 from understudy.actors.projector import cypher
 from understudy.actors.projector import edge as edges
-from understudy.actors.projector.bolt import Graph, bucket_of
+from understudy.actors.projector.bolt import Graph
 from understudy.actors.projector.place import Held, NotOurs, Retention
 from understudy.actors.projector.questions import HOUR, QUESTIONS
 from understudy.actors.projector.rows import Folding
@@ -35,8 +35,9 @@ from understudy.tools.bench.graph.homes import Home
 from understudy.tools.graph import OtherVersion, serving
 
 pytestmark = pytest.mark.timeout(120)
-BUCKETS = "MATCH (b:PmBucket) RETURN b.key, b.n, b.hours ORDER BY b.key"
-HUNG = """MATCH (b:PmBucket)-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
+BUCKETS = "MATCH (b:PmBucket) RETURN b.key, b.n ORDER BY b.key"
+DAYS = BUCKETS.replace("Bucket", "Day")
+HUNG = """MATCH (b:PmDay)-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
 MATCH (s)-[:FOR_TASK]->(t:PmTask) RETURN b.key, s.key, m.key, t.name"""
 
 
@@ -63,7 +64,7 @@ async def test_a_batch_is_written_once_however_often_it_is_sent(graph: Graph) ->
     fence = await begun(graph)
     for _ in range(2):
         await graph.write("Pm", fence, 0, 9, 20_000, rows(ended(AT, "a"), ended(AT + 1, "b", "a")))
-    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 2, 1], [f"b t {AT}", 1, 1]]
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 2], [f"b t {AT}", 1]]
     place = await graph.look()
     assert place is not None and (place.half.seq, place.half.day) == (9, 20_000)
 
@@ -79,7 +80,7 @@ async def test_who_is_elsewhere_or_has_an_old_fence_writes_nothing(graph: Graph,
                  graph.empty("Pm2", fence), graph.swap("Pm2", fence, 0)):  # fmt: skip
         with pytest.raises(NotOurs):
             await late
-    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 1, 1]]
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 1]]
 
 
 async def test_two_that_write_at_the_same_moment_write_it_once(graph: Graph, graph_home: Home, clock: Clock) -> None:
@@ -97,7 +98,7 @@ async def test_two_that_write_at_the_same_moment_write_it_once(graph: Graph, gra
             assert place is not None and place.half.seq == n + 1
     finally:
         await twin.close()
-    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 40, 1], [f"b t {AT}", 20, 1]]
+    assert await graph.rows(BUCKETS) == [[f"a t {AT}", 40], [f"b t {AT}", 20]]
 
 
 async def test_a_batch_that_breaks_off_leaves_nothing(graph: Graph) -> None:
@@ -120,31 +121,37 @@ async def test_hours_become_days_and_days_and_what_is_rare_go(graph: Graph) -> N
     for n, days in enumerate((1, 3, 12, 13, 20), 1):
         event = ended(AT + days * DAY_MS, "z")
         await graph.write("Pm", fence, n, n + 1, 20_000 + days, rows(event, fold=fold))
-        found = {key: (count, hours) for key, count, hours in await graph.rows(BUCKETS) if not key.startswith("z")}
+        found = {key: count for key, count in await graph.rows(BUCKETS) if not key.startswith("z")}
+        day = {key: count for key, count in await graph.rows(DAYS) if not key.startswith("z")}
         chains = {key for (key,) in await graph.rows("MATCH (c:PmChain) RETURN c.key")}
         changes = len(await graph.rows("MATCH (c:PmChange) RETURN c.key"))
-        if days == 1:
-            assert found[f"a t {AT}"] == (3, 1) and f"a t {AT + HOUR_MS}" in found and changes == 1
-        elif days == 3:
-            assert found == {f"a t {AT}d": (4, 24), f"b t {AT}d": (4, 24), f"c t {AT}d": (1, 24)}
-            assert changes == 0 and chains == {"t a b", "t c b"}
+        hours = [row for row in await graph.rows(cypher.SUMMED["hours"]) if row[0].startswith(f"{AT}")]
+        told = await graph.rows(QUESTIONS["hourly"].cypher, **{"from": AT, "to": AT + DAY_MS})
+        fate = await graph.rows(QUESTIONS["fate"].cypher, **{"from": AT, "to": AT + DAY_MS, "models": 0, "limit": 9})
+        if days < 10:
+            assert day == {f"a t {AT}": 4, f"b t {AT}": 4, f"c t {AT}": 1}, "from the beginning on"
             hung = sorted([row[0], row[1:]] for row in await graph.rows(HUNG) if row[2] != "z")
-            assert hung == [[f"{m} t {AT}d", [f"{m} t {AT - DAY_MS}w", m, "t"]] for m in "abc"], "each once"
-            hours = [row for row in await graph.rows(cypher.SUMMED["hours"]) if row[1] < AT + DAY_MS]
-            assert hours == [[f"{AT}d", AT, 24, 5, 5]]
-            told = await graph.rows(QUESTIONS["hourly"].cypher, **{"from": AT, "to": AT + DAY_MS})
+            assert hung == [[f"{m} t {AT}", [f"{m} t {AT - DAY_MS}w", m, "t"]] for m in "abc"], "each once"
+        if days == 1:
+            assert found[f"a t {AT}"] == 3 and f"a t {AT + HOUR_MS}" in found and changes == 1 and fate
+            assert sorted(hours) == [[f"{AT}", AT, None, 1, 4, 4], [f"{AT}d", None, AT, 24, 5, 5]]
+            assert [row[:3] for row in told] == [["a", AT, 3], ["a", AT + HOUR_MS, 1], ["b", AT, 4], ["c", AT, 1]]
+        elif days == 3:
+            assert found == {} and changes == 0 and chains == {"t a b", "t c b"}
+            assert hours == [[f"{AT}d", AT, AT, 24, 5, 5]]
             assert [row[:3] for row in told] == [["a", AT, 4], ["b", AT, 4], ["c", AT, 1]], "days are in windows, too"
-            fate = {"from": AT, "to": AT + DAY_MS, "models": 0, "limit": 9}
-            assert not await graph.rows(QUESTIONS["fate"].cypher, **fate), "no hour of a day is known"
+            assert not fate, "no hour of a day is known"
         else:
             series = await graph.rows("MATCH (s:PmSeries)-[:OF_MODEL]->(m:PmModel) WHERE m.key <> 'z' RETURN s.key")
             left = {12: (3, 3), 13: (0, 3), 20: (0, 0)}[days]
-            assert (len(found), len(series), chains) == (*left, {"t a b"}), "by weeks, and those of whole weeks"
+            assert (len(day), len(series), chains) == (*left, {"t a b"}), "by weeks, and those of whole weeks"
     assert (await graph.checksum("Pm"))[0] != before
 
 
 async def test_what_comes_late_is_added_to_its_day_wherever_batches_end(graph: Graph) -> None:
-    late, fence, sums = [ended(AT, "a"), ended(AT - 20 * DAY_MS, "b")], await begun(graph), dict[int, set[str]]()
+    fence, sums = await begun(graph), dict[int, set[str]]()
+    switched = ModelSwitched(at_ms=AT, model="b", from_model="a", run_id="r", mode="continue", reason="x", task="t")
+    late = [ended(AT, "a"), ended(AT - 20 * DAY_MS, "b"), switched]
     await graph.begin("Pm2", fence, "e", "s")
     begins = [applied(AT - DAY_MS), ended(AT, "a"), applied(AT + 3 * DAY_MS), ended(AT + 3 * DAY_MS, "z")]
     ends, last = [ended(AT + 4 * DAY_MS, "z")], [ended(AT + 13 * DAY_MS, "z")]
@@ -155,12 +162,13 @@ async def test_what_comes_late_is_added_to_its_day_wherever_batches_end(graph: G
             batch = rows(*events, fold=fold)
             await graph.write(prefix, fence, n, n + 1, fold.day, batch)
             if prefix == "Pm" and events is late:
-                assert [f"a t {AT}", 1, 1] in await graph.rows(BUCKETS), "beside its day"
-            elif prefix == "Pm" and events is ends:
-                assert [f"a t {AT}d", 2, 24] in await graph.rows(BUCKETS)
-                assert [f"{AT}d", AT, 24, 2, 2] in await graph.rows(cypher.SUMMED["hours"])
+                assert [key for key, _ in await graph.rows(BUCKETS) if "z" not in key] == [], "its hour is gone"
+                assert [f"a t {AT}", 2] in await graph.rows(DAYS)
+                hours = await graph.rows(cypher.SUMMED["hours"])
+                old = AT - 20 * DAY_MS
+                assert [f"{AT}d", AT, AT, 24, 2, 2] in hours and [f"{old}d", old, old, 24, 1, 1] in hours, "in windows"
             sums.setdefault(fold.day, set()).add((await graph.checksum(prefix))[0])
-    assert [key for key, *_ in await graph.rows(BUCKETS) if "z" not in key] == [], "what came late goes, too"
+    assert [key for key, _ in await graph.rows(DAYS) if "z" not in key] == [], "what came late goes, too"
     assert len(sums[20_004]) == len(sums[20_013]) == 1 and len(sums[20_003]) == 2
 
 
@@ -176,11 +184,8 @@ async def test_a_database_of_version_5_is_gone_on_with(graph: Graph) -> None:
     fence, fold = await begun(graph), Folding()
     for n, (days, some) in enumerate(((0, [ended(AT, "a")]), (3, [ended(AT + 3 * DAY_MS, "a"), ended(AT, "a")]))):
         await graph.write("Pm", fence, n, n + 1, 20_000 + days, rows(*some, fold=fold))
-    assert [row[:2] for row in await graph.rows(BUCKETS)] == [
-        [f"a t {AT}", 1],
-        [f"a t {AT}d", 1],
-        [f"a t {AT + 3 * DAY_MS}", 1],
-    ]
+    assert await graph.rows(BUCKETS) == [[f"a t {AT + 3 * DAY_MS}", 1]]
+    assert await graph.rows(DAYS) == [[f"a t {AT}", 2], [f"a t {AT + 3 * DAY_MS}", 1]]
 
 
 async def test_questions_are_not_put_to_a_graph_of_another_version(graph: Graph, graph_home: Home) -> None:
@@ -209,9 +214,11 @@ async def test_a_day_holds_what_its_hours_held(graph: Graph) -> None:
     await graph.write("Pm", fence, 1, 2, 20_003, rows(ended(AT + 3 * DAY_MS, "z"), fold=fold))
     names = ", ".join(f"b.{name} AS {name}" for name in (*cypher.COUNTERS, "lat_max_us", "h"))
     async with graph.session() as session:
-        result: Any = await session.run(f"MATCH (b:PmBucket {{hours: 24}}) RETURN {names}")  # type: ignore[arg-type]
+        text = f"MATCH (b:PmDay {{key: 'a t {AT}'}}) RETURN {names}"
+        result: Any = await session.run(text)  # type: ignore[arg-type]
         (record,) = [one.data() async for one in result]
-    assert bucket_of(record) == total
+    expected = cypher.bucket_row("a", "t", AT, total)
+    assert record == {name: expected[name] for name in record} and record["n"] == 5
 
 
 async def test_a_sweep_without_its_batch_is_done_once(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,10 +238,11 @@ async def test_a_sweep_without_its_batch_is_done_once(graph: Graph, monkeypatch:
     with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
         patch.setattr(graph, "_in_transaction", breaks_off)
         await graph.write("Pm", fence, 1, 2, 20_003, third_day)
-    assert await graph.rows(BUCKETS) == [[f"a t {AT}d", 5, 24]]
+    assert (await graph.rows(BUCKETS), await graph.rows(DAYS)) == ([], [[f"a t {AT}", 5]])
     for _ in range(2):
         await graph.write("Pm", fence, 1, 2, 20_003, third_day)
-    assert await graph.rows(BUCKETS) == [[f"a t {AT}d", 5, 24], [f"z t {AT + 3 * DAY_MS}", 1, 1]]
+    assert await graph.rows(BUCKETS) == [[f"z t {AT + 3 * DAY_MS}", 1]]
+    assert await graph.rows(DAYS) == [[f"a t {AT}", 5], [f"z t {AT + 3 * DAY_MS}", 1]]
 
 
 async def test_a_half_is_built_beside_the_one_that_serves(graph: Graph) -> None:

@@ -141,7 +141,7 @@ def test_nonsense_of_vendors_and_clocks_stays_within_what_a_graph_can_hold() -> 
                        charges=charges)  # fmt: skip
     ids = [f"{n}" + "\N{SNOWMAN}" * 190 for n in range(20)]
     rows = fold(*[one] * 900, applied(AT, a=1e300), ended(AT, *((name, "ok") for name in ids)))
-    for _, some in cypher.batch(rows):
+    for _, some in cypher.batch(rows, 0):
         for row in some:
             assert all(abs(value) < 2**63 for value in row.values() if isinstance(value, int)), row
             assert len(row.get("key", "").encode()) <= cypher.MOST_KEY
@@ -171,7 +171,7 @@ def written(batches: list[Rows]) -> dict[str, dict[str, Any]]:
     """What a graph holds after these batches, by the statements' own rows."""
     found: dict[str, dict[str, Any]] = {}
     for rows in batches:
-        for statement, some in cypher.batch(rows):
+        for statement, some in cypher.batch(rows, 0):
             table = found.setdefault(statement, {})
             for row in some:
                 key = str(row.get("key") or sorted((k, v) for k, v in row.items() if isinstance(v, str)) or row["at"])

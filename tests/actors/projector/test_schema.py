@@ -19,7 +19,7 @@ from understudy.messages.cost import ProviderExhausted
 from understudy.messages.events import Event, FeedbackGiven, ModelSwitched, ModelUnavailable
 from understudy.tools.graph import documented
 
-KNOWN = (6, "bab40f56880d31c8")
+KNOWN = (7, "26482712bc7cbe13")
 """Version, and what it comes to."""
 
 FACTS: tuple[Event, ...] = (
@@ -44,8 +44,8 @@ def digest() -> str:
         fold.take(seq, fact)
     rows = fold.cut()
     limits = [Retention().limits(day) for day in (20_012, 20_013)]
-    written = [rows.sweep, rows.new_week, limits, *cypher.batch(rows), cypher.schema(), cypher.SWEEPS, cypher.OLDEST]
-    written += [cypher.SUMMED, cypher.OLD_BUCKETS, cypher.OLD_HOURS]
+    written = [rows.sweep, rows.new_week, limits, *cypher.batch(rows, 0), cypher.schema(), cypher.SWEEPS, cypher.OLDEST]
+    written.append(cypher.SUMMED)
     return hashlib.sha256(msgspec.json.encode(written)).hexdigest()[:16]
 
 
@@ -55,8 +55,7 @@ def test_what_is_written_is_that_of_its_version() -> None:
 
 
 def test_statements_name_labels_of_the_first_half_alone() -> None:
-    texts = [*(text for text, _ in cypher.batch(_some())), *cypher.SWEEPS, cypher.OLDEST, *cypher.SUMMED.values()]
-    texts += [cypher.OLD_BUCKETS, cypher.OLD_HOURS]
+    texts = [*(text for text, _ in cypher.batch(_some(), 0)), *cypher.SWEEPS, cypher.OLDEST, *cypher.SUMMED.values()]
     texts += [one.cypher for one in QUESTIONS.values()]
     for text in texts:
         labels = set(re.findall(r"\(\w*:(\w+)", text))
@@ -74,7 +73,9 @@ def test_there_is_no_index_over_times() -> None:
 
 def test_what_others_hang_on_is_emptied_last() -> None:
     """Its deletion would be one transaction over all of them."""
-    assert cypher.EMPTIED[:4] == ["Bucket", "Chain", "Change", "Incident"] and set(cypher.EMPTIED) == set(cypher.LABELS)
+    assert cypher.EMPTIED[:5] == ["Bucket", "Day", "Chain", "Change", "Incident"] and set(cypher.EMPTIED) == set(
+        cypher.LABELS
+    )
 
 
 def _some():  # type: ignore[no-untyped-def]

@@ -14,15 +14,18 @@ _ROWS = {
     "models": """MATCH (x:PmModel) OPTIONAL MATCH (x)-[:SERVED_BY]->(p:PmProvider)
 RETURN x AS x, x.key AS key, p.name AS provider""",
     "hours": "MATCH (x:PmHour) RETURN x AS x, x.key AS key",
-    "buckets": """MATCH (x:PmBucket)-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
+    **{
+        table: f"""MATCH (x:{label})-[:IN_SERIES]->(s:PmSeries) MATCH (s)-[:OF_MODEL]->(m:PmModel)
 MATCH (s)-[:FOR_TASK]->(t:PmTask) MATCH (x)-[:IN_HOUR]->(o:PmHour)
-RETURN x AS x, m.key + ' ' + t.name + ' ' + o.key AS key""",
+RETURN x AS x, m.key + ' ' + t.name + ' ' + o.key AS key"""
+        for table, label in (("buckets", "PmBucket"), ("days", "PmDay"))
+    },
     "falls": """MATCH (a:PmModel)-[x:FELL_BACK_TO]->(b:PmModel)
 RETURN x AS x, a.key + ' ' + b.key + ' ' + x.task + ' ' + x.why AS key""",
     "chains": """MATCH (x:PmChain)-[s:STEP]->(m:PmModel) WITH x, s, m ORDER BY s.i
 WITH x, collect(m.key) AS path RETURN x AS x, x.key AS key, path AS path""",
-    "changes": """MATCH (x:PmChange)-[:FROM]->(a:PmModel) MATCH (x)-[:TO]->(b:PmModel) MATCH (x)-[:FOR_TASK]->(t:PmTask)
-MATCH (x)-[:IN_HOUR]->(o:PmHour)
+    "changes": """MATCH (x:PmChange)-[:FROM]->(s:PmSeries)-[:OF_MODEL]->(a:PmModel) MATCH (s)-[:FOR_TASK]->(t:PmTask)
+MATCH (x)-[:TO]->(n:PmSeries)-[:OF_MODEL]->(b:PmModel) MATCH (n)-[:FOR_TASK]->(t) MATCH (x)-[:DURING]->(o:PmHour)
 RETURN x AS x, a.key + ' ' + b.key + ' ' + t.name + ' ' + x.reason + ' ' + o.key AS key""",
     "incidents": "MATCH (x:PmIncident)-[:ON]->(o) RETURN x AS x, x.key AS key",
 }

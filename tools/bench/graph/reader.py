@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 HOUR = 3_600_000
+DAY = 24 * HOUR
 SILENT = {
     *("caller_fault", "context_too_long", "refused", "cancelled", "deadline", "blocked"),
     *("busy", "no_room", "no_responders", "hedged", "text_lost", "no_endpoints"),
@@ -26,7 +27,7 @@ KINDS = {
     "output": {"invalid_output"},
 }
 Tables = dict[str, dict[str, Any]]
-"""Rows by table and key: models, hours, buckets, falls, chains, changes, incidents."""
+"""Rows by table and key: models, hours, buckets, days, falls, chains, changes, incidents."""
 
 
 def bin_of(us: int) -> int:
@@ -39,7 +40,8 @@ def bin_of(us: int) -> int:
 
 def read(payloads: Iterable[bytes]) -> Tables:
     """All tables, of events in the log's order, from its beginning."""
-    found: Tables = {name: {} for name in ("models", "hours", "buckets", "falls", "chains", "changes", "incidents")}
+    names = ("models", "hours", "buckets", "days", "falls", "chains", "changes", "incidents")
+    found: Tables = {name: {} for name in names}
     ill: dict[str, str] = {}
     for number, payload in enumerate(payloads, 1):
         event = json.loads(payload)
@@ -62,9 +64,31 @@ def read(payloads: Iterable[bytes]) -> Tables:
                 words = (event["from_model"], event["model"], event["task"], event["reason"], str(hour))
                 row = found["changes"].setdefault(" ".join(words), {"at": hour, "reason": event["reason"], "n": 0})
                 row["n"] += 1
+                _hour(found, event["at_ms"])
             case _:
                 _incident(found, ill, number, name, event)
+    _add_days(found)
     return found
+
+
+def _hour(found: Tables, at_ms: int) -> dict[str, Any]:
+    hour = at_ms // HOUR * HOUR
+    return found["hours"].setdefault(str(hour), {"at": hour, "hours": 1, "runs": 0, "finished": 0})
+
+
+def _add_days(found: Tables) -> None:
+    """What stands beside the hours."""
+    for row in found["buckets"].values():
+        at = row["at"] // DAY * DAY
+        one = found["days"].setdefault(f"{row['model']} {row['task']} {at}d", {**row, **_nothing(row), "at": at})
+        for name in _nothing(row):
+            one[name] = max(one[name], row[name]) if name == "lat_max_us" else _plus(one[name], row[name])
+    for row in list(found["hours"].values()):
+        at = row["at"] // DAY * DAY
+        empty = {"at": None, "day": at, "hours": 24, "runs": 0, "finished": 0}
+        one = found["hours"].setdefault(f"{at}d", empty)
+        one["runs"] += row["runs"]
+        one["finished"] += row["finished"]
 
 
 def _bucket(found: Tables, model: str, task: str, at_ms: int) -> dict[str, Any]:
@@ -83,7 +107,8 @@ def _bucket(found: Tables, model: str, task: str, at_ms: int) -> dict[str, Any]:
         "rating_n",
     )
     names += ("tokens_in", "tokens_out", "cost_pusd", *(f"e_{kind}" for kind in KINDS), "e_other")
-    empty = {"model": model, "task": task, "at": hour, "hours": 1, **dict.fromkeys(names, 0), "h": [0] * 24}
+    empty = {"model": model, "task": task, "at": hour, **dict.fromkeys(names, 0), "h": [0] * 24}
+    _hour(found, at_ms)
     return found["buckets"].setdefault(f"{model} {task} {hour}", empty)
 
 
@@ -91,9 +116,7 @@ def _outcome(found: Tables, event: dict[str, Any]) -> None:
     at, tried = event["at_ms"], event.get("attempts", [])
     task = "benchmark" if "benchmark" in event.get("labels", []) else event["task"]
     finished = event["outcome"] == "finished"
-    hour = found["hours"].setdefault(
-        str(at // HOUR * HOUR), {"at": at // HOUR * HOUR, "hours": 1, "runs": 0, "finished": 0}
-    )
+    hour = _hour(found, at)
     hour["runs"] += 1
     hour["finished"] += finished
     for one in tried:
@@ -172,26 +195,21 @@ def _incident(found: Tables, ill: dict[str, str], seq: int, name: str, event: di
 
 
 def aged(found: Tables, before: int) -> Tables:
-    """The same when hours before that time have become days. Not modelled: which chains were rare when."""
-    day = 24 * HOUR
+    """The same when hours before that time are gone, and their days seen in windows. Not modelled: which chains were
+    rare when."""
     young = {name: dict(rows) for name, rows in found.items() if name != "chains"}
-    for table in ("buckets", "hours"):
-        young[table] = {}
-        for key, row in found[table].items():
-            if row["at"] >= before:
-                young[table][key] = row
-                continue
-            at = row["at"] // day * day
-            words = [*key.split(" ")[:-1], f"{at}d"]
-            one = young[table].setdefault(" ".join(words), {**row, "at": at, "hours": 24, **_nothing(row)})
-            for name in _nothing(row):
-                one[name] = max(one[name], row[name]) if name == "lat_max_us" else _plus(one[name], row[name])
-    young["changes"] = {key: row for key, row in found["changes"].items() if row["at"] >= before}
+    for table in ("buckets", "changes"):
+        young[table] = {key: row for key, row in found[table].items() if row["at"] >= before}
+    for key, row in found["hours"].items():
+        if row["hours"] == 24 and row["day"] < before:
+            young["hours"][key] = {**row, "at": row["day"]}
+        elif row["hours"] == 1 and row["at"] < before:
+            del young["hours"][key]
     return young
 
 
 def _nothing(row: dict[str, Any]) -> dict[str, Any]:
-    kept = ("at", "hours", "model", "task")
+    kept = ("at", "model", "task")
     return {name: [0] * 24 if name == "h" else 0 for name in row if name not in kept}
 
 
