@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -69,7 +70,13 @@ class ProjectorEdge:
         self._graph, self._bus, self._app, self._now_ms, self._log = graph, bus, app, now_ms, log
         self._stream = evt_stream(app)
         self._read = reader_of(_BRIEF)
-        self._names = {f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in (*FOLDS, *CATALOGUE)}
+        names = {f"{app}.evt.{tag_of(cls).rsplit('.', 1)[0]}" for cls in (*FOLDS, *CATALOGUE)}
+
+        @lru_cache(4_096)
+        def is_ours(subject: str) -> bool:
+            return ".".join(subject.split(".", 4)[:4]) in names
+
+        self._kind_is_ours = is_ours
         self._tasks: set[asyncio.Task[None]] = set()
         self._feed: Callable[[Input], None] = lambda _: None
         self._fence, self._epoch = 0, ""
@@ -239,7 +246,7 @@ class ProjectorEdge:
 
     def _is_ours(self, received: Received) -> bool:
         """Of a kind that the graph folds."""
-        return not received.foreign and ".".join(received.subject.split(".", 4)[:4]) in self._names
+        return not received.foreign and self._kind_is_ours(received.subject)
 
     def _fact(self, received: Received) -> Fact | None:
         if not self._is_ours(received):

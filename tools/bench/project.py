@@ -20,7 +20,6 @@ raw log row by row.
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import statistics
 import sys
@@ -44,7 +43,7 @@ from understudy.messages.wire import reader_of
 from understudy.tools.bench.graph.dump import dump, faulty, projections
 from understudy.tools.bench.graph.ground import Projecting, fill, projecting
 from understudy.tools.bench.graph.homes import Home, Missing, home, wanted
-from understudy.tools.bench.graph.reader import Tables, aged, differences, read, totals
+from understudy.tools.bench.graph.reader import Tables, aged, differences, last_day, read, totals
 from understudy.tools.bench.graph.workload import Log
 from understudy.tools.bench.report import Result, bar, median
 from understudy.tools.bench.stage import machine
@@ -307,11 +306,10 @@ async def _days_wrong(server: Home, log: Path) -> tuple[list[str], dict[str, int
             await running.until(len(payloads), WITHIN_S, every_s=0.2)
             prefix = (await running.status()).prefix
     expected = read(payloads)
-    last = max(json.loads(one)["at_ms"] for one in payloads) // DAY_MS
-    days = aged(expected, (last - Settings().hourly_days) * DAY_MS)
+    days = aged(expected, (last_day(payloads) - Settings().hourly_days) * DAY_MS)
     got = dump(server, prefix)
     spoiled: dict[str, int] = {}
-    gone = str(min(row["day"] for row in days["hours"].values() if row["hours"] == 24))  # its hours are
+    gone = min(row["day"] for row in days["hours"].values() if row["hours"] == 24 and row["at"] is not None)
     for table, name in (("days", "n"), ("days", "lat_max_us"), ("hours", "runs"), ("hours", "at")):
         key = next(key for key in days[table] if key.endswith(f"{gone}d"))
         rows = {**days[table], key: {**days[table][key], name: days[table][key][name] + 1}}

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tests.actors.projector.play import AT, NOTHING, Play, outcome
 from understudy.actors.projector import cypher
 from understudy.actors.projector.core import Settings, in_hand
-from understudy.messages.buckets import DAY_MS
+from understudy.messages.buckets import DAY_MS, HOUR_MS
 from understudy.messages.generate import Failed
 from understudy.messages.graph import (
     AskGraphStatus,
@@ -129,6 +129,17 @@ def test_a_batch_ends_with_its_day() -> None:
     assert write.rows.ready == list(cypher.batch(write.rows, 0)) != []
     (after,) = of(WriteRows, play.tell(RowsWritten(play.now, "Pm", 9)))
     assert (after.have, after.upto, after.day, after.rows.sweep) == (9, 11, 20_001, 20_001)
+
+
+def test_a_batch_that_is_made_ready_holds_hours_as_long_as_the_graph_does() -> None:
+    play = Conducted(MANY).going_on()
+    first, last = AT - SETTINGS.hourly_days * DAY_MS - HOUR_MS, AT - SETTINGS.hourly_days * DAY_MS
+    told = (*facts(8, 1), *facts(9, 1, first), *facts(10, 1, last), *facts(11, 1, AT + DAY_MS))
+    (write,) = of(WriteRows, play.tell(LogRead(play.now, "Pm", 7, told, 11, 11, 1)))
+    ready = dict(write.rows.ready)
+    assert sorted(row["at"] for row in ready[cypher.BUCKETS]) == [last, AT] and len(ready[cypher.DAYS]) == 3
+    gone = SETTINGS.keep().gone(write.day)
+    assert write.rows.ready == list(cypher.batch(write.rows, gone))
 
 
 def test_what_comes_in_now_and_then_is_looked_for_with_every_tick_and_written_at_once() -> None:

@@ -147,6 +147,22 @@ def test_nonsense_of_vendors_and_clocks_stays_within_what_a_graph_can_hold() -> 
             assert len(row.get("key", "").encode()) <= cypher.MOST_KEY
 
 
+def test_hours_that_are_gone_count_in_their_days_alone() -> None:
+    """And a day is in windows as soon as its hours are not."""
+    switched = ModelSwitched(at_ms=AT, model="b", from_model="a", run_id="r", mode="continue", reason="x", task="t")
+    rows = fold(ended(AT, ("a", "ok")), ended(AT + DAY_MS, ("a", "ok")), ended(AT + DAY_MS + HOUR_MS, ("b", "ok")),
+                switched)  # fmt: skip
+    kept, gone = dict(cypher.batch(rows, AT)), dict(cypher.batch(rows, AT + DAY_MS))
+    days = [(f"{AT}d", None), (f"{AT + DAY_MS}d", None)]
+    hours = [(f"{at}", at) for at in (AT, AT + DAY_MS, AT + DAY_MS + HOUR_MS)]
+    assert sorted((row["key"], row["at"]) for row in kept[cypher.HOURS]) == sorted([*days, *hours])
+    days[0] = (f"{AT}d", AT)
+    assert sorted((row["key"], row["at"]) for row in gone[cypher.HOURS]) == sorted([*days, *hours[1:]])
+    assert [row["at"] for row in gone[cypher.BUCKETS]] == [AT + DAY_MS, AT + DAY_MS + HOUR_MS]
+    assert kept[cypher.DAYS] == gone[cypher.DAYS] and len(gone[cypher.DAYS]) == 3
+    assert cypher.CHANGES in kept and cypher.CHANGES not in gone
+
+
 events = st.lists(
     st.one_of(
         st.builds(

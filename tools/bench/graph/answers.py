@@ -14,16 +14,21 @@ Row = dict[str, Any]
 
 
 class Known:
-    """The tables, and what the log's topology says of models."""
+    """The tables, and what the log's topology says of models. Before `gone` days stand for hours (`reader.aged`)."""
 
-    def __init__(self, tables: Tables, topology: dict[str, Any]) -> None:
-        self.tables = tables
+    def __init__(self, tables: Tables, topology: dict[str, Any], gone: int = 0) -> None:
+        self.tables, self.gone = tables, gone
         models, providers = topology["models"], topology["providers"]
         self.provider = {name: one["provider"] for name, one in models.items()}
         self.local = {name: providers[one["provider"]].get("location") == "local" for name, one in models.items()}
         self.free = {name: not one["usd_per_mtok_in"] and not one["usd_per_mtok_out"] for name, one in models.items()}
 
     def buckets(self, since: int, until: int) -> list[Row]:
+        """Of a window: of hours, or of days that stand for them."""
+        days = (row for row in self.tables["days"].values() if since <= row["at"] < min(until, self.gone))
+        return [*days, *self.hours(since, until)]
+
+    def hours(self, since: int, until: int) -> list[Row]:
         """Of a window."""
         return [row for row in self.tables["buckets"].values() if since <= row["at"] < until]
 
@@ -131,7 +136,7 @@ def _hours(known: Known, model: str, task: str, hours: range) -> Row:
 def fate(known: Known, since: int, until: int, *, models: int, limit: int) -> list[Row]:
     """See `questions.py`."""
     failed: dict[tuple[str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for row in known.buckets(since, until):
+    for row in known.hours(since, until):
         if row["err"]:
             failed[known.provider[row["model"]], row["at"]][row["model"]] += row["err"]
     found: list[Row] = [

@@ -194,9 +194,14 @@ def _incident(found: Tables, ill: dict[str, str], seq: int, name: str, event: di
             pass
 
 
+def last_day(payloads: Iterable[bytes]) -> int:
+    """Of any event, counted from 1970."""
+    return max(json.loads(one)["at_ms"] for one in payloads) // DAY
+
+
 def aged(found: Tables, before: int) -> Tables:
     """The same when hours before that time are gone, and their days seen in windows. Not modelled: which chains were
-    rare when."""
+    rare when, and changes that came when their hour was gone."""
     young = {name: dict(rows) for name, rows in found.items() if name != "chains"}
     for table in ("buckets", "changes"):
         young[table] = {key: row for key, row in found[table].items() if row["at"] >= before}
