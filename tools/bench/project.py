@@ -13,8 +13,8 @@ times on one server, each time after a smaller log of as many days, beside which
 the four, since what a JVM takes to compile its code, for writing and for deleting what is too old, is not the graph's
 growth, and what else a shared machine does falls on some tenths of a round and not on others. The large graphs, too,
 have to come to one checksum, in all rounds and homes (what is too old is told by the log's own times: not to be begun
-just before midnight, UTC); and the graph of the smaller log, half of whose hours have become days, is compared with the
-raw log row by row.
+just before midnight, UTC); and the graph of the smaller log, half of whose hours are gone so that their days are seen,
+is compared with the raw log row by row.
 """
 
 from __future__ import annotations
@@ -296,8 +296,8 @@ async def _large(server: Home, warm: Path, log: Path) -> tuple[list[float], str]
 
 
 async def _days_wrong(server: Home, log: Path) -> tuple[list[str], dict[str, int]]:
-    """Rows that are not as the raw log has them, in a graph half of whose hours have become days; and how many were
-    found to be wrong where one of a day was."""
+    """Rows that are not as the raw log has them, in a graph half of whose hours are gone; and how many were found
+    to be wrong where one of a day was."""
     with tempfile.TemporaryDirectory(prefix="understudy-project-") as folder:
         state = Path(folder) / "state"
         shutil.copytree(log, state)
