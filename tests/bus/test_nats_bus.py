@@ -186,8 +186,8 @@ async def test_claims_are_possible_again_after_a_crash(server: NatsServer, bus: 
     """In memory the whole bucket would be gone until somebody makes it anew. (The last claims may be lost.)"""
     assert await bus.claim("k", b"first", ttl_s=60) is None
     server.kill9()
-    server.start()
     await until(lambda: not bus.connected, within_s=3)
+    server.start()
     await until(lambda: bus.connected, within_s=3)
     assert await bus.claim("other", b"x", ttl_s=60) is None
     assert await bus.claim("other", b"y", ttl_s=60) == b"x"

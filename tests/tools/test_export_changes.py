@@ -58,17 +58,22 @@ async def client(server: NatsServer) -> AsyncIterator[Client]:
 
 
 class Struck(TextWriter):
-    """Something happens to the log when the first part is written."""
+    """Something happens to the log when the first part is written, while nothing of it is being read."""
 
-    def __init__(self, out: Path, loop: asyncio.AbstractEventLoop, strike: Callable[[], Coroutine[Any, Any, Any]]):
+    def __init__(self, out: Path, reading: asyncio.Lock, strike: Callable[[], Coroutine[Any, Any, Any]]):
         super().__init__(out, jsonl(out)._lines)  # pyright: ignore[reportPrivateUsage]
-        self._loop, self._strike, self._struck = loop, strike, False
+        self._loop, self._reading, self._strike = asyncio.get_running_loop(), reading, strike
+        self._struck = False
 
     def append(self, rows: list[Received], manifest: Manifest) -> None:
         super().append(rows, manifest)
         if not self._struck:
             self._struck = True
-            asyncio.run_coroutine_threadsafe(self._strike(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(self._between(), self._loop).result(10)
+
+    async def _between(self) -> None:
+        async with self._reading:
+            await self._strike()
 
 
 async def exported(client: Client, out: Path, writer: TextWriter | None = None, model: str | None = None) -> Any:
@@ -83,30 +88,36 @@ def seqs(out: Path) -> list[int]:
 
 
 @pytest.fixture
-def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten events a part, and no more of the log in hand than that."""
+def slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Lock:
+    """Ten events a part, and no more of the log in hand than that. The lock is held while more is read."""
+    reading = asyncio.Lock()
     monkeypatch.setattr(exporting, "PART_ROWS", 10)
     monkeypatch.setattr(history, "AHEAD", 5)
     matching = exporting.matching
 
     async def few(*args: Any, **more: Any) -> Any:
-        async for found in matching(*args, **more):
+        parts = matching(*args, **more)
+        while True:
+            async with reading:
+                found = await anext(parts, None)
+            if found is None:
+                return
             for one in found.messages:
                 yield found._replace(upto_seq=one.seq, messages=[one])
                 await asyncio.sleep(0.01)
 
     monkeypatch.setattr(exporting, "matching", few)
+    return reading
 
 
-@pytest.mark.usefixtures("slowly")
-async def test_a_log_that_is_cut_while_it_is_read(client: Client, tmp_path: Path) -> None:
+async def test_a_log_that_is_cut_while_it_is_read(client: Client, tmp_path: Path, slowly: asyncio.Lock) -> None:
     out = tmp_path / "log.jsonl"
 
     async def cut() -> None:
         await api(nats_bus(client).client, "STREAM.PURGE.TTA_EVT", {"seq": 40})
 
     with pytest.raises(Refused) as refused:
-        await exported(client, out, Struck(out, asyncio.get_running_loop(), cut))
+        await exported(client, out, Struck(out, slowly, cut))
     assert refused.value.code == "log_cut" and "begins at 40" in refused.value.text
     held = seqs(out)
     assert held == list(range(1, len(held) + 1)) and 10 <= len(held) < 40
@@ -115,19 +126,19 @@ async def test_a_log_that_is_cut_while_it_is_read(client: Client, tmp_path: Path
     assert refused.value.code == "log_cut" and seqs(out) == held
 
 
-@pytest.mark.usefixtures("slowly")
-async def test_a_cut_behind_what_is_read_takes_nothing_away(client: Client, tmp_path: Path) -> None:
+async def test_a_cut_behind_what_is_read_takes_nothing_away(
+    client: Client, tmp_path: Path, slowly: asyncio.Lock
+) -> None:
     out = tmp_path / "log.jsonl"
 
     async def cut() -> None:
         await api(nats_bus(client).client, "STREAM.PURGE.TTA_EVT", {"seq": 8})
 
-    await exported(client, out, Struck(out, asyncio.get_running_loop(), cut))
+    await exported(client, out, Struck(out, slowly, cut))
     assert seqs(out) == list(range(1, 51))
 
 
-@pytest.mark.usefixtures("slowly")
-async def test_a_log_that_is_made_anew_while_it_is_read(client: Client, tmp_path: Path) -> None:
+async def test_a_log_that_is_made_anew_while_it_is_read(client: Client, tmp_path: Path, slowly: asyncio.Lock) -> None:
     out = tmp_path / "log.jsonl"
 
     async def anew() -> None:
@@ -136,7 +147,7 @@ async def test_a_log_that_is_made_anew_while_it_is_read(client: Client, tmp_path
         await fill(client.bus, "new", 60)
 
     with pytest.raises(Refused) as refused:
-        await exported(client, out, Struck(out, asyncio.get_running_loop(), anew))
+        await exported(client, out, Struck(out, slowly, anew))
     assert refused.value.code == "other_log"
     assert b'"new"' not in out.read_bytes() and seqs(out) == list(range(1, len(seqs(out)) + 1))
 
