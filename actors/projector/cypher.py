@@ -159,7 +159,7 @@ WITH b, r WHERE b.fresh = true SET b.fresh = null
 WITH b, r MATCH (s:PmSeries {{key: r.series}}) MATCH (h:PmHour {{key: r.hour}})
 CREATE (b)-[:IN_SERIES]->(s) CREATE (b)-[:IN_HOUR]->(h)"""
 BUCKETS, DAYS = (_COUNTED.replace("LABEL", label) for label in ("PmBucket", "PmDay"))
-"""A day is written with its hours: to read these back and add them up when they go cost nearly twice as much."""
+"""A day is written with its hours: reading these back and adding them up when they go cost nearly twice as much."""
 
 FALLS = """UNWIND $rows AS r MATCH (a:PmModel {key: r.model}) MATCH (b:PmModel {key: r.next})
 MERGE (a)-[f:FELL_BACK_TO {task: r.task, why: r.why}]->(b) ON CREATE SET f.n = 0, f.last_at = 0

@@ -15,7 +15,7 @@ from understudy.bus.client import Client
 from understudy.bus.log_query import LogQuery
 from understudy.bus.nats_bus import NatsBus
 from understudy.bus.nats_log import api
-from understudy.bus.port import Bus, NotAllowed, Outgoing, Received
+from understudy.bus.port import Bus, BusError, NotAllowed, Outgoing, Received
 from understudy.bus.provision import BusSpec, provision
 from understudy.bus.server import NatsServer
 from understudy.messages.events import AttemptEnded
@@ -58,7 +58,7 @@ async def client(server: NatsServer) -> AsyncIterator[Client]:
 
 
 class Struck(TextWriter):
-    """Something happens to the log when the first part is written, while nothing of it is being read."""
+    """Something happens to the log when the first part is written, while the export is not asking for more of it."""
 
     def __init__(self, out: Path, reading: asyncio.Lock, strike: Callable[[], Coroutine[Any, Any, Any]]):
         super().__init__(out, jsonl(out)._lines)  # pyright: ignore[reportPrivateUsage]
@@ -150,6 +150,17 @@ async def test_a_log_that_is_made_anew_while_it_is_read(client: Client, tmp_path
         await exported(client, out, Struck(out, slowly, anew))
     assert refused.value.code == "other_log"
     assert b'"new"' not in out.read_bytes() and seqs(out) == list(range(1, len(seqs(out)) + 1))
+
+
+async def test_a_log_that_is_taken_away_while_it_is_read(client: Client, tmp_path: Path, slowly: asyncio.Lock) -> None:
+    out = tmp_path / "log.jsonl"
+
+    async def away() -> None:
+        await api(nats_bus(client).client, "STREAM.DELETE.TTA_EVT")
+
+    with pytest.raises(BusError, match="stream not found"):
+        await exported(client, out, Struck(out, slowly, away))
+    assert seqs(out) == list(range(1, len(seqs(out)) + 1)) and len(seqs(out)) >= 10
 
 
 class Later(TextWriter):

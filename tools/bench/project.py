@@ -13,8 +13,8 @@ times on one server, each time after a smaller log of as many days, beside which
 the four, since what a JVM takes to compile its code, for writing and for deleting what is too old, is not the graph's
 growth, and what else a shared machine does falls on some tenths of a round and not on others. The large graphs, too,
 have to come to one checksum, in all rounds and homes (what is too old is told by the log's own times: not to be begun
-just before midnight, UTC); and the graph of the smaller log, half of whose hours are gone so that their days are seen,
-is compared with the raw log row by row.
+just before midnight, UTC); and the graph of the smaller log, half of whose hours are gone, so that windows see their
+days, is compared with the raw log row by row.
 """
 
 from __future__ import annotations
